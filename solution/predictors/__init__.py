@@ -1,0 +1,58 @@
+"""The one protocol of the kit: a clip of 11 frames in, class probabilities of frame 22 out.
+
+Baselines, the reports' systems and our own all implement it; views, ensembling, decoding, validation and submission
+are written once against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a predictor may look at.
+
+    Attributes:
+        frames: (B, 11, 160, 240, 3) uint8 RGB, frames 1–11.
+        masks: (B, 11, 160, 240) uint8, the segmenter's classes 0–48 on those frames.
+    """
+
+    frames: Tensor
+    masks: Tensor
+
+    def flipped(self) -> Clip:
+        """Return the clip mirrored left to right."""
+        return Clip(self.frames.flip(-2), self.masks.flip(-1))
+
+
+@dataclass(frozen=True)
+class View:
+    """One test-time view of a clip; the default is the clip as it is.
+
+    Attributes:
+        flip: mirror left to right; done outside the predictor, which never sees this flag set.
+        slot_seed: seed of the order in which objects take slots; ``None`` is the order of their classes.
+        turn: rotation of the ground plane in radians.
+    """
+
+    flip: bool = False
+    slot_seed: int | None = None
+    turn: float = 0.0
+
+
+class Predictor(Protocol):
+    """Anything that maps a clip to probabilities of frame 22.
+
+    Attributes:
+        symmetries: which views it was trained to be invariant to, of ``flip``, ``slots`` and ``turn``.
+    """
+
+    symmetries: frozenset[str]
+
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        """Return (B, 49, 160, 240) float32 probabilities that sum to 1 over the classes, on the clip's device."""
+        ...

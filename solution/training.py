@@ -1,0 +1,232 @@
+"""The one training loop: mixed precision, EMA, schedule, checkpoint, resume, log.
+
+It knows no data set and no task: a batch is a pure function of the step, and so is the learning rate, which makes a
+resumed run equal to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+CHECKPOINT_SECONDS = 60.0
+LOG_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; AdamW, one cycle (linear warm-up, cosine to zero), EMA over a share of the run."""
+
+    steps: int
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    ema_share: float = 0.02
+    evaluations: int = 4
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step from 0 to ``steps - 1``."""
+        warmup = max(1, round(self.warmup * self.steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+    @property
+    def ema_decay(self) -> float:
+        return math.exp(-1 / max(1.0, self.ema_share * self.steps))
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies it in hardware, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def autocast(device: torch.device):
+    """Return the context in which networks run on this device, in training and in inference alike."""
+    dtype = autocast_dtype(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+class _Steps(Dataset):
+    def __init__(self, batch: Callable[[int], dict[str, Tensor]], steps: int):
+        self.batch, self.steps = batch, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return self.batch(step)
+
+
+def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: torch.device):
+    """Yield ``batch(step)`` for every step in order, moved to the device, made ahead of time where cores are spare."""
+    on_gpu = device.type == "cuda"
+    workers = min(12, (os.cpu_count() or 1) - 1) if on_gpu else 0
+    loader = DataLoader(
+        _Steps(batch, steps.stop), batch_size=None, sampler=steps, num_workers=workers, pin_memory=on_gpu
+    )
+    for tensors in loader:
+        yield {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+    batch: Callable[[int], dict[str, Tensor]],
+    folder: Path,
+    recipe: Recipe,
+    device: torch.device,
+    seed: int = 0,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> nn.Module:
+    """Train ``model`` and return its EMA in evaluation mode, on the device.
+
+    Args:
+        model: is trained in place.
+        loss: maps (model, batch) to scalars; ``loss`` is minimised, the others are logged. Called under autocast.
+        batch: maps a step to named tensors; must depend on nothing but the step.
+        folder: receives ``resume.pt``, ``log.csv``, ``curves.png`` and, at the end, ``weights.safetensors``.
+        recipe: see :class:`Recipe`.
+        device: where to train.
+        seed: of whatever the loss draws at random.
+        evaluate: maps the EMA model to named values for the log; called ``recipe.evaluations`` times.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite; names the step and the learning rate.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = model.to(device, memory_format=torch.channels_last)
+    ema = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+    )
+    optimiser = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
+    )
+    start, log = _resume(folder, model, ema, optimiser, device)
+    if device.type == "cuda":
+        model.compile()
+    eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
+    log_every = max(1, recipe.steps // LOG_ROWS)
+    saved = clock = time.perf_counter()
+    data_seconds = step_seconds = 0.0
+    bar = tqdm(total=recipe.steps, initial=start, desc=folder.name.rsplit("-", 1)[0], disable=None, leave=False)
+    for step, tensors in zip(
+        range(start, recipe.steps), batches(batch, range(start, recipe.steps), device), strict=True
+    ):
+        data_seconds += time.perf_counter() - clock
+        clock = time.perf_counter()
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(step)
+        torch.manual_seed(seed * 1_000_003 + step)
+        model.train()
+        with autocast(device):
+            values = loss(model, tensors)
+        values["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        ema.update_parameters(model)
+        last = step + 1 == recipe.steps
+        evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
+        if (step + 1) % log_every == 0 or last or evaluates:
+            row = {"step": step + 1, "rate": recipe.rate(step)} | {k: float(v) for k, v in values.items()}
+            if not math.isfinite(row["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {row['loss']} at step {step + 1} with learning rate {row['rate']:.2e}; "
+                    f"{folder}/resume.pt holds the last good state, train with a lower learning rate"
+                )
+            step_seconds += time.perf_counter() - clock
+            row |= {"data_s": data_seconds / log_every, "step_s": step_seconds / log_every}
+            data_seconds = step_seconds = 0.0
+            clock = time.perf_counter()
+            if evaluates:
+                row |= evaluate(ema.module.eval())
+            log.append(row)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "rate")})
+        step_seconds += time.perf_counter() - clock
+        clock = time.perf_counter()
+        bar.update()
+        if clock - saved > CHECKPOINT_SECONDS and not last:
+            _save_resume(folder, step + 1, model, ema, optimiser, log)
+            saved = clock = time.perf_counter()
+    bar.close()
+    _write_log(folder, log)
+    save_weights(ema.module, folder)
+    (folder / "resume.pt").unlink(missing_ok=True)
+    return ema.module.eval()
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write ``weights.safetensors``, replacing it only once the new file is complete."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = folder / "weights.partial"
+    save_file(state, partial)
+    partial.replace(folder / "weights.safetensors")
+
+
+def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
+    """Load ``weights.safetensors`` into ``model`` and return it in evaluation mode on the device."""
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+def _save_resume(folder: Path, step: int, model, ema, optimiser, log: list[dict]) -> None:
+    partial = folder / "resume.partial"
+    state = {"model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save({"step": step, "log": json.dumps(log), **state}, partial)
+    partial.replace(folder / "resume.pt")
+
+
+def _resume(folder: Path, model, ema, optimiser, device: torch.device) -> tuple[int, list[dict]]:
+    path = folder / "resume.pt"
+    if not path.exists():
+        return 0, []
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    ema.load_state_dict(state["ema"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"], json.loads(state["log"])
+
+
+def _write_log(folder: Path, log: list[dict]) -> None:
+    names = list(dict.fromkeys(name for row in log for name in row))
+    with open(folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(log)
+    draw_curves(folder, log)
+
+
+def draw_curves(folder: Path, log: list[dict]) -> None:
+    """Draw every logged value against the step into ``curves.png``."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    names = [n for n in dict.fromkeys(n for row in log for n in row) if n not in ("step", "data_s", "step_s")]
+    figure, panels = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
+    for panel, name in zip(panels[0], names, strict=True):
+        rows = [row for row in log if name in row]
+        panel.plot([row["step"] for row in rows], [row[name] for row in rows], color="#0072B2")
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("step", fontsize=8)
+        panel.tick_params(labelsize=7)
+    figure.tight_layout()
+    figure.savefig(folder / "curves.png", dpi=110)
+    pyplot.close(figure)
