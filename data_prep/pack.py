@@ -1,24 +1,60 @@
 """PNG folders → memory-mapped uint8 arrays, and the way every other module opens them.
 
 ``DIR/SPLIT/frames.npy`` is (N, T, 160, 240, 3), ``masks.npy`` (N, T, 160, 240) for train and val, and ``index.json``,
-written last, says that the split is complete.
+written last, says that the split is complete. A bad train or unlabeled video has no row; val and hidden keep one row
+per video whatever happens: a bad val video's mask is all 255, a bad hidden frame is the nearest readable one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 
+import click
+import cv2
 import numpy as np
+from tqdm import tqdm
 
-from data_prep.competition import SPLITS, Problem
-from data_prep.errors import UserError
+from data_prep.classes import IGNORE
+from data_prep.competition import (
+    FRAMES_OF_SPLIT,
+    LABELLED,
+    SPLITS,
+    BadFile,
+    Competition,
+    Problem,
+    find_competition,
+    frame_files,
+    integrity_report,
+    read_frame,
+    read_mask,
+)
+from data_prep.errors import UserError, exits_cleanly
+from data_prep.scene import HEIGHT, WIDTH
+
+GREY = 124
+"""A hidden video without one readable frame becomes this grey, the middle of the real background's gradient."""
+
+LAYOUT = 1
+"""Raised when the packed arrays change, so that older ones are packed again."""
+
+HEADER_BYTES = 128
+"""What a ``.npy`` file of any shape met here spends before its values; NumPy pads headers to multiples of 64."""
+
+ROW_KEPT_ALWAYS = ("val", "hidden")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedSplit:
     """One split as read-only arrays.
 
@@ -32,8 +68,8 @@ class PackedSplit:
 
     name: str
     videos: list[int]
-    frames: np.memmap
-    masks: np.memmap | None
+    frames: np.memmap = field(repr=False)
+    masks: np.memmap | None = field(repr=False)
     problems: list[Problem]
 
     def __len__(self) -> int:
@@ -94,9 +130,298 @@ def write_index(folder: Path, videos: Sequence[int], problems: Sequence[Problem]
         "problems": [asdict(problem) for problem in problems],
         "source": source,
     }
-    unfinished = folder / "index.json.tmp"
+    write_text(folder / "index.json", json.dumps(index, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(json.dumps(index, indent=1))
-        os.replace(unfinished, folder / "index.json")
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def pack(data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
+    """Pack a raw competition on all cores; take up interrupted work, and do nothing where nothing changed.
+
+    Every problem of the data goes to ``out_dir/problems.json``. Killed at any point and started again, the result has
+    the same bytes, and a video that was done is not decoded again. Memory: a few videos per core.
+
+    Args:
+        data_dir: a raw competition, or a packed one, which is returned as it is.
+        out_dir: where the packed splits go.
+        required: see :func:`find_competition`.
+
+    Raises:
+        UserError: ``find_competition`` finds no usable competition, not one video of a split is readable, or
+            ``out_dir`` holds arrays of something else.
+        OSError: the disk is full; finished videos are kept.
+    """
+    if is_packed(data_dir):
+        return open_packed(data_dir)
+    competition = find_competition(data_dir, required)
+    for split in SPLITS:
+        if split not in competition.splits and (out_dir / split).is_dir():
+            raise UserError(f"{out_dir / split} exists, but {data_dir} has no {split}; delete it or pack elsewhere.")
+    for split in ("hidden", "val", "train", "unlabeled"):  # the short ones first: what is wrong shows early
+        if split in competition.splits:
+            pack_split(competition, split, out_dir / split)
+    packed = open_packed(out_dir)
+    absent = [problem for split, found in competition.problems.items() if split not in packed for problem in found]
+    problems = [*absent, *(problem for split in packed.values() for problem in split.problems)]
+    write_text(out_dir / "problems.json", json.dumps([asdict(problem) for problem in problems], indent=1))
+    return packed
+
+
+def pack_split(competition: Competition, split: str, folder: Path) -> None:
+    """Pack one split into ``folder``, from where an earlier attempt at the same files stopped; see :func:`pack`.
+
+    Every video is decoded into the row of its place among all videos. At the end rows of bad videos are filled with
+    the last good rows, which stay where they are until the files are cut, so that a kill in between does no harm.
+    """
+    videos = competition.splits[split]
+    source = {"folder": str(next(iter(videos.values())).parent), "fingerprint": fingerprint(videos)}
+    journal = folder / "packing.jsonl"
+    if (folder / "index.json").is_file():
+        earlier = json.loads((folder / "index.json").read_text())["source"]
+        if "fingerprint" not in earlier:
+            raise UserError(f"{folder} holds arrays that were not packed from PNG files; choose another folder.")
+        if earlier["fingerprint"] == source["fingerprint"]:
+            journal.unlink(missing_ok=True)
+            return
+    shape = (len(videos), FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
+    shapes = {folder / "frames.npy": (*shape, 3)}
+    if split in LABELLED:
+        shapes[folder / "masks.npy"] = shape
+
+    done = read_journal(journal, source["fingerprint"])
+    if done is None or not all(path.exists() or part_of(path).exists() for path in shapes):
+        done = {}
+        discard(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, full_shape in shapes.items():
+            create_part(path, full_shape)
+        write_text(journal, json.dumps({"fingerprint": source["fingerprint"]}) + "\n")
+    if len(done) < len(videos):
+        pack_rows(split, list(videos.values()), list(shapes), journal, done)
+
+    usable = [row for row in range(len(videos)) if done[row][0]]
+    problems = competition.problems[split] + [problem for row in sorted(done) for problem in done[row][1]]
+    if not usable:
+        discard(folder)
+        first = problems[0]
+        raise UserError(
+            f"not one of the {len(videos)} videos in {source['folder']} can be used, for example {first.file} "
+            f"({first.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT} in every video."
+        )
+    rows = list(range(len(videos))) if split in ROW_KEPT_ALWAYS else fill_holes(usable)
+    for path, full_shape in shapes.items():
+        finish(path, full_shape, rows)
+    numbers = list(videos)
+    write_index(folder, [numbers[row] for row in rows], problems, source)
+    journal.unlink()
+
+
+def pack_rows(
+    split: str, folders: list[Path], paths: list[Path], journal: Path, done: dict[int, tuple[bool, list[Problem]]]
+) -> None:
+    """Decode the videos whose row is not in ``done`` on all cores, and add what became of each to it."""
+    todo = [row for row in range(len(folders)) if row not in done]
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(part_of(path), "r+b", buffering=0)) for path in paths]
+        log = stack.enter_context(open(journal, "a", buffering=1))
+        threads = stack.enter_context(ThreadPoolExecutor(num_cores()))
+        jobs = {threads.submit(pack_video, split, folders[row], row, files): row for row in todo}
+        progress = tqdm(total=len(folders), initial=len(done), desc=f"packing {split}", unit="video", disable=None)
+        stack.enter_context(progress)
+        try:
+            for job in as_completed(jobs):
+                row = jobs[job]
+                usable, problems = done[row] = job.result()
+                log.write(json.dumps({"row": row, "usable": usable, "problems": [asdict(p) for p in problems]}) + "\n")
+                progress.update()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+
+
+def pack_video(split: str, folder: Path, row: int, files: list[FileIO]) -> tuple[bool, list[Problem]]:
+    """Write one video to its row; return whether it can be used, and what was wrong with it."""
+    paths, problems = frame_files(folder, split)
+    frames: dict[int, np.ndarray] = {}
+    bad: dict[str, str] = {}
+    for index in range(FRAMES_OF_SPLIT[split]):
+        path = paths.get(index, str(folder / f"image_{index}.png"))
+        try:
+            frames[index] = read_frame(path)
+        except BadFile as error:
+            bad[path] = str(error)
+    mask = None
+    if split in LABELLED:
+        path = str(folder / "mask.npy")
+        try:
+            mask, has_no_class = read_mask(path)
+            if has_no_class:
+                problems.append(Problem(path, "values that are no class", "pixels ignored"))
+        except BadFile as error:
+            bad[path] = str(error)
+
+    if split == "hidden":
+        usable = bool(frames)
+        action = "nearest readable frame repeated" if usable else "row kept, plain grey"
+    else:
+        usable = not bad
+        action = "row kept, not scored" if split == "val" else "video left out"
+    problems += [Problem(path, text, action) for path, text in bad.items()]
+    if usable or split in ROW_KEPT_ALWAYS:
+        write_row(files[0], row, np.stack(repeat_nearest(frames, FRAMES_OF_SPLIT[split])))
+        if split in LABELLED:
+            size = (FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
+            write_row(files[1], row, mask if usable else np.full(size, IGNORE, np.uint8))
+    return usable, problems
+
+
+def repeat_nearest(frames: dict[int, np.ndarray], length: int) -> list[np.ndarray]:
+    """Return ``length`` frames: a missing one is the nearest of ``frames``, of two the earlier; grey if none."""
+    if not frames:
+        return [np.full((HEIGHT, WIDTH, 3), GREY, np.uint8)] * length
+    return [frames[min(frames, key=lambda other: (abs(other - index), other))] for index in range(length)]
+
+
+def fill_holes(usable: list[int]) -> list[int]:
+    """Return which row each of the first ``len(usable)`` rows shall hold: itself, or one of the last if it is bad."""
+    kept = set(usable)
+    last = (row for row in usable if row >= len(usable))
+    return [row if row in kept else next(last) for row in range(len(usable))]
+
+
+def part_of(path: Path) -> Path:
+    """Return where an array lies until it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """Return what a ``.npy`` file of a uint8 array begins with."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    assert stream.tell() == HEADER_BYTES
+    return stream.getvalue()
+
+
+def create_part(path: Path, shape: tuple[int, ...]) -> None:
+    """Create the unfinished file of an array with all of its space reserved, so that a full disk shows at once."""
+    try:
+        with open(part_of(path), "wb") as file:
+            file.write(header(shape))
+            file.flush()
+            reserve = getattr(
+                os, "posix_fallocate", lambda number, start, size: os.ftruncate(number, size)
+            )  # not on macOS
+            reserve(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
+    except OSError as error:
+        part_of(path).unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_row(file: FileIO, row: int, values: np.ndarray) -> None:
+    """Write one row of an unfinished array; unlike a store to mapped memory, a full disk is an ``OSError`` here."""
+    position, rest = HEADER_BYTES + row * values.nbytes, memoryview(values).cast("B")
+    while rest:
+        written = os.pwrite(file.fileno(), rest, position)
+        position, rest = position + written, rest[written:]
+
+
+def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
+    """Give an array its final rows and name; ``rows`` says which row of ``shape`` each shall hold."""
+    part = part_of(path)
+    if not part.exists():
+        return
+    start, row_size = HEADER_BYTES, math.prod(shape[1:])
+    with open(part, "r+b") as file:
+        if file.seek(0, os.SEEK_END) == start + shape[0] * row_size:  # else it was cut already
+            for target, row in enumerate(rows):
+                if target != row:
+                    file.seek(start + row * row_size)
+                    values = file.read(row_size)
+                    file.seek(start + target * row_size)
+                    file.write(values)
+            file.seek(0)
+            file.write(header((len(rows), *shape[1:])))
+        file.truncate(start + len(rows) * row_size)
+    os.replace(part, path)
+
+
+def read_journal(path: Path, source: str) -> dict[int, tuple[bool, list[Problem]]] | None:
+    """Return what became of the rows that an interrupted run finished; None where there was none of these files.
+
+    The last line may be torn; it is cut off.
+    """
+    if not path.is_file():
+        return None
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        os.truncate(path, sum(map(len, lines[:-1])))
+        lines.pop()
+    records = [json.loads(line) for line in lines]
+    if not records or records[0].get("fingerprint") != source:
+        return None
+    return {r["row"]: (r["usable"], [Problem(**problem) for problem in r["problems"]]) for r in records[1:]}
+
+
+def read_problems(folder: Path) -> list[Problem]:
+    """Return every problem that :func:`pack` met, absent splits included; none where it packed nothing."""
+    path = folder / "problems.json"
+    return [Problem(**problem) for problem in json.loads(path.read_text())] if path.is_file() else []
+
+
+def discard(folder: Path) -> None:
+    """Remove everything that packing a split may have left in ``folder``, what declares it complete first."""
+    for name in ("index.json", "packing.jsonl", "frames.npy", "masks.npy", "frames.npy.part", "masks.npy.part"):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def fingerprint(videos: dict[int, Path]) -> str:
+    """Return a hash of the names, sizes and modification times of all files of a split's videos."""
+    digest = hashlib.blake2b(f"layout {LAYOUT}".encode(), digest_size=16)
+    for folder in videos.values():
+        with os.scandir(folder) as entries:
+            files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
+        digest.update(f"{folder.name} {files}".encode())
+    return digest.hexdigest()
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode_rate(paths: Sequence[str | Path]) -> float:
+    """Return frames per second of bare ``cv2.imdecode`` on all cores; the files, read before, must fit into memory."""
+    encoded = [np.fromfile(path, np.uint8) for path in paths]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(num_cores()) as threads:
+        for _ in threads.map(lambda data: cv2.imdecode(data, cv2.IMREAD_COLOR) is None, encoded):
+            pass
+    return len(encoded) / (time.perf_counter() - start)
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@exits_cleanly
+def main(data: Path, out: Path) -> None:
+    """Pack the raw competition DATA into memory-mapped arrays under OUT."""
+    start = time.perf_counter()
+    packed = pack(data, out)
+    for split in packed.values():
+        click.echo(f"{split.name:9} {len(split):6} videos, frames {split.frames.shape}")
+    click.echo(integrity_report(read_problems(out), out / "problems.json"))
+    click.echo(f"{out} is complete after {time.perf_counter() - start:.1f} s.")
+
+
+if __name__ == "__main__":
+    main()
