@@ -144,7 +144,7 @@ def fit(
         last = step + 1 == recipe.steps
         evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
         if (step + 1) % log_every == 0 or last or evaluates:
-            row = {"step": step + 1, "rate": recipe.rate(step)} | {k: float(v) for k, v in values.items()}
+            row = {"step": step + 1, "rate": recipe.rate(step)} | {k: v.item() for k, v in values.items()}
             if not math.isfinite(row["loss"]):
                 raise FloatingPointError(
                     f"the loss is {row['loss']} at step {step + 1} with learning rate {row['rate']:.2e}; "

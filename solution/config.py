@@ -1,0 +1,119 @@
+"""One configuration for everything: frozen sections with recommended defaults, presets, and typed overrides.
+
+A preset is a value; the merged result is saved as JSON beside what it produced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+
+from data_prep.errors import UserError
+from solution.ensemble import EnsembleConfig
+from solution.predictors.frames import FramesConfig
+from solution.predictors.masks import MasksConfig
+from solution.predictors.objects import ObjectsConfig
+from solution.segmenter import SegmenterConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a result, apart from the data and the machine."""
+
+    seed: int = 0
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    frames: FramesConfig = field(default_factory=FramesConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+
+
+CHOICES = {
+    "ensemble.members": ("objects", "masks", "frames"),
+    "ensemble.views": ("flip", "slots", "turn"),
+    "ensemble.decode": ("fitted", "argmax"),
+}
+
+
+def override(config: Config, settings: Iterable[str]) -> Config:
+    """Return the config with ``section.key=value`` settings applied.
+
+    Raises:
+        UserError: a setting has no ``=``, its key is unknown (the nearest is named) or its value has another type.
+    """
+    for setting in settings:
+        name, found, text = setting.partition("=")
+        if not found:
+            raise UserError(f"--set {setting}: expected section.key=value, for example segmenter.steps=200.")
+        config = _replaced(config, name.strip().split("."), text.strip(), name.strip())
+    return config
+
+
+def _replaced(section, path: list[str], text: str, name: str):
+    kinds = typing.get_type_hints(type(section))
+    if path[0] not in kinds or (len(path) > 1) != is_dataclass(kinds[path[0]]):
+        known = list(_names(Config()))
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0) or known[:1]
+        raise UserError(f"--set {name}: there is no such key; the nearest is {near[0]}.")
+    if len(path) > 1:
+        return replace(section, **{path[0]: _replaced(getattr(section, path[0]), path[1:], text, name)})
+    value = _parsed(kinds[path[0]], text, name)
+    for part in value if isinstance(value, tuple) else (value,):
+        if name in CHOICES and part not in CHOICES[name]:
+            raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
+    return replace(section, **{path[0]: value})
+
+
+def _names(section, prefix: str = ""):
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if is_dataclass(value):
+            yield from _names(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name
+
+
+def _parsed(kind, text: str, name: str):
+    """Return ``text`` as a value of the annotated type ``kind``."""
+    if isinstance(kind, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+    try:
+        if typing.get_origin(kind) is tuple:
+            parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+            return tuple(_parsed(typing.get_args(kind)[0], part, name) for part in parts)
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise UserError(f"--set {name}: expected a value of type {wanted}, found {text!r}.") from None
+
+
+def to_json(config: Config) -> str:
+    """Return the config as JSON text."""
+    return json.dumps(asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+    """Return the config that :func:`to_json` wrote."""
+    return _from_dict(Config, json.loads(text))
+
+
+def _from_dict(kind, values: dict):
+    kinds = typing.get_type_hints(kind)
+    return kind(
+        **{
+            name: _from_dict(kinds[name], value)
+            if is_dataclass(kinds[name])
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+            for name, value in values.items()
+        }
+    )

@@ -1,0 +1,84 @@
+"""What any method must beat: nothing but floor, the mask of frame 11 again, and every object sliding on.
+
+They implement the protocol, have no symmetries and learn nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_prep.classes import NUM_CLASSES
+from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.predictors import Clip, View
+
+DAMPING = 0.5
+"""Share of the last step that the mean of the coming eleven steps has; DESIGN's prototype found 0.4 to 0.6 best."""
+
+
+def one_hot(mask: Tensor) -> Tensor:
+    """Return (B, 49, H, W) float32 certainties of a (B, H, W) uint8 mask."""
+    return F.one_hot(mask.long(), NUM_CLASSES).movedim(-1, 1).float()
+
+
+class Background:
+    """Predicts the empty floor."""
+
+    symmetries: frozenset[str] = frozenset()
+
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        return one_hot(torch.zeros_like(clip.masks[:, 0]))
+
+
+class Copy:
+    """Predicts the segmenter's mask of frame 11."""
+
+    symmetries: frozenset[str] = frozenset()
+
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        return one_hot(clip.masks[:, -1])
+
+
+class DampedVelocity:
+    """Moves every object of frame 11 on by a share of its last step in the image, eleven times."""
+
+    symmetries: frozenset[str] = frozenset()
+
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        before, last = one_hot(clip.masks[:, -2]), one_hot(clip.masks[:, -1])
+        step = (_centre(last) - _centre(before)) * _whole(last) * _whole(before)
+        shift = torch.round(DAMPING * (NUM_FRAMES - CLIP_FRAMES) * step).long()  # (B, 49, 2) rows, columns
+        shift[:, 0] = 0
+        out = torch.zeros_like(clip.masks[:, -1])
+        b, row, column = clip.masks[:, -1].nonzero(as_tuple=True)
+        label = clip.masks[b, -1, row, column].long()
+        row = row + shift[b, label, 0]
+        column = column + shift[b, label, 1]
+        inside = (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
+        # Lower in the image is nearer: written last, it hides what is behind.
+        order = torch.argsort(_centre(last)[b, label, 0] + shift[b, label, 0], stable=True)
+        order = order[inside[order]]
+        pixel = (b * HEIGHT + row) * WIDTH + column
+        rank = torch.full((out.numel(),), -1, dtype=torch.long, device=out.device)
+        rank.scatter_reduce_(0, pixel[order], torch.arange(len(order), device=out.device), "amax")
+        drawn = rank >= 0
+        out.view(-1)[drawn] = label[order][rank[drawn]].to(torch.uint8)
+        return one_hot(out)
+
+
+def _centre(masks: Tensor) -> Tensor:
+    """Return (B, 49, 2) mean (row, column) of (B, 49, H, W) certainties; 0 where a class is absent."""
+    rows = torch.arange(HEIGHT, device=masks.device, dtype=masks.dtype)
+    columns = torch.arange(WIDTH, device=masks.device, dtype=masks.dtype)
+    area = masks.sum((2, 3)).clamp_min(1)
+    return torch.stack((masks.sum(3) @ rows, masks.sum(2) @ columns), -1) / area[..., None]
+
+
+def _whole(masks: Tensor) -> Tensor:
+    """Return (B, 49, 1) bool: the class is present and has no pixel on the image's edge."""
+    edge = masks[:, :, 0].sum(-1) + masks[:, :, -1].sum(-1) + masks[:, :, :, 0].sum(-1) + masks[:, :, :, -1].sum(-1)
+    return ((masks.sum((2, 3)) > 0) & (edge == 0))[..., None]
+
+
+BASELINES = {"all background": Background(), "copy frame 11": Copy(), "damped velocity": DampedVelocity()}

@@ -1,0 +1,143 @@
+"""Training the segmenter on labelled frames, and running it once over every video.
+
+Its masks, cached on disk, are what every later stage reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from data_prep.classes import IGNORE
+from data_prep.scene import HEIGHT, WIDTH
+from solution.arrays import fill_rows
+from solution.augment import FrameAugmentation
+from solution.metrics import confusion_matrix, jaccard
+from solution.models.unet import SegmentationUNet
+from solution.training import Recipe, autocast, fit, load_weights
+
+EVALUATION_FRAMES = 200
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """The U-Net and how it is trained; ``region_weight`` is the share of the Dice loss beside cross-entropy."""
+
+    encoder: str = "resnet34"
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 64, 64)
+    crop: tuple[int, int] = (128, 128)
+    steps: int = 6000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    region_weight: float = 0.5
+
+
+def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
+    """Return the untrained network of a config."""
+    return SegmentationUNet(config.encoder, config.decoder_channels)
+
+
+def load_segmenter(config: SegmenterConfig, folder: Path, device: torch.device) -> SegmentationUNet:
+    """Return the trained network of a stage folder, in evaluation mode."""
+    return load_weights(build_segmenter(config), folder, device)
+
+
+def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weight: float) -> dict[str, Tensor]:
+    """Return cross-entropy over the 49 classes plus Dice of object against floor; mask values of 255 are ignored.
+
+    Args:
+        model: the segmenter.
+        frames: (N, 3, H, W) float32 in [0, 1].
+        mask: (N, H, W) uint8.
+        region_weight: of the Dice loss.
+    """
+    factors = model.factors(frames).float()
+    known = mask != IGNORE
+    with torch.autocast(factors.device.type, enabled=False):
+        likelihood, odds = model.log_likelihood(factors, torch.where(known, mask, 0).long())
+        cross_entropy = -(likelihood * known).sum() / known.sum().clamp_min(1)
+        target = torch.where(known, mask > 0, IGNORE).float()
+        region = smp.losses.DiceLoss("binary", from_logits=True, ignore_index=IGNORE)(odds[:, None], target[:, None])
+    return {"loss": cross_entropy + region_weight * region, "cross_entropy": cross_entropy.detach()}
+
+
+def train_segmenter(
+    config: SegmenterConfig,
+    frames: np.ndarray,
+    masks: np.ndarray,
+    fit_rows: np.ndarray,
+    heldout_rows: np.ndarray,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+) -> nn.Module:
+    """Train on all frames of the labelled videos ``fit_rows`` and log the Jaccard on ``heldout_rows``.
+
+    Args:
+        config: network and recipe.
+        frames: (N, 22, 160, 240, 3) uint8.
+        masks: (N, 22, 160, 240) uint8, 255 ignored.
+        fit_rows: (n,) rows to train on.
+        heldout_rows: (m,) rows that are only looked at.
+        folder: of the stage.
+        device: where to train.
+        seed: of weights, order and augmentation.
+    """
+    augment = FrameAugmentation(config.crop)
+    per_video = frames.shape[1]
+
+    def batch(step: int) -> dict[str, Tensor]:
+        random = np.random.default_rng((seed, step))
+        videos = random.choice(fit_rows, config.batch)
+        times = random.integers(per_video, size=config.batch)
+        seeds = random.integers(2**31, size=config.batch)
+        crops = [
+            augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)
+        ]
+        return {
+            "frames": torch.from_numpy(np.stack([frame for frame, _ in crops])),
+            "masks": torch.from_numpy(np.stack([mask for _, mask in crops])),
+        }
+
+    def loss(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return mask_loss(model, as_images(tensors["frames"]), tensors["masks"], config.region_weight)
+
+    looked_at = heldout_rows[:: max(1, len(heldout_rows) * per_video // EVALUATION_FRAMES)]
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        predicted = [segment(model, frames[row], device) for row in looked_at]
+        return {"jaccard": jaccard(confusion_matrix(np.stack(predicted), masks[looked_at]))}
+
+    torch.manual_seed(seed)
+    recipe = Recipe(config.steps, config.learning_rate)
+    return fit(build_segmenter(config), loss, batch, folder, recipe, device, seed, evaluate if len(looked_at) else None)
+
+
+def as_images(frames: Tensor) -> Tensor:
+    """Map (N, H, W, 3) uint8 frames to (N, 3, H, W) float32 in [0, 1], channels last in memory."""
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+@torch.inference_mode()
+def segment(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.ndarray:
+    """Return the (N, 160, 240) uint8 classes of (N, 160, 240, 3) uint8 frames."""
+    with autocast(device):
+        classes = model.classes(as_images(torch.from_numpy(np.ascontiguousarray(frames)).to(device)))
+    return classes.cpu().numpy()
+
+
+def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torch.device, label: str) -> np.ndarray:
+    """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``, resumable."""
+    videos, times = frames.shape[:2]
+    chunk = 32 if device.type == "cuda" else 1
+
+    def rows(first: int, last: int) -> np.ndarray:
+        flat = frames[first:last].reshape(-1, HEIGHT, WIDTH, 3)
+        return segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
+
+    return fill_rows(path, (videos, times, HEIGHT, WIDTH), chunk, rows, label)

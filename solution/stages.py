@@ -1,0 +1,279 @@
+"""What needs what: segmenter → masks of every video → predictors → decoding → predictions, each stage cached on disk.
+
+A stage's folder is named by a hash of everything that decides its content, so that whatever was made for the same
+data and config is found again, by any run, and everything else is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.classes import IGNORE
+from data_prep.pack import PackedSplit
+from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
+from solution.arrays import fill_rows
+from solution.config import Config
+from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
+from solution.predictors import Clip, Predictor
+from solution.predictors.frames import load_frames, train_frames
+from solution.predictors.masks import MaskVideos, load_masks, train_masks
+from solution.predictors.objects import load_objects, train_objects
+from solution.segmenter import load_segmenter, segment_split, train_segmenter
+from solution.tracks import find_tracks, load_tracks, save_tracks
+
+HELD_OUT_SHARE = 0.1
+HELD_OUT_LEAST = 8
+
+LOADERS = {"objects": load_objects, "masks": load_masks, "frames": load_frames}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage: where its files are, the hash of all that decided them, and how long it took."""
+
+    folder: Path
+    key: str
+    seconds: float
+
+
+class Pipeline:
+    """The stages of one config on one packed competition; each method makes its stage unless it is there already.
+
+    Args:
+        config: what to train and how to combine it.
+        packed: the splits.
+        stages_folder: where the folders of stages lie.
+        device: where networks run.
+    """
+
+    def __init__(self, config: Config, packed: dict[str, PackedSplit], stages_folder: Path, device: torch.device):
+        self.config, self.packed, self.root, self.device = config, packed, stages_folder, device
+        self.done: dict[str, Stage] = {}
+        rows = np.arange(len(packed["train"]))
+        held_out = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * len(rows)))
+        self.held_out_rows = rows[:: max(2, len(rows) // held_out)]
+        self.fit_rows = np.setdiff1d(rows, self.held_out_rows)
+
+    def stage(self, name: str, decided_by: dict, build: Callable[[Path], None]) -> Stage:
+        """Return the stage ``name``, building it into its folder if that is not finished.
+
+        Args:
+            name: of the stage; one name is built once per pipeline.
+            decided_by: everything JSON can hold that decides the content.
+            build: fills the folder; started again after an interruption, it goes on with what it finds there.
+        """
+        if name in self.done:
+            return self.done[name]
+        key = hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
+        folder = self.root / f"{name}-{key[:12]}"
+        marker = folder / "done.json"
+        if marker.exists():
+            seconds = json.loads(marker.read_text())["seconds"]
+            click.echo(f"  {name}: kept ({folder})")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            start = time.perf_counter()
+            build(folder)
+            seconds = time.perf_counter() - start
+            partial = marker.with_suffix(".partial")
+            partial.write_text(json.dumps({"seconds": seconds, "decided_by": decided_by}, default=str, indent=1))
+            partial.replace(marker)
+            click.echo(f"  {name}: {seconds:.0f} s ({folder})")
+        self.done[name] = Stage(folder, key, seconds)
+        return self.done[name]
+
+    def segmenter(self) -> Stage:
+        train = self.packed["train"]
+        return self.stage(
+            "segmenter",
+            {"config": asdict(self.config.segmenter), "seed": self.config.seed, "data": content(train)},
+            lambda folder: train_segmenter(
+                self.config.segmenter,
+                train.frames,
+                train.masks,
+                self.fit_rows,
+                self.held_out_rows,
+                folder,
+                self.device,
+                self.config.seed,
+            ),
+        )
+
+    def masks_of(self, split: PackedSplit) -> np.ndarray:
+        """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
+        segmenter = self.segmenter()
+
+        def build(folder: Path) -> None:
+            network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
+            segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
+
+        stage = self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": content(split)}, build)
+        return np.load(stage.folder / "masks.npy", mmap_mode="r")
+
+    def mask_videos(self) -> list[MaskVideos]:
+        """Return what predictors learn from: labelled training videos and, with the segmenter's masks, unlabeled ones."""
+        train, seen = self.packed["train"], self.masks_of(self.packed["train"])
+        videos = [MaskVideos(seen[self.fit_rows], train.masks[self.fit_rows])]
+        if "unlabeled" in self.packed:
+            pseudo = self.masks_of(self.packed["unlabeled"])
+            videos.append(MaskVideos(pseudo, pseudo))
+        return videos
+
+    def held_out(self) -> MaskVideos:
+        """Return the labelled training videos that no stage learns from; weights and thresholds are fitted on them."""
+        seen = self.masks_of(self.packed["train"])
+        return MaskVideos(seen[self.held_out_rows], self.packed["train"].masks[self.held_out_rows])
+
+    def learned_from(self) -> dict:
+        """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
+        splits = [split for split in ("train", "unlabeled") if split in self.packed]
+        for split in splits:
+            self.masks_of(self.packed[split])
+        return {split: self.done[f"masks_{split}"].key for split in splits} | {"seed": self.config.seed}
+
+    def tracks(self) -> Stage:
+        """Make the tracks of :meth:`mask_videos`: what the segmenter saw of frames 1–11, the truth of frames 12–22."""
+
+        def build(folder: Path) -> None:
+            for i, videos in enumerate(self.mask_videos()):
+                save_tracks(find_tracks(videos.inputs, videos.targets, self.device), folder / f"tracks_{i}.npz")
+
+        return self.stage("tracks", self.learned_from(), build)
+
+    def objects(self) -> Stage:
+        tracks = self.tracks()
+
+        def build(folder: Path) -> None:
+            known = load_tracks(sorted(tracks.folder.glob("tracks_*.npz")))
+            train_objects(self.config.objects, known, folder, self.device, self.config.seed)
+
+        decided_by = {"config": asdict(self.config.objects), "tracks": tracks.key, "seed": self.config.seed}
+        return self.stage("objects", decided_by, build)
+
+    def masks(self) -> Stage:
+        return self.stage(
+            "masks",
+            {"config": asdict(self.config.masks)} | self.learned_from(),
+            lambda folder: train_masks(
+                self.config.masks, self.mask_videos(), self.held_out(), folder, self.device, self.config.seed
+            ),
+        )
+
+    def member(self, name: str) -> Stage:
+        """Make the stage of one ensemble member, see ``EnsembleConfig.members``."""
+        return getattr(self, name)()
+
+    def decoding(self) -> Stage:
+        """Fit weights and thresholds on the held-out training videos."""
+        names = self.config.ensemble.members
+        stages = {name: self.member(name) for name in names}
+
+        def build(folder: Path) -> None:
+            members = load_members(stages, self.device)
+            found, scores = fit_decoding(names, self._held_out_batches(members), self.config.ensemble.decode)
+            text = json.dumps(asdict(found) | {"pooled_jaccard": scores}, indent=1)
+            (folder / "decoding.json").write_text(text)
+
+        keys = {name: stage.key for name, stage in stages.items()}
+        return self.stage("decoding", {"config": asdict(self.config.ensemble), "members": keys}, build)
+
+    def _held_out_batches(self, members: dict[str, Predictor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        videos, frames = self.held_out(), self.packed["train"].frames[self.held_out_rows]
+        for clip, rows in clips(frames, videos.inputs, self.device):
+            truth = torch.from_numpy(videos.targets[rows, -1]).to(self.device)
+            yield system_probabilities(members, clip, self.config), truth
+
+    def system(self) -> System:
+        """Return everything trained, ready to predict."""
+        decoding = self.decoding()
+        stages = {name: self.member(name) for name in self.config.ensemble.members}
+        return System(load_members(stages, self.device), load_decoding(decoding.folder), self.config)
+
+    def predictions(self, split: PackedSplit) -> np.ndarray:
+        """Return the (N, 160, 240) uint8 masks of frame 22 of a split's videos, memory-mapped."""
+        decoding, masks = self.decoding(), self.masks_of(split)
+
+        def build(folder: Path) -> None:
+            system, chunk = self.system(), batch_size(self.device)
+
+            def rows(first: int, last: int) -> np.ndarray:
+                return system.predict(make_clip(split.frames[first:last], masks[first:last], self.device))
+
+            shape = (len(split), HEIGHT, WIDTH)
+            fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
+
+        keys = {"decoding": decoding.key, "masks": self.done[f"masks_{split.name}"].key}
+        stage = self.stage(f"predictions_{split.name}", keys, build)
+        return np.load(stage.folder / "predictions.npy", mmap_mode="r")
+
+
+@dataclass(frozen=True)
+class System:
+    """Trained members and how their probabilities become a mask."""
+
+    members: dict[str, Predictor]
+    decoding: Decoding
+    config: Config
+
+    def predict(self, clip: Clip) -> np.ndarray:
+        """Return the (B, 160, 240) uint8 masks of frame 22."""
+        used = {name: member for name, member in self.members.items() if self.decoding.weights[name] > 0}
+        return self.decode(system_probabilities(used, clip, self.config))
+
+    def decode(self, probabilities: dict[str, Tensor]) -> np.ndarray:
+        """Return the ensemble's (B, 160, 240) uint8 masks from the members' probabilities."""
+        return decode(weighted(probabilities, self.decoding.weights), self.decoding.threshold).cpu().numpy()
+
+    def decode_alone(self, name: str, probabilities: dict[str, Tensor]) -> np.ndarray:
+        """Return the (B, 160, 240) uint8 masks of one member by itself."""
+        return decode(probabilities[name], self.decoding.alone[name]).cpu().numpy()
+
+
+def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
+    """Return the trained predictors of member stages."""
+    return {name: LOADERS[name](stage.folder, device) for name, stage in stages.items()}
+
+
+def load_decoding(folder: Path) -> Decoding:
+    """Return what the stage ``decoding`` fitted."""
+    found = json.loads((folder / "decoding.json").read_text())
+    return Decoding(found["weights"], found["threshold"], found["alone"])
+
+
+@torch.inference_mode()
+def system_probabilities(members: dict[str, Predictor], clip: Clip, config: Config) -> dict[str, Tensor]:
+    """Return every member's (B, 49, 160, 240) probabilities, averaged over its views."""
+    return {name: member_probabilities(m, clip, views_of(m, config.ensemble)) for name, m in members.items()}
+
+
+def make_clip(frames: np.ndarray, masks: np.ndarray, device: torch.device) -> Clip:
+    """Return the clip of the first 11 of (B, T, 160, 240, 3) frames and (B, T, 160, 240) masks."""
+    first = np.ascontiguousarray(frames[:, :CLIP_FRAMES]), np.ascontiguousarray(masks[:, :CLIP_FRAMES])
+    return Clip(*(torch.from_numpy(array).to(device) for array in first))
+
+
+def batch_size(device: torch.device) -> int:
+    """Return how many clips are predicted at a time; 49 channels of one clip are 7.5 MB."""
+    return 32 if device.type == "cuda" else 4
+
+
+def clips(frames: np.ndarray, masks: np.ndarray, device: torch.device) -> Iterator[tuple[Clip, slice]]:
+    """Yield clips of consecutive rows, and which rows they are."""
+    for first in range(0, len(frames), batch_size(device)):
+        rows = slice(first, first + batch_size(device))
+        yield make_clip(frames[rows], masks[rows], device), rows
+
+
+def content(split: PackedSplit) -> dict:
+    """Return what identifies a packed split's content: its source's fingerprint and its rows."""
+    return {"split": split.name, "videos": split.videos, "source": split.source}
