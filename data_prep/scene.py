@@ -28,6 +28,9 @@ RADIUS = 0.2
 WINDOW = 72
 """Side in pixels of the square that holds any solid standing where its footprint is in view."""
 
+WINDOWS = (28, 36, 46, WINDOW)
+"""Sides among which ``paint_solids`` chooses: most solids are far from the camera."""
+
 FRAME_SECONDS = 0.24
 
 
@@ -104,23 +107,23 @@ def hit_depth(shape: int, position: Tensor, yaw: Tensor, directions: Tensor) -> 
     return torch.where(on_cap, cap, torch.where(on_side, side, torch.inf))
 
 
-def silhouettes(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+def silhouettes(shape: Tensor, position: Tensor, yaw: Tensor, window: int = WINDOW) -> tuple[Tensor, Tensor]:
     """Return depth windows of N solids and where the windows lie in the image.
 
     Args:
         shape: (N,) int64 index into ``classes.SHAPES``.
         position: (N, 2) float32 world (x, y).
         yaw: (N,) float32 radians.
+        window: side of the windows in pixels; smaller ones cut off what does not fit.
 
     Returns:
-        (N, WINDOW, WINDOW) float32 depth at pixel centres, ``inf`` outside the solid, and (N, 2) int64 (row, column)
+        (N, window, window) float32 depth at pixel centres, ``inf`` outside the solid, and (N, 2) int64 (row, column)
         of each window's first pixel, which may lie outside the image.
     """
     n = len(shape)
-    centre = project(torch.cat((position, position.new_full((n, 1), RADIUS)), -1))
-    corner = (centre.flip(-1) - WINDOW / 2).clamp(-1e4, 1e4).floor().long()
-    depth = position.new_full((n, WINDOW * WINDOW), torch.inf)
-    steps = torch.arange(WINDOW, device=position.device, dtype=position.dtype) + 0.5
+    corner = window_corner(position, window)
+    depth = position.new_full((n, window * window), torch.inf)
+    steps = torch.arange(window, device=position.device, dtype=position.dtype) + 0.5
     for kind in range(3):
         chosen = (shape == kind).nonzero()[:, 0]
         if len(chosen) == 0:
@@ -129,7 +132,13 @@ def silhouettes(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Tensor, T
         columns = corner[chosen, 1:] + steps
         pixels = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), -1).flatten(1, 2)
         depth[chosen] = hit_depth(kind, position[chosen], yaw[chosen], ray_directions(pixels))
-    return depth.view(n, WINDOW, WINDOW), corner
+    return depth.view(n, window, window), corner
+
+
+def window_corner(position: Tensor, window: int) -> Tensor:
+    """Return (N, 2) int64 (row, column) of the first pixel of windows around solids at (N, 2) positions."""
+    centre = project(torch.cat((position, position.new_full((len(position), 1), RADIUS)), -1))
+    return (centre.flip(-1) - window / 2).clamp(-1e4, 1e4).floor().long()
 
 
 def paint(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
@@ -145,7 +154,41 @@ def paint(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, num_image
     Returns:
         (num_images, 160, 240) uint8, 0 where no solid is.
     """
-    steps = torch.arange(WINDOW, device=depth.device)
+    return nearest([fragments(depth, corner, label, image)], num_images)
+
+
+def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
+    """Return what ``paint`` makes of ``silhouettes``, faster: windows fit the solids, unseen ones are skipped.
+
+    Args and result as in :func:`silhouettes` and :func:`paint`.
+    """
+    side = window_side(shape, position)
+    drawn = [fragments(*silhouettes(shape[:0], position[:0], yaw[:0]), label[:0], image[:0])]
+    smallest = 0
+    for window in WINDOWS:
+        corner = window_corner(position, window)
+        in_view = (corner > -window) & (corner < corner.new_tensor((HEIGHT, WIDTH)))
+        fits = (side > smallest) & ((side <= window) | (window == WINDOW))
+        chosen = (fits & in_view.all(1)).nonzero()[:, 0]
+        smallest = window
+        if len(chosen):
+            solids = silhouettes(shape[chosen], position[chosen], yaw[chosen], window)
+            drawn.append(fragments(*solids, label[chosen], image[chosen]))
+    return nearest(drawn, num_images)
+
+
+def window_side(shape: Tensor, position: Tensor) -> Tensor:
+    """Return (N,) float32 sides in pixels of windows that surely hold the solids (for those in view)."""
+    reach = position.new_tensor([3**0.5, 1.0, 2**0.5])[shape] * RADIUS
+    depth = 5.0 + FORWARD[0] * position[:, 0] + FORWARD[2] * RADIUS
+    # A ball of this reach seen under an angle, at the view's corner 1.14 times as wide as on the axis, plus rounding.
+    return 2 * (FOCAL * 1.14 * reach / (depth - reach).clamp_min(0.1) + 1)
+
+
+def fragments(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (M,) pixels in the image that solids cover and their (M,) int64 keys, smaller where nearer."""
+    window = depth.shape[-1]
+    steps = torch.arange(window, device=depth.device)
     rows = corner[:, :1] + steps
     columns = corner[:, 1:] + steps
     in_rows = (rows >= 0) & (rows < HEIGHT)
@@ -154,9 +197,15 @@ def paint(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, num_image
     solid, r, c = drawn.nonzero(as_tuple=True)
     pixel = (image[solid] * HEIGHT + rows[solid, r]) * WIDTH + columns[solid, c]
     # Depth in the high bits and the label in the low ones: the smallest key is the nearest solid, without ties.
-    key = (depth[solid, r, c] * 65536).long() * 256 + label[solid].long()
+    return pixel, (depth[solid, r, c] * 65536).long() * 256 + label[solid].long()
+
+
+def nearest(drawn: list[tuple[Tensor, Tensor]], num_images: int) -> Tensor:
+    """Return (num_images, 160, 240) uint8 labels of the nearest among lists of :func:`fragments`, 0 where none is."""
+    pixel = torch.cat([pixels for pixels, _ in drawn])
+    key = torch.cat([keys for _, keys in drawn])
     empty = torch.iinfo(torch.int64).max
-    buffer = torch.full((num_images * HEIGHT * WIDTH,), empty, device=depth.device)
+    buffer = torch.full((num_images * HEIGHT * WIDTH,), empty, device=pixel.device)
     buffer.scatter_reduce_(0, pixel, key, "amin")
     painted = torch.where(buffer == empty, 0, buffer % 256)
     return painted.to(torch.uint8).view(num_images, HEIGHT, WIDTH)

@@ -17,6 +17,7 @@ from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import (
     CAMERA,
     CENTRE,
+    CLIP_FRAMES,
     FOCAL,
     FORWARD,
     FRAME_SECONDS,
@@ -42,29 +43,35 @@ CLEARANCE = 2**1.5 * RADIUS
 MEAN_ARM = (2 / 3 * RADIUS, 0.7652 * RADIUS)
 """Mean distance of a disc's and of a square's points from the centre: the arm of evenly spread friction."""
 
-RESTING = (0.05, 0.35, 0.45, 0.15)
+RESTING = (0.081, 0.319, 0.417, 0.183)
 """Probability of 0, 1, 2, 3 objects that rest in view from the start."""
-ENTERING = (0.05, 0.35, 0.40, 0.20)
+ENTERING = (0.116, 0.366, 0.384, 0.134)
 """Probability of 1, 2, 3, 4 objects that come in during the first half, or move in view from the start."""
 LATE = 0.3
 """Probability of one more object that comes in during the second half."""
 CLIP_ENTRY = 10.5
 """First frame at which a late entrant may begin to show."""
 MAX_OBJECTS = 6
-MOVING_AT_START = 0.25
+MOVING_AT_START = 0.22
 """Share of the entering objects that are already in view at frame 0."""
-LAST_EARLY_ENTRY = 8.0
+LAST_EARLY_ENTRY = 9.3
 """Frame by which the early entrants have begun to show."""
-EDGES = (0.32, 0.32, 0.22, 0.14)
+EDGES = (0.35, 0.35, 0.22, 0.08)
 """Shares of the left, right, top and bottom edge of the image among the entries."""
 AIMED = 0.95
 """Share of the entering objects thrown at a resting one; the others cross the view anywhere."""
 AIM_ERROR = 0.12
 """Standard deviation of where an aimed throw heads, units."""
-ENTRY_SPEED = (1.2, 0.3)
+ENTRY_SPEED = (1.2, 0.29)
 """Median (units/s) and log-deviation of the speed at the edge of the view."""
-FIRST_HIT, LAST_HIT = 8, 14
+FIRST_HIT, LAST_HIT = 7.7, 15
 """Frames between which an aimed object reaches its target."""
+CALM, STAYING = 0.4, 0.34
+"""Least share of resting object-steps in the clip, and most share of its objects that stay until the end."""
+STILL = 0.005
+"""An object that moves less per frame (units, |dx| + |dy|) rests."""
+MOST_THROWS = 8
+"""After so many uneventful videos the next one is taken as it is."""
 SPEED_LIMITS = (0.4, 2.8)
 SPIN = 0.6
 """Standard deviation of a thrown object's spin, radians/s."""
@@ -96,6 +103,15 @@ def video_seed(seed: int, number: int) -> int:
 def simulate(seed: int) -> Trajectories:
     """Invent one video: the objects, where they start and how they move; the same for the same seed."""
     random = np.random.default_rng(seed)
+    for _ in range(MOST_THROWS):
+        video = invent(random)
+        if is_eventful(video.position):
+            break
+    return video
+
+
+def invent(random: np.random.Generator) -> Trajectories:
+    """Throw objects once and watch them."""
     position, velocity, spin = throw(random)
     count = len(position)
     class_ids = random.choice(np.arange(1, NUM_CLASSES), count, replace=False)
@@ -106,6 +122,24 @@ def simulate(seed: int) -> Trajectories:
     return Trajectories(
         class_ids.astype(np.uint8), shape, *slide(shape, position, yaw, velocity, spin, deceleration, elasticity)
     )
+
+
+def is_eventful(position: np.ndarray) -> bool:
+    """Return whether (22, K, 2) positions are calm enough at first and change enough later; real videos mostly do."""
+    row, column = image_point(position)
+    seen = (np.abs(row - HEIGHT / 2) < HEIGHT / 2) & (np.abs(column - WIDTH / 2) < WIDTH / 2)
+    last = CLIP_FRAMES - 1
+    rests = np.abs(np.diff(position, axis=0)).sum(-1) < STILL
+    stays = np.abs(position[-1] - position[last]).sum(-1) < 10 * STILL
+    early, late = seen[:last] & seen[1 : last + 1], seen[last]
+    return (rests[:last] & early).sum() >= CALM * early.sum() and (stays & late).sum() <= STAYING * late.sum()
+
+
+def image_point(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image rows and columns of the centres of objects at (..., 2) floor positions."""
+    depth = 5.0 + FORWARD[0] * position[..., 0] + FORWARD[2] * RADIUS
+    row = CENTRE[1] - FOCAL * (UP[0] * position[..., 0] + UP[2] * RADIUS) / depth
+    return row, CENTRE[0] + FOCAL * position[..., 1] / depth
 
 
 def throw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,270 @@
+"""Lays a stand-in competition down: raw folders, packed arrays, or masks and tracks alone; all cores, resumable.
+
+A video is a pure function of (seed, video number), so what an interrupted run finished is kept and the rest follows.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data_prep import pack
+from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
+from data_prep.errors import UserError
+from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
+from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
+from data_prep.standin.renderer import film, solids_of
+
+FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
+"""Where the real competition's splits begin; a split that is larger than the real one pushes the next on."""
+
+VIDEOS_AT_ONCE = 4
+"""Per process; a video's bytes do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides every byte of a stand-in competition on one machine.
+
+    kind is ``raw``, ``packed`` or ``masks``.
+    """
+
+    train: int
+    val: int
+    unlabeled: int
+    hidden: int
+    seed: int
+    kind: str
+
+    def numbers(self) -> dict[str, range]:
+        """Return the video numbers of every split that has videos; no number is in two splits."""
+        numbers, end = {}, 0
+        for split in SPLITS:
+            start, count = max(FIRST_NUMBER[split], end), getattr(self, split)
+            if count:
+                numbers[split] = range(start, start + count)
+                end = start + count
+        return numbers
+
+
+def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
+    """Make a stand-in competition in ``out``, or finish an interrupted one.
+
+    ``raw`` is the real competition's layout, ``packed`` that of ``data_prep.pack``; both with the hidden videos' masks
+    of frame 22 in ``hidden_truth.pt``, (N, 160, 240) uint8. ``masks`` gives every split ``masks.npy``,
+    (N, 22, 160, 240) uint8, and ``tracks.npz`` (see ``write_tracks``), and no frames.
+
+    Returns:
+        How many frames were made by this call.
+
+    Raises:
+        UserError: ``out`` holds something else, or a stand-in competition of other settings.
+        OSError: the disk is full; finished videos are kept.
+    """
+    claim(out, settings)
+    made = 0
+    with ExitStack() as stack:
+        pool = None
+        if torch.device(device).type == "cpu":
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(pack.num_cores(), context, torch.set_num_threads, (1,))
+            stack.callback(pool.shutdown, cancel_futures=True)
+        for split, numbers in settings.numbers().items():
+            if settings.kind == "raw":
+                made += make_raw_split(out, split, numbers, settings.seed, device, pool)
+            else:
+                made += make_array_split(out / split, numbers, settings, device, pool)
+    if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
+        write_truth(out / "hidden_truth.pt", settings.numbers()["hidden"], settings.seed)
+    return made
+
+
+def write_truth(path: Path, numbers: range, seed: int) -> None:
+    """Save the masks of the last frame, (N, 160, 240) uint8 torch."""
+    rows = []
+    for number in numbers:
+        *solids, image = solids_of([simulate(video_seed(seed, number))])
+        last = image == NUM_FRAMES - 1
+        rows.append(paint_solids(*(each[last] for each in solids), image[last] * 0, 1))
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        torch.save(torch.cat(rows), unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def claim(out: Path, settings: Settings) -> None:
+    """Make ``out`` the folder of these settings, or raise a ``UserError`` where it is something else already."""
+    record = out / "standin.json"
+    wanted = asdict(settings)
+    if record.is_file():
+        found = json.loads(record.read_text())
+        if found != wanted:
+            other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
+            raise UserError(
+                f"{out} holds a stand-in competition made with {other}; use the same or choose another folder."
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is no stand-in competition; choose another folder or empty this one.")
+    out.mkdir(parents=True, exist_ok=True)
+    pack.write_text(record, json.dumps(wanted, indent=1))
+
+
+def paint_videos(videos: list[Trajectories]) -> np.ndarray:
+    """Return the exact masks of V videos, (V, 22, 160, 240) uint8."""
+    return paint_solids(*solids_of(videos), len(videos) * NUM_FRAMES).numpy().reshape(-1, NUM_FRAMES, HEIGHT, WIDTH)
+
+
+def make_videos(
+    numbers: list[int], seed: int, device: str, length: int
+) -> tuple[list[Trajectories], np.ndarray, np.ndarray | None]:
+    """Return trajectories, (V, 22, 160, 240) masks and (V, length, 160, 240, 3) frames; no frames for length 0."""
+    seeds = [video_seed(seed, number) for number in numbers]
+    videos = [simulate(each) for each in seeds]
+    frames = film(videos, seeds, length, device) if length else None
+    return videos, paint_videos(videos), frames
+
+
+def in_order(
+    job: partial, numbers: list[int], pool: ProcessPoolExecutor | None, title: str, total: int
+) -> Iterator[tuple]:
+    """Yield (chunk, ``job(chunk)``) for every chunk of the numbers, in order, a few ahead in the pool."""
+    chunks = [numbers[i : i + VIDEOS_AT_ONCE] for i in range(0, len(numbers), VIDEOS_AT_ONCE)]
+    with tqdm(total=total, initial=total - len(numbers), desc=title, unit="video", disable=None) as bar:
+        started: deque[Future] = deque()
+        for index, chunk in enumerate(chunks):
+            if pool is None:
+                result = job(chunk)
+            else:
+                ahead = index + 3 * pack.num_cores()
+                started.extend(pool.submit(job, each) for each in chunks[index + len(started) : ahead])
+                result = started.popleft().result()
+            yield chunk, result
+            bar.update(len(chunk))
+
+
+def make_raw_split(
+    out: Path, split: str, numbers: range, seed: int, device: str, pool: ProcessPoolExecutor | None
+) -> int:
+    """Write the ``video_N`` folders of one split that are not there yet; return the number of frames written."""
+    folder = out / "hidden" if split == "hidden" else out / "Dataset_Student" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    there = set(os.listdir(folder))
+    missing = [number for number in numbers if f"video_{number}" not in there]
+    job = partial(write_raw_videos, folder=folder, split=split, seed=seed, device=device)
+    return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers)))
+
+
+def write_raw_videos(numbers: list[int], folder: Path, split: str, seed: int, device: str) -> int:
+    """Write some videos as folders of PNG files, each of which appears whole; return the number of frames."""
+    _, masks, frames = make_videos(numbers, seed, device, FRAMES_OF_SPLIT[split])
+    for number, video_masks, video_frames in zip(numbers, masks, frames, strict=True):
+        unfinished = folder / f".video_{number}.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        try:
+            for index, frame in enumerate(video_frames):
+                encoded = cv2.imencode(".png", frame[..., ::-1])[1]
+                (unfinished / f"image_{index}.png").write_bytes(encoded.tobytes())
+            if split in LABELLED:
+                with open(unfinished / "mask.npy", "wb") as file:
+                    np.save(file, video_masks)
+            os.replace(unfinished, folder / f"video_{number}")
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return len(numbers) * FRAMES_OF_SPLIT[split]
+
+
+def make_array_split(
+    folder: Path, numbers: range, settings: Settings, device: str, pool: ProcessPoolExecutor | None
+) -> int:
+    """Write one split as packed arrays, or as masks and tracks; return the number of frames (or masks) made."""
+    masks_only = settings.kind == "masks"
+    last = folder / ("tracks.npz" if masks_only else "index.json")
+    if last.is_file():
+        return 0
+    split, length = folder.name, 0 if masks_only else FRAMES_OF_SPLIT[folder.name]
+    shapes = {} if masks_only else {folder / "frames.npy": (len(numbers), length, HEIGHT, WIDTH, 3)}
+    if masks_only or split in LABELLED:
+        shapes[folder / "masks.npy"] = (len(numbers), NUM_FRAMES, HEIGHT, WIDTH)
+    source = {"standin": asdict(settings)}
+    journal = folder / "packing.jsonl"
+    done = pack.read_journal(journal, json.dumps(source))
+    if done is None:
+        folder.mkdir(exist_ok=True)
+        for path, shape in shapes.items():
+            pack.create_part(path, shape)
+        pack.write_text(journal, json.dumps({"fingerprint": json.dumps(source)}) + "\n")
+        done = {}
+    missing = [number for number in numbers if number - numbers.start not in done]
+    job = partial(make_videos, seed=settings.seed, device=device, length=length)
+    tracks: dict[int, Trajectories] = {}
+    if missing:
+        with ExitStack() as stack:
+            files = {path.name: stack.enter_context(open(pack.part_of(path), "r+b", buffering=0)) for path in shapes}
+            log = stack.enter_context(open(journal, "a", buffering=1))
+            for chunk, (videos, masks, frames) in in_order(job, missing, pool, f"making {split}", len(numbers)):
+                arrays = {"masks.npy": masks, "frames.npy": frames}
+                for i, number in enumerate(chunk):
+                    row = number - numbers.start
+                    tracks[number] = videos[i]
+                    for name, file in files.items():
+                        pack.write_row(file, row, arrays[name][i])
+                    log.write(json.dumps({"row": row, "usable": True, "problems": []}) + "\n")
+    for path, shape in shapes.items():
+        pack.finish(path, shape, list(range(len(numbers))))
+    if masks_only:
+        again = {n: simulate(video_seed(settings.seed, n)) for n in numbers if n not in tracks}
+        write_tracks(last, {**tracks, **again}, numbers)
+    else:
+        pack.write_index(folder, numbers, [], source)
+    journal.unlink()
+    return len(missing) * (length or NUM_FRAMES)
+
+
+def write_tracks(path: Path, tracks: dict[int, Trajectories], numbers: range) -> None:
+    """Write the truth of N videos as one ``.npz``, objects padded to K = 6.
+
+    videos (N,) int64; class_ids (N, K) uint8, 0 where there is no object; shape (N, K) int8, -1 there;
+    position (N, 22, K, 2) float32 world units and yaw (N, 22, K) float32 radians, NaN there;
+    collided (N, 22, K) bool.
+    """
+    count = len(numbers)
+    arrays = {
+        "videos": np.array(numbers),
+        "class_ids": np.zeros((count, MAX_OBJECTS), np.uint8),
+        "shape": np.full((count, MAX_OBJECTS), -1, np.int8),
+        "position": np.full((count, NUM_FRAMES, MAX_OBJECTS, 2), np.nan, np.float32),
+        "yaw": np.full((count, NUM_FRAMES, MAX_OBJECTS), np.nan, np.float32),
+        "collided": np.zeros((count, NUM_FRAMES, MAX_OBJECTS), bool),
+    }
+    for row, number in enumerate(numbers):
+        video = tracks[number]
+        size = len(video.class_ids)
+        arrays["class_ids"][row, :size] = video.class_ids
+        arrays["shape"][row, :size] = video.shape
+        arrays["position"][row, :, :size] = video.position
+        arrays["yaw"][row, :, :size] = video.yaw
+        arrays["collided"][row, :, :size] = video.collided
+    unfinished = path.with_name("unfinished.npz")
+    try:
+        np.savez(unfinished, **arrays)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
