@@ -148,7 +148,15 @@ def frame_files(folder: Path, split: str) -> tuple[dict[int, str], list[Problem]
 
 
 def read_frame(path: str | Path) -> np.ndarray:
-    """Return one frame, (160, 240, 3) uint8 RGB.
+    """Return one frame, (160, 240, 3) uint8 RGB; errors as in :func:`read_png`."""
+    frame = cv2.imdecode(np.frombuffer(read_png(path), np.uint8), cv2.IMREAD_COLOR_RGB)
+    if frame is None or frame.shape != (HEIGHT, WIDTH, 3):
+        raise BadFile("damaged PNG")
+    return frame
+
+
+def read_png(path: str | Path) -> bytes:
+    """Return the bytes of a frame's file, checked but not decoded.
 
     Raises:
         BadFile: the file is missing, no PNG, truncated, damaged, or of another size.
@@ -159,10 +167,7 @@ def read_frame(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise BadFile(f"unreadable ({error.strerror})") from None
     check_png(data)
-    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if frame is None or frame.shape != (HEIGHT, WIDTH, 3):
-        raise BadFile("damaged PNG")
-    return frame
+    return data
 
 
 def check_png(data: bytes) -> None:

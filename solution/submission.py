@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
-from data_prep.competition import BadFile, Problem, find_competition, read_mask, video_folders
+from data_prep.competition import BadFile, Problem, find_competition, frame_files, read_mask, read_png, video_folders
 from data_prep.errors import UserError
 from data_prep.pack import open_split
-from data_prep.scene import HEIGHT, WIDTH
+from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -147,7 +148,10 @@ def load_truth(path: Path) -> Truth:
 
 
 def raw_truth(folder: Path) -> Truth:
-    """Read the last mask of every video of a raw split; a video whose mask is unusable is a row of 255."""
+    """Read the last mask of every video of a raw split; a bad video is a row of 255.
+
+    As in packing, frames count too, unless a folder holds nothing but its mask.
+    """
     videos = video_folders(folder)
     if not any((video / "mask.npy").is_file() for video in videos.values()):
         raise UserError(f"{folder} has no video_N folders with a mask.npy to score against; name a split such as val.")
@@ -155,7 +159,14 @@ def raw_truth(folder: Path) -> Truth:
     def last_mask(video: Path) -> tuple[np.ndarray, Problem | None]:
         path = video / "mask.npy"
         try:
-            return read_mask(path)[0][-1].copy(), None
+            mask = read_mask(path)[0][-1].copy()
+            frames, _ = frame_files(video, "val")
+            if frames and len(frames) < NUM_FRAMES:
+                path = video
+                raise BadFile(f"{len(frames)} frames instead of {NUM_FRAMES}")
+            for path in frames.values():
+                read_png(path)
+            return mask, None
         except BadFile as error:
             return np.full((HEIGHT, WIDTH), IGNORE, np.uint8), Problem(str(path), str(error), "row kept, not scored")
 
@@ -184,7 +195,9 @@ def read_tensor(path: Path) -> Tensor:
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is unusual about a file is refused below
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is no file of torch.save, or holds other objects than a tensor, which are not loaded because "
