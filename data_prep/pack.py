@@ -64,6 +64,7 @@ class PackedSplit:
         frames: (N, T, 160, 240, 3) uint8 RGB; T is 22, of ``hidden`` 11.
         masks: (N, T, 160, 240) uint8, 255 = ignore; None where the split has no masks.
         problems: what was wrong with the raw files.
+        source: JSON values that say where the arrays come from; equal ones, apart from ``folder``, mean equal arrays.
     """
 
     name: str
@@ -71,6 +72,7 @@ class PackedSplit:
     frames: np.memmap = field(repr=False)
     masks: np.memmap | None = field(repr=False)
     problems: list[Problem]
+    source: dict
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -104,6 +106,7 @@ def open_split(folder: Path) -> PackedSplit:
         masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False) if has_masks else None
         videos = [int(number) for number in index["videos"]]
         problems = [Problem(**problem) for problem in index["problems"]]
+        source = index["source"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: packing {folder} was not finished; pack it again.") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -112,7 +115,7 @@ def open_split(folder: Path) -> PackedSplit:
         if array is not None and (len(array) != len(videos) or array.dtype != np.uint8):
             found = f"{array.dtype} of shape {array.shape}"
             raise UserError(f"{array.filename} should be uint8 with {len(videos)} rows, found {found}; pack it again.")
-    return PackedSplit(folder.name, videos, frames, masks, problems)
+    return PackedSplit(folder.name, videos, frames, masks, problems, source)
 
 
 def write_index(folder: Path, videos: Sequence[int], problems: Sequence[Problem], source: dict) -> None:
@@ -276,10 +279,10 @@ def pack_video(split: str, folder: Path, row: int, files: list[FileIO]) -> tuple
         action = "row kept, not scored" if split == "val" else "video left out"
     problems += [Problem(path, text, action) for path, text in bad.items()]
     if usable or split in ROW_KEPT_ALWAYS:
-        write_row(files[0], row, np.stack(repeat_nearest(frames, FRAMES_OF_SPLIT[split])))
+        write_row(files[0], row, repeat_nearest(frames, FRAMES_OF_SPLIT[split]))
         if split in LABELLED:
             size = (FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
-            write_row(files[1], row, mask if usable else np.full(size, IGNORE, np.uint8))
+            write_row(files[1], row, [mask if usable else np.full(size, IGNORE, np.uint8)])
     return usable, problems
 
 
@@ -325,12 +328,15 @@ def create_part(path: Path, shape: tuple[int, ...]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def write_row(file: FileIO, row: int, values: np.ndarray) -> None:
+def write_row(file: FileIO, row: int, values: list[np.ndarray]) -> None:
     """Write one row of an unfinished array; unlike a store to mapped memory, a full disk is an ``OSError`` here."""
-    position, rest = HEADER_BYTES + row * values.nbytes, memoryview(values).cast("B")
-    while rest:
-        written = os.pwrite(file.fileno(), rest, position)
-        position, rest = position + written, rest[written:]
+    size = sum(part.nbytes for part in values)
+    position = HEADER_BYTES + row * size
+    if (written := os.pwritev(file.fileno(), values, position)) < size:
+        rest = memoryview(b"".join(values))[written:]
+        while rest:
+            written = os.pwrite(file.fileno(), rest, position + size - len(rest))
+            rest = rest[written:]
 
 
 def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
