@@ -1,0 +1,134 @@
+"""A set transformer over a clip's objects: where each will be in the coming frames, as a mixture of trajectories.
+
+Takes and returns plain tensors on the ground plane; features and drawing are made elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SMALLEST_SCALE = 0.004
+"""World units (a third of a pixel): the likelihood gains nothing from being surer than the tracks are."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Mixtures of M trajectories for B clips of K objects over the frames to come."""
+
+    logits: Tensor
+    """(B, K, M) of the mixture's weights."""
+    mean: Tensor
+    """(B, K, M, F, 2) world positions."""
+    scale: Tensor
+    """(B, K, M, F) Laplace scale of both coordinates, world units."""
+    turn: Tensor
+    """(B, K, M, 2) cosine and sine, up to a factor, of four times the yaw in the last frame."""
+    visible: Tensor
+    """(B, K) logit that the object is seen in the last frame."""
+
+
+class Block(nn.Module):
+    """Attention over objects, with a bias per pair and head, then a per-object network."""
+
+    def __init__(self, width: int, heads: int, pair_features: int):
+        super().__init__()
+        self.heads = heads
+        self.before = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.bias = nn.Sequential(nn.Linear(pair_features, 32), nn.GELU(), nn.Linear(32, heads))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, pairs: Tensor, present: Tensor) -> Tensor:
+        batch, objects, width = x.shape
+        qkv = self.qkv(self.before(x)).view(batch, objects, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, H, K, D)
+        bias = self.bias(pairs).permute(0, 3, 1, 2).masked_fill(~present[:, None, None], -1e4)
+        x = x + self.out(
+            functional.scaled_dot_product_attention(query, key, value, bias.to(query.dtype)).transpose(1, 2).flatten(2)
+        )
+        return x + self.mlp(x)
+
+
+class Dynamics(nn.Module):
+    """See the file's docstring. So many features per object, per ordered pair of objects, and per mode of an object."""
+
+    def __init__(
+        self, features: int, pair_features: int, mode_features: int, horizon: int, width: int = 192, layers: int = 5
+    ):
+        super().__init__()
+        self.horizon = horizon
+        self.enter = nn.Linear(features, width)
+        self.blocks = nn.ModuleList(Block(width, width // 32, pair_features) for _ in range(layers))
+        self.leave = nn.LayerNorm(width)
+        self.visible = nn.Linear(width, 1)
+        self.mode = nn.Linear(mode_features, width)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3 * horizon + 3))
+        nn.init.normal_(self.head[-1].weight, std=0.005)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(
+        self, features: Tensor, pairs: Tensor, present: Tensor, modes: Tensor, anchor: Tensor, facing: Tensor
+    ) -> Forecast:
+        """Forecast every object.
+
+        Args:
+            features: (B, K, features) float32.
+            pairs: (B, K, K, pair_features) float32.
+            present: (B, K) bool; absent objects are not attended to.
+            modes: (B, K, M, mode_features) float32, what makes each trajectory of the mixture special.
+            anchor: (B, K, M, F, 2) world positions that the network corrects.
+            facing: (B, K, M, 2) cosine and sine of four times the yaw in the last frame, which it corrects too.
+        """
+        x = self.enter(features)
+        for block in self.blocks:
+            x = block(x, pairs, present)
+        x = self.leave(x)
+        visible = self.visible(x).float()[..., 0]
+        out = self.head(x[:, :, None] + self.mode(modes)).float()
+        logits, turn, path = out[..., 0], out[..., 1:3], out[..., 3:].unflatten(-1, (self.horizon, 3))
+        mean = anchor + path[..., :2]
+        scale = SMALLEST_SCALE + functional.softplus(path[..., 2] - 2.0)
+        turn = turn * 10 + facing
+        return Forecast(logits, mean, scale, turn, visible)
+
+
+def forecast_loss(forecast: Forecast, position: Tensor, seen: Tensor, yaw: Tensor, judged: Tensor) -> dict[str, Tensor]:
+    """Return the negative log-likelihood of what came, with the last frame as important as all others together.
+
+    Args:
+        forecast: of B clips.
+        position: (B, K, F, 2) true world positions.
+        seen: (B, K, F) bool where they are known.
+        yaw: (B, K) true yaw in the last frame, NaN where unknown or meaningless.
+        judged: (B, K) bool: the object was in the clip, so that its last frame's visibility counts.
+    """
+    error = (position[:, :, None] - forecast.mean).abs().sum(-1)  # (B, K, M, F)
+    likelihood = -error / forecast.scale - 2 * (2 * forecast.scale).log()
+    frames = position.shape[2]
+    weight = torch.full((frames,), 0.5 / max(frames - 1, 1), device=position.device)
+    weight[-1] = 0.5
+    weight = weight * seen  # (B, K, F)
+    likelihood = (likelihood * weight[:, :, None]).sum(-1)
+    has_yaw = ~yaw.isnan() & seen[..., -1]
+    angle = 4 * yaw.nan_to_num()
+    ahead = forecast.turn[..., 0] * angle.cos()[..., None] + forecast.turn[..., 1] * angle.sin()[..., None]
+    concentration = forecast.turn.norm(dim=-1)
+    # von Mises density; i0e keeps it finite.
+    turn = ahead - concentration - torch.special.i0e(concentration).log()
+    likelihood = likelihood + 0.1 * turn * has_yaw[..., None]
+    mixed = (forecast.logits.log_softmax(-1) + likelihood).logsumexp(-1)
+    counted = weight.sum(-1)
+    path = -(mixed * (counted > 0)).sum() / counted.sum().clamp_min(1.0)
+    leaves = functional.binary_cross_entropy_with_logits(forecast.visible, seen[..., -1].float(), reduction="none")
+    leaves = (leaves * judged).sum() / judged.sum().clamp_min(1)
+    best = (forecast.mean[..., -1, :] - position[:, :, None, -1]).norm(dim=-1)
+    best = best.gather(-1, forecast.logits.argmax(-1, keepdim=True))[..., 0]
+    miss = (best * seen[..., -1]).sum() / seen[..., -1].sum().clamp_min(1)
+    return {"loss": path + leaves, "path": path.detach(), "leaves": leaves.detach(), "miss": miss.detach()}

@@ -1,0 +1,357 @@
+"""The objects predictor: masks → tracks → simulated and learnt motion → drawn probabilities of frame 22.
+
+The physics lives in ``solution.physics``, the network in ``solution.models.dynamics``, the fit of outlines in
+``solution.tracks``; here they are put together and trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_prep.classes import NUM_CLASSES
+from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, HEIGHT, NUM_FRAMES, WIDTH
+from solution.models.dynamics import Dynamics, Forecast, forecast_loss
+from solution.physics import Constants, Rollout, roll_out
+from solution.predictors import Clip, View
+from solution.tracks import Tracks, find_tracks, outline
+from solution.training import Recipe, fit, load_weights
+
+HORIZON = NUM_FRAMES - CLIP_FRAMES
+DRAWN_NORMALS = 32
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """How the objects predictor is built and trained; the defaults are for all videos and a GPU."""
+
+    dynamics: str = "corrected"
+    """``direct``: the network alone; ``simulated``: the simulator alone; ``corrected``: the network corrects it."""
+    width: int = 256
+    layers: int = 6
+    modes: int = 16
+    """Trajectories per object, of which the first follows the mean state."""
+    steps: int = 60_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    samples: int = 64
+    """Positions per object that a probability is averaged from."""
+
+
+QUICK = ObjectsConfig(width=128, layers=4, modes=8, steps=1200, batch_size=64, samples=32)
+"""A few hundred videos and two CPU cores."""
+
+
+def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
+    """Return the tracks with the floor mirrored in y (B,) bool, turned (B,) radians, and shifted (B, 2)."""
+    yaw = torch.where(mirror[:, None, None], -tracks.yaw, tracks.yaw) + angle[:, None, None]
+    position = move(tracks.position, angle, mirror) + shift[:, None, None]
+    return replace(tracks, position=position, yaw=yaw)
+
+
+def move(vectors: Tensor, angle: Tensor, mirror: Tensor) -> Tensor:
+    """Return (B, ..., 2) vectors mirrored in y where asked, then turned by (B,) radians."""
+    lead = [-1] + [1] * (vectors.ndim - 2)
+    cos, sin = angle.cos().view(lead), angle.sin().view(lead)
+    x, y = vectors.unbind(-1)
+    y = torch.where(mirror.view(lead), -y, y)
+    return torch.stack((cos * x - sin * y, sin * x + cos * y), -1)
+
+
+def moved_rollout(rollout: Rollout, angle: Tensor, mirror: Tensor, shift: Tensor) -> Rollout:
+    """Return the rollout on a floor moved as in :func:`moved`."""
+    yaw = torch.where(mirror[:, None, None], -rollout.yaw, rollout.yaw) + angle[:, None, None]
+    path = move(rollout.path, angle, mirror) + shift[:, None, None, None]
+    return replace(rollout, path=path, yaw=yaw, velocity=move(rollout.velocity, angle, mirror))
+
+
+def last_seen(history: Tracks) -> tuple[Tensor, Tensor]:
+    """Return (B, K) int64 frame in which each object was last visible, and (B, K, 2) where."""
+    frames = history.visible.shape[1]
+    index = torch.arange(1, frames + 1, device=history.visible.device)[:, None]
+    last = (index * history.visible).amax(1) - 1
+    where = history.position.gather(1, last.clamp_min(0)[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
+    return last.clamp_min(0), where
+
+
+def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, modes: int) -> dict[str, Tensor]:
+    """Return what ``Dynamics.forward`` takes.
+
+    Args:
+        history: tracks of the 11 frames of B clips.
+        rollout: the simulator's expectation for them, or ``None`` to start every trajectory where the object was last.
+        camera: (B, 2) the camera's place on the floor, which tells a turned floor from a straight one.
+        modes: trajectories per object, as many as the rollout's versions.
+    """
+    batch, frames, objects = history.visible.shape
+    seen = history.visible
+    present = seen.any(1)
+    last, origin = last_seen(history)
+    offset = (history.position - origin[:, None]) * seen[..., None]
+    cube = (history.shape == 0)[:, None] & seen
+    facing = torch.stack(((4 * history.yaw).cos() * cube, (4 * history.yaw).sin() * cube), -1)
+    timed = torch.cat((4 * offset, seen[..., None], history.border[..., None], history.shown[..., None], facing), -1)
+    before = (last - 1).clamp_min(0)[:, None]
+    earlier = history.position.gather(1, before[..., None].expand(-1, -1, -1, 2))[:, 0]
+    moves = seen.gather(1, before)[:, 0] & (last > 0)
+    velocity = (origin - earlier) * moves[..., None]
+    shape = torch.nn.functional.one_hot(history.shape.clamp_min(0), 3)
+    gap = (frames - 1 - last)[..., None] / frames
+    view = camera[:, None].expand(-1, objects, -1)
+    features = [timed.transpose(1, 2).flatten(2), origin, 4 * velocity, moves[..., None], gap, shape, view / 4]
+    closing = velocity
+    if rollout is None:
+        anchor = origin[:, :, None, None].expand(-1, -1, modes, HORIZON, -1)
+        mode_features = torch.eye(modes, device=origin.device).expand(batch, objects, -1, -1)
+        turn = torch.zeros(batch, objects, modes, 2, device=origin.device)
+    else:
+        anchor = rollout.path
+        expected = rollout.path[:, :, 0]
+        aside = rollout.path - expected[:, :, None]
+        spread = aside.square().sum(-1).mean(2).sqrt()  # (B, K, F)
+        is_cube = (history.shape == 0)[..., None, None]
+        turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1) * is_cube
+        struck = rollout.hit.clamp_max(2.0)
+        mode_features = torch.cat((4 * aside.flatten(3), struck, turn), -1)
+        closing = rollout.velocity * FRAME_SECONDS
+        features += [
+            4 * (expected - origin[:, :, None]).flatten(2),
+            4 * spread,
+            struck[:, :, 0],
+            struck.mean(2),
+            4 * closing,
+            rollout.doubt.clamp_min(1e-4).log() / 4,
+            turn[:, :, 0],
+        ]
+    away = origin[:, None] - origin[:, :, None]  # (B, K, K, 2) from each object to each other
+    closing = closing[:, None] - closing[:, :, None]
+    speed = closing.square().sum(-1)
+    meeting = (-(away * closing).sum(-1) / speed.clamp_min(1e-4)).clamp(-5, 20)
+    nearest = (away + meeting[..., None] * closing).norm(dim=-1)
+    near = [away.norm(dim=-1), meeting / 10, nearest, ((nearest < 0.5) & (meeting > 0)).float()]
+    if rollout is not None:
+        near.append((expected[:, None] - expected[:, :, None]).norm(dim=-1).amin(-1))
+    return {
+        "features": torch.cat(features, -1) * present[..., None],
+        "pairs": torch.cat((away, 4 * closing, torch.stack(near, -1)), -1),
+        "present": present,
+        "modes": mode_features,
+        "anchor": anchor,
+        "facing": turn,
+    }
+
+
+def draw(forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int) -> Tensor:
+    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over positions drawn from the forecast."""
+    batch, objects, modes = forecast.logits.shape
+    device = forecast.logits.device
+    # Kronecker's sequence covers (mode, x, y) evenly and is the same for every object.
+    step = torch.arange(samples, device=device)[:, None] * torch.tensor(
+        [0.8191725134, 0.6710436067, 0.5497004779], device=device
+    )
+    uniform = (0.5 + step) % 1.0  # (S, 3)
+    mode = torch.searchsorted(
+        forecast.logits.softmax(-1).cumsum(-1).contiguous(), uniform[:, 0].expand(batch, objects, -1).contiguous()
+    )
+    mode = mode.clamp_max(modes - 1)  # (B, K, S)
+    side = uniform[:, 1:] - 0.5
+    noise = -side.sign() * (1 - 2 * side.abs()).clamp_min(1e-6).log()  # (S, 2) Laplace
+    mean = forecast.mean[..., -1, :].gather(2, mode[..., None].expand(-1, -1, -1, 2))
+    position = mean + forecast.scale[..., -1].gather(2, mode)[..., None] * noise
+    turn = forecast.turn.gather(2, mode[..., None].expand(-1, -1, -1, 2))
+    yaw = torch.atan2(turn[..., 1], turn[..., 0]) / 4
+    owner = (present & (classes > 0)).flatten().nonzero()[:, 0]
+    position, yaw = position.flatten(0, 1)[owner], yaw.flatten(0, 1)[owner]  # (N, S, 2), (N, S)
+    probability, in_view = average_silhouette(shape.flatten()[owner], position, yaw)
+    probability = torch.zeros(batch * objects, HEIGHT * WIDTH, device=device).index_copy_(
+        0, owner, probability.flatten(1)
+    )
+    probability = probability.view(batch, objects, -1)
+    in_view = torch.zeros(batch * objects, device=device).index_copy_(0, owner, in_view).view(batch, objects)
+    visible = forecast.visible.sigmoid()
+    probability = (probability * (visible / in_view.clamp_min(0.05)).clamp_max(1.0)[..., None]).clamp_max(1.0)
+    nearness = (forecast.logits.softmax(-1) * forecast.mean[..., -1, 0]).sum(-1)
+    order = nearness.argsort(1, descending=True)
+    out = torch.zeros(batch, NUM_CLASSES, HEIGHT * WIDTH, device=device)
+    rest = torch.ones(batch, HEIGHT * WIDTH, device=device)
+    here = torch.arange(batch, device=device)
+    for rank in range(objects):
+        slot = order[:, rank]
+        part = probability[here, slot]
+        out[here, classes[here, slot]] += part * rest
+        rest = rest * (1 - part)
+    out[:, 0] += rest
+    return out.view(batch, NUM_CLASSES, HEIGHT, WIDTH)
+
+
+SPAN_ROWS = 64
+"""No silhouette in view is higher than this many pixels."""
+
+
+def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of N solids' silhouettes over S positions each: (N, 160, 240), and (N,) the share in view.
+
+    Silhouettes are convex, so that each is one span per row, and a mean of spans is a sum of steps.
+    """
+    count, samples = yaw.shape
+    edge = torch.zeros(count, HEIGHT, WIDTH + 1, device=yaw.device)
+    in_view = torch.zeros(count, device=yaw.device)
+    angle = (torch.arange(DRAWN_NORMALS, device=yaw.device) + 0.5) * (2 * math.pi / DRAWN_NORMALS)
+    normal = torch.stack((angle.cos(), angle.sin()))
+    to_right = normal[0] > 0
+    for kind in range(3):
+        # Behind the camera, and far to its sides, there is no silhouette.
+        near = (5.0 - 0.866 * position[..., 0] > 1.5) & (position.abs().amax(-1) < 20) & (shape == kind)[:, None]
+        who, which = near.nonzero(as_tuple=True)
+        if len(who) == 0:
+            continue
+        points = outline(kind, position[who, which], yaw[who, which])
+        support = (points @ normal).amax(1)  # (M, normals)
+        first = points[..., 1].amin(1).floor().clamp(-1e4, 1e4)
+        row = first[:, None] + torch.arange(SPAN_ROWS, device=yaw.device)
+        bound = (support[:, None] - (row + 0.5)[..., None] * normal[1]) / normal[0]  # (M, rows, normals)
+        right = bound[..., to_right].amin(-1)
+        left = bound[..., ~to_right].amax(-1)
+        start = (left - 0.5).ceil().clamp(0, WIDTH)
+        stop = (right + 0.5).floor().clamp(0, WIDTH)
+        filled = (stop > start) & (row >= 0) & (row < HEIGHT)
+        in_view.index_add_(0, who, filled.any(1).float() / samples)
+        part, line = filled.nonzero(as_tuple=True)
+        base = (who[part] * HEIGHT + row[part, line].long()) * (WIDTH + 1)
+        weight = torch.full_like(base, 1.0 / samples, dtype=torch.float32)
+        edge.view(-1).index_add_(0, base + start[part, line].long(), weight)
+        edge.view(-1).index_add_(0, base + stop[part, line].long(), -weight)
+    return edge.cumsum(-1)[..., :WIDTH].clamp(0, 1), in_view
+
+
+def build(config: ObjectsConfig) -> Dynamics:
+    features, pairs, modes = CLIP_FRAMES * 7 + 11, 8, config.modes
+    if config.dynamics == "corrected":
+        features, pairs, modes = features + HORIZON * 5 + 7, pairs + 1, HORIZON * 3 + 2
+    return Dynamics(features, pairs, modes, HORIZON, config.width, config.layers)
+
+
+class Objects:
+    """The predictor; see ``solution.predictors.Predictor``."""
+
+    symmetries = frozenset({"flip", "turn"})
+
+    def __init__(self, model: Dynamics | None, constants: Constants, config: ObjectsConfig, device: torch.device):
+        self.model, self.constants, self.config, self.device = model, constants, config, device
+
+    @torch.no_grad()
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        return self.predict_tracks(find_tracks(clip.masks), view)
+
+    @torch.no_grad()
+    def predict_tracks(self, history: Tracks, view: View) -> Tensor:
+        """Return the probabilities from tracks of the 11 frames."""
+        return self._draw(self.forecast(history, view), history)
+
+    def forecast(self, history: Tracks, view: View) -> Forecast:
+        device = self.device
+        history = history.to(device)
+        batch = len(history)
+        angle = torch.full((batch,), view.turn, device=device)
+        plain = torch.zeros(batch, dtype=torch.bool, device=device)
+        shift = torch.zeros(batch, 2, device=device)
+        camera = torch.tensor(CAMERA[:2], device=device).expand(batch, 2)
+        rollout = None
+        if self.config.dynamics != "direct":
+            rollout = roll_out(history, self.constants, HORIZON, self.config.modes)
+            if self.model is None:
+                return simulated(rollout)
+            rollout = moved_rollout(rollout, angle, plain, shift)
+        inputs = network_inputs(
+            moved(history, angle, plain, shift), rollout, move(camera, angle, plain), self.config.modes
+        )
+        forecast = self.model(**inputs)
+        turned = move(forecast.turn, -4 * angle, plain)
+        return replace(forecast, mean=move(forecast.mean, -angle, plain), turn=turned)
+
+    def _draw(self, forecast: Forecast, history: Tracks) -> Tensor:
+        present = history.visible.any(1)
+        return draw(forecast, history.classes, history.shape, present, self.config.samples)
+
+
+def simulated(rollout: Rollout) -> Forecast:
+    """Return the simulator's versions as a mixture of equal weights and little doubt beyond their spread."""
+    weights = torch.zeros_like(rollout.yaw)
+    turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1)
+    scale = torch.full_like(rollout.path[..., 0], 0.01)
+    return Forecast(weights, rollout.path, scale, turn, torch.full_like(weights[..., 0], 10.0))
+
+
+def training_batches(
+    tracks: Tracks, rollout: Rollout | None, config: ObjectsConfig, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function from a step to its batch: videos in random order, on a floor mirrored, turned and shifted."""
+    videos = len(tracks)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        random = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        epoch, place = divmod(step * config.batch_size, videos)
+        order = [
+            torch.randperm(videos, generator=torch.Generator().manual_seed(seed * 7919 + e))
+            for e in range(epoch, epoch + 2 + config.batch_size // videos)
+        ]
+        chosen = torch.cat(order)[place : place + config.batch_size]
+        size = len(chosen)
+        angle = torch.rand(size, generator=random) * 2 * math.pi
+        mirror = torch.rand(size, generator=random) < 0.5
+        shift = torch.randn(size, 2, generator=random) * 0.3
+        video = moved(tracks[chosen], angle, mirror, shift)
+        expected = None
+        if rollout is not None:
+            expected = Rollout(**{f.name: getattr(rollout, f.name)[chosen] for f in fields(Rollout)})
+            expected = moved_rollout(expected, angle, mirror, shift)
+        camera = move(torch.tensor(CAMERA[:2]).expand(size, 2), angle, mirror) + shift
+        history, future = video.frames(slice(CLIP_FRAMES)), video.frames(slice(CLIP_FRAMES, None))
+        inputs = network_inputs(history, expected, camera, config.modes)
+        seen = future.visible.transpose(1, 2) & inputs["present"][..., None]
+        yaw = torch.where(video.shape == 0, future.yaw[:, -1], torch.nan)
+        return inputs | {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw}
+
+    return batch
+
+
+def dynamics_loss(model: Dynamics, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    forecast = model(*(batch[name] for name in ("features", "pairs", "present", "modes", "anchor", "facing")))
+    return forecast_loss(forecast, batch["position"], batch["seen"], batch["yaw"], batch["present"])
+
+
+def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path, device: torch.device, seed: int = 0) -> Objects:
+    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    constants = Constants()
+    (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
+    if config.dynamics == "simulated":
+        return Objects(None, constants, config, device)
+    history = tracks.frames(slice(CLIP_FRAMES))
+    rollout = None
+    if config.dynamics == "corrected":
+        parts = [
+            roll_out(history[i : i + 500].to(device), constants, HORIZON, config.modes)
+            for i in range(0, len(tracks), 500)
+        ]
+        rollout = Rollout(**{f.name: torch.cat([getattr(p, f.name).cpu() for p in parts]) for f in fields(Rollout)})
+    torch.manual_seed(seed)
+    model = build(config)
+    batch = training_batches(tracks.to("cpu"), rollout, config, seed)
+    model = fit(model, dynamics_loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed)
+    return Objects(model, constants, config, device)
+
+
+def load_objects(folder: Path, device: torch.device) -> Objects:
+    """Return the predictor that :func:`train_objects` left in ``folder``."""
+    config = ObjectsConfig(**json.loads((folder / "config.json").read_text()))
+    constants = Constants(**json.loads((folder / "physics.json").read_text()))
+    model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
+    return Objects(model, constants, config, device)

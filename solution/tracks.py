@@ -1,0 +1,319 @@
+"""Where every object stood, read off the masks: fits the known solids' outlines to what is visible of them.
+
+Works on plain tensors of any device. What happens next on the floor is physics' and the networks' business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
+from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, project, unproject
+
+MAX_OBJECTS = 8
+QUARTER = math.pi / 2
+"""A cube looks the same after this turn."""
+
+NORMALS = 64
+RAYS = 32
+RIM = 32
+MIN_PIXELS = 8
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """What V videos of T frames show of at most K objects each; empty slots have class 0 and are never visible."""
+
+    classes: Tensor
+    """(V, K) int64, 0 where a slot is empty."""
+    visible: Tensor
+    """(V, T, K) bool."""
+    position: Tensor
+    """(V, T, K, 2) float32 world (x, y); 0 where not visible."""
+    yaw: Tensor
+    """(V, T, K) float32 radians in [-π/4, π/4); 0 for everything but cubes."""
+    border: Tensor
+    """(V, T, K) bool: the image's edge cuts the object."""
+    shown: Tensor
+    """(V, T, K) float32: share of the outline that decided the fit; the rest was hidden or outside."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, videos) -> Tracks:
+        return Tracks(**{f.name: getattr(self, f.name)[videos] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Tracks:
+        return Tracks(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def frames(self, frames: slice) -> Tracks:
+        """Return the tracks of these frames only; the slots stay."""
+        timed = {f.name: getattr(self, f.name)[:, frames] for f in fields(self) if f.name != "classes"}
+        return replace(self, **timed)
+
+    @property
+    def shape(self) -> Tensor:
+        """(V, K) int64 index into ``classes.SHAPES``, -1 for empty slots."""
+        return torch.from_numpy(SHAPE_OF_CLASS).to(self.classes.device)[self.classes]
+
+
+def find_tracks(masks: Tensor, videos_at_once: int = 32) -> Tracks:
+    """Return the tracks of (V, T, 160, 240) uint8 masks; values ≥ 49 mean "unknown".
+
+    Slots go to the classes with the most pixels in the first ``CLIP_FRAMES`` frames, then in the others.
+    """
+    parts = [_find(masks[i : i + videos_at_once]) for i in range(0, len(masks), videos_at_once)]
+    return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Tracks)})
+
+
+def _find(masks: Tensor) -> Tracks:
+    videos, frames = masks.shape[:2]
+    device = masks.device
+    rows, columns = _profiles(masks)
+    area = rows.sum(-1)  # (V, T, 49)
+    area[..., 0] = 0
+    seen = area * (area >= MIN_PIXELS)
+    rank = seen[:, :CLIP_FRAMES].sum(1) * 1e6 + seen[:, CLIP_FRAMES:].sum(1)
+    rank, classes = rank.topk(MAX_OBJECTS, -1)
+    classes = classes * (rank > 0)
+
+    candidate = (area.gather(2, classes[:, None].expand(-1, frames, -1)) >= MIN_PIXELS) & (classes > 0)[:, None]
+    video, frame, slot = candidate.nonzero(as_tuple=True)
+    label = classes[video, slot]
+    shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
+    image = video * frames + frame
+    box, border = _boxes(rows[video, frame, label], columns[video, frame, label])
+    position = _stand(box, border)
+    yaw = torch.zeros_like(position[:, 0])
+    fit = _Outlines(masks.reshape(-1), image, label, shape, len(masks) * frames)
+
+    position, yaw = fit.first_yaw(position, yaw)
+    for width, turns in ((10, True), (6, True), (4, True), (3, True), (3, True)):
+        position, yaw = fit.improve(position, yaw, width, turns)
+    support, shown = fit.judge(position, yaw)
+    good = (support > 0.5) & (shown > 0.04)
+
+    def spread(values: Tensor) -> Tensor:
+        out = values.new_zeros(videos, frames, MAX_OBJECTS, *values.shape[1:])
+        out[video[good], frame[good], slot[good]] = values[good]
+        return out
+
+    yaw = torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
+    return Tracks(
+        classes, spread(good), spread(position), spread(yaw * (shape == 0)), spread(border.any(-1)), spread(shown)
+    )
+
+
+def _profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many pixels every class has in each row (V, T, 49, 160) and each column (V, T, 49, 240), float32."""
+    videos, frames = masks.shape[:2]
+    device = masks.device
+    image = torch.arange(videos * frames, device=device)[:, None, None] * NUM_CLASSES
+    flat = masks.reshape(-1, HEIGHT, WIDTH).long()
+    flat = torch.where(flat < NUM_CLASSES, flat, 0)
+    row = torch.arange(HEIGHT, device=device)[:, None]
+    column = torch.arange(WIDTH, device=device)
+    some, r, c = flat.nonzero(as_tuple=True)
+    owner = image[some, 0, 0] + flat[some, r, c]
+    count = videos * frames * NUM_CLASSES
+    rows = torch.bincount(owner * HEIGHT + row[r, 0], minlength=count * HEIGHT)
+    columns = torch.bincount(owner * WIDTH + column[c], minlength=count * WIDTH)
+    return (
+        rows.view(videos, frames, NUM_CLASSES, HEIGHT).float(),
+        columns.view(videos, frames, NUM_CLASSES, WIDTH).float(),
+    )
+
+
+def _boxes(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (N, 4) top, bottom, left, right edges in pixels and (N, 4) bool: the image's edge cuts that side.
+
+    Stray pixels are left out: a row or column counts when it has two pixels and lies near the median one.
+    """
+    edges, cuts = [], []
+    for profile in (rows, columns):
+        size = profile.shape[1]
+        index = torch.arange(size, device=profile.device)
+        median = (profile.cumsum(1) < profile.sum(1, keepdim=True) / 2).sum(1, keepdim=True)
+        inside = (profile >= 2) & ((index - median).abs() < 40)
+        inside |= index == median
+        first = torch.where(inside, index, size).amin(1)
+        last = torch.where(inside, index, -1).amax(1)
+        edges += [first, last + 1]
+        cuts += [first == 0, last == size - 1]
+    return torch.stack(edges, 1).float(), torch.stack(cuts, 1)
+
+
+def _stand(box: Tensor, border: Tensor) -> Tensor:
+    """Return (N, 2) first guesses of the world position from (N, 4) boxes and which of their sides are cut."""
+    top, bottom, left, right = box.unbind(1)
+    row, column = (top + bottom) / 2, (left + right) / 2
+    for _ in range(4):
+        half = (13.0 + 0.23 * row) / 2
+        row = torch.where(border[:, 0] & ~border[:, 1], bottom - half, row)
+        row = torch.where(border[:, 1] & ~border[:, 0], top + half, row)
+        column = torch.where(border[:, 2] & ~border[:, 3], right - half, column)
+        column = torch.where(border[:, 3] & ~border[:, 2], left + half, column)
+    return unproject(torch.stack((column, row), -1), RADIUS)
+
+
+def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
+    """Return (N, P, 2) image points whose convex hull is the silhouette of N solids of one shape."""
+    n = len(position)
+    if shape == 0:
+        turn = yaw[:, None] + QUARTER * torch.arange(4, device=yaw.device) + QUARTER / 2
+        around = 2**0.5 * RADIUS * torch.stack((turn.cos(), turn.sin()), -1)
+    else:
+        turn = torch.arange(RIM, device=yaw.device) * (2 * math.pi / RIM)
+        # An inscribed polygon is a little too small; this makes its mean error zero.
+        wide = RADIUS * (2 / (1 + math.cos(math.pi / RIM)))
+        around = wide * torch.stack((turn.cos(), turn.sin()), -1).expand(n, RIM, 2)
+    if shape == 1:
+        centre = torch.cat((position, position.new_full((n, 1), RADIUS)), 1)
+        ray = centre - position.new_tensor(CAMERA)
+        distance = ray.norm(dim=1, keepdim=True)
+        ray = ray / distance
+        across = torch.stack((-ray[:, 1], ray[:, 0], torch.zeros_like(ray[:, 0])), 1)
+        across = across / across.norm(dim=1, keepdim=True)
+        upward = torch.linalg.cross(ray, across)
+        centre = centre - RADIUS**2 / distance * ray
+        size = (1 - (RADIUS / distance) ** 2).sqrt()[..., None]
+        points = centre[:, None] + size * (around[..., :1] * across[:, None] + around[..., 1:] * upward[:, None])
+        return project(points)
+    ground = position[:, None] + around
+    low = torch.cat((ground, torch.zeros_like(ground[..., :1])), -1)
+    high = torch.cat((ground, torch.full_like(ground[..., :1], 2 * RADIUS)), -1)
+    return project(torch.cat((low, high), 1))
+
+
+class _Outlines:
+    """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres."""
+
+    def __init__(self, labels: Tensor, image: Tensor, label: Tensor, shape: Tensor, images: int):
+        self.labels, self.image, self.label, self.shape, self.images = labels, image, label, shape, images
+        angle = torch.arange(RAYS, device=label.device) * (2 * math.pi / RAYS)
+        self.ray = torch.stack((angle.cos(), angle.sin()))  # (2, R)
+        angle = torch.arange(NORMALS, device=label.device) * (2 * math.pi / NORMALS)
+        self.normal = torch.stack((angle.cos(), angle.sin()))  # (2, M)
+        cosine = self.normal.T @ self.ray
+        self.slant = torch.where(cosine > 1e-3, 1 / cosine.clamp_min(1e-3), torch.inf)  # (M, R)
+        self.chosen = [(shape == kind).nonzero()[:, 0] for kind in range(3)]
+        self.depth = None
+
+    def radii(self, kind: int, position: Tensor, yaw: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, R) pixels from ``centre`` to the outline along every ray, and (N, R) which normal is met."""
+        points = outline(kind, position, yaw) - centre[:, None]
+        support = (points @ self.normal).amax(1)  # (N, M)
+        return (support[..., None] * self.slant).min(1)
+
+    def centre(self, position: Tensor) -> Tensor:
+        return project(torch.cat((position, torch.full_like(position[:, :1], RADIUS)), 1))
+
+    def look(self, points: Tensor, chosen: Tensor) -> Tensor:
+        """Return (N, ...) float32: 1 own class, -1 visibly something else, 0 unknown, at (N, ..., 2) image points."""
+        column, row = points.floor().long().unbind(-1)
+        inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
+        image = self.image[chosen].view(-1, *[1] * (row.ndim - 1))
+        pixel = (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
+        found = self.labels[pixel].long()
+        own = self.label[chosen].view_as(image)
+        other = (found != 0) & (found != own)
+        if self.depth is None:
+            hidden = other
+        else:
+            mine = self.depth[self.image[chosen], self.label[chosen]].view_as(image)
+            hidden = other & (self.depth[image, found] < mine)
+        value = torch.where(found == own, 1.0, torch.where(hidden, 0.0, -1.0))
+        return value * inside
+
+    def edges(self, kind: int, position: Tensor, yaw: Tensor, width: int):
+        """Return centre (N, 2), radius (N, R), normal (N, R), the seen edge's offset (N, R) and its weight (N, R)."""
+        chosen = self.chosen[kind]
+        centre = self.centre(position)
+        radius, normal = self.radii(kind, position, yaw, centre)
+        step = torch.arange(2 * width, device=radius.device) - width + 0.5
+        reach = radius[..., None] + step  # (N, R, S)
+        seen = self.look(centre[:, None, None] + reach[..., None] * self.ray.T[:, None], chosen) * (reach > 0)
+        before = torch.nn.functional.pad(seen.cumsum(-1), (1, 0))
+        score = 2 * before - before[..., -1:]
+        cut = score.argmax(-1, keepdim=True)  # the edge lies before sample `cut`
+        inner = seen.gather(-1, (cut - 1).clamp_min(0))[..., 0]
+        outer = seen.gather(-1, cut.clamp_max(2 * width - 1))[..., 0]
+        cut = cut[..., 0]
+        known = ((inner > 0) & (outer < 0)) | ((cut == 0) & (outer < 0)) | ((cut == 2 * width) & (inner > 0))
+        return centre, radius, normal, (cut - width).float(), known.float()
+
+    def improve(self, position: Tensor, yaw: Tensor, width: int, turns: bool) -> tuple[Tensor, Tensor]:
+        """Take one Gauss-Newton step towards the visible edges; ``width`` pixels are searched on either side."""
+        position, yaw = position.clone(), yaw.clone()
+        for kind, chosen in enumerate(self.chosen):
+            if len(chosen) == 0:
+                continue
+            p, a = position[chosen], yaw[chosen]
+            centre, radius, normal, offset, weight = self.edges(kind, p, a, width)
+            tilt = (self.normal.T[normal] * self.ray.T).sum(-1)  # cosine between normal and ray
+            columns = []
+            for change, turn in ((p.new_tensor([0.01, 0]), 0.0), (p.new_tensor([0, 0.01]), 0.0), (0.0, 0.03)):
+                if turn and not (turns and kind == 0):
+                    continue
+                moved, _ = self.radii(kind, p + change, a + turn, centre)
+                columns.append((moved - radius) / (turn or 0.01) * tilt)
+            slope = torch.stack(columns, -1)  # (N, R, 2 or 3)
+            residual = offset * tilt
+            weight = weight / residual.abs().clamp_min(1.0)
+            weighted = slope * weight[..., None]
+            normal_matrix = weighted.transpose(1, 2) @ slope
+            damping = p.new_tensor([300.0, 300.0, 6.0][: slope.shape[-1]])
+            right = (weighted * residual[..., None]).sum(1)
+            step = torch.linalg.solve(normal_matrix + damping.diag(), right)
+            position[chosen] = p + step[:, :2].clamp(-0.3, 0.3)
+            if slope.shape[-1] == 3:
+                yaw[chosen] = a + step[:, 2].clamp(-0.3, 0.3)
+        self._remember(position)
+        return position, yaw
+
+    def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+        """Move everything roughly into place, then turn each cube to the best of a few yaws."""
+        for width in (12, 12, 8):
+            position, _ = self.improve(position, yaw + 0.4, width, turns=False)
+        chosen = self.chosen[0]
+        if len(chosen) == 0:
+            return position, yaw
+        best = torch.full_like(yaw[chosen], torch.inf)
+        start, result = position, position.clone()
+        for turn in torch.arange(6, device=yaw.device) * (QUARTER / 6):
+            tried, _ = self.improve(start, torch.full_like(yaw, turn), 6, turns=False)
+            tried, _ = self.improve(tried, torch.full_like(yaw, turn), 6, turns=False)
+            *_, offset, weight = self.edges(0, tried[chosen], turn.expand(len(chosen)), 6)
+            error = (offset.abs() * weight).sum(1) / weight.sum(1).clamp_min(1)
+            better = error < best
+            best = torch.where(better, error, best)
+            yaw[chosen] = torch.where(better, turn, yaw[chosen])
+            result[chosen] = torch.where(better[:, None], tried[chosen], result[chosen])
+        return result, yaw
+
+    def judge(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N,) share of the visible inside that carries the class, and (N,) share of the inside it covers."""
+        support, shown = torch.zeros_like(yaw), torch.zeros_like(yaw)
+        share = ((torch.arange(6, device=yaw.device) + 0.5) / 6).sqrt()  # equal areas
+        for kind, chosen in enumerate(self.chosen):
+            if len(chosen) == 0:
+                continue
+            centre = self.centre(position[chosen])
+            radius, _ = self.radii(kind, position[chosen], yaw[chosen], centre)
+            reach = radius[..., None] * share
+            seen = self.look(centre[:, None, None] + reach[..., None] * self.ray.T[:, None], chosen)
+            area = radius.square()[..., None] / radius.square().sum(1)[:, None, None] / len(share)
+            own = ((seen > 0) * area).sum((1, 2))
+            known = ((seen != 0) * area).sum((1, 2))
+            support[chosen], shown[chosen] = own / known.clamp_min(1e-6), own
+        return support, shown
+
+    def _remember(self, position: Tensor) -> None:
+        """Keep how far every class stands in its image, for who hides whom."""
+        self.depth = torch.full((self.images, 256), -torch.inf, device=position.device)
+        self.depth[:, 0] = torch.inf
+        self.depth[self.image, self.label] = 5.0 - 0.8660254 * position[:, 0]
