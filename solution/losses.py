@@ -63,8 +63,8 @@ def soft_jaccard(probabilities: Tensor, target: Tensor) -> Tensor:
     """
     probabilities, target = probabilities.float(), target.long()
     valid = target != IGNORE
-    truth = F.one_hot(target.masked_fill(~valid, BACKGROUND), probabilities.shape[1]).movedim(-1, 1)  # (B, K, H, W)
-    truth = (truth * valid[:, None]).to(probabilities.dtype)
+    numbers = torch.arange(probabilities.shape[1], device=target.device)[:, None, None]
+    truth = target[:, None] == numbers  # (B, K, H, W); IGNORE is no class
     probabilities = probabilities * valid[:, None]
     overlap = (probabilities * truth).sum((2, 3))  # (B, K)
     area = truth.sum((2, 3))

@@ -1,0 +1,353 @@
+"""The frame-space predictor: SimVP draws frame 22, the U-Net segments what it drew, and both are tuned together.
+
+SimVP learns from all videos, fine-tuning from those with masks; each kind of fine-tuning is a function of its own and
+is off when it has no steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from solution.clips import draw_videos
+from solution.losses import frame_loss, mask_loss, structural_similarity
+from solution.metrics import score
+from solution.models.simvp import SimVP
+from solution.models.unet import SegmentationUNet
+from solution.predictors import Clip, View
+from solution.segmenter import SegmenterConfig, build_segmenter
+from solution.training import Recipe, autocast, fit, load_weights, save_weights
+
+STRIP_CLIPS = 3
+EVALUATION_CLIPS = 64
+
+
+@dataclass(frozen=True)
+class FramesConfig:
+    """SimVP's size and training, and how long each kind of fine-tuning goes on; the defaults are for a GPU.
+
+    Attributes:
+        downscale: SimVP sees and draws frames whose sides are this many times smaller.
+        ssim_weight: of 1 − SSIM beside the squared error.
+        last_weight: of frame 22's error, where the other predicted frames weigh 1.
+        segmenter_steps: of the U-Net on predicted frames; 0 is off, here and below.
+        joint_steps: of both networks through the mask loss.
+        pseudo_steps: the same with unlabeled videos, whose masks come from the segmenter.
+        jaccard_weight: of the soft Jaccard in fine-tuning.
+    """
+
+    translator: str = "gsta"
+    hid_S: int = 64
+    hid_T: int = 256
+    N_S: int = 4
+    N_T: int = 8
+    downscale: int = 1
+    ssim_weight: float = 0.1
+    last_weight: float = 3.0
+    steps: int = 40_000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    segmenter_steps: int = 2000
+    joint_steps: int = 4000
+    pseudo_steps: int = 4000
+    tuning_rate: float = 1e-4
+    jaccard_weight: float = 1.0
+
+
+QUICK = FramesConfig(
+    translator="inception",
+    hid_S=16,
+    hid_T=64,
+    N_T=3,
+    downscale=2,
+    steps=400,
+    batch_size=4,
+    segmenter_steps=60,
+    joint_steps=60,
+    pseudo_steps=0,
+    tuning_rate=3e-4,
+)
+"""What two CPU cores can try in minutes."""
+
+REPORT = FramesConfig(
+    translator="inception", ssim_weight=0.0, last_weight=1.0, segmenter_steps=0, joint_steps=0, pseudo_steps=0
+)
+"""The network and loss of the report this system comes from: squared error only, nothing tuned afterwards."""
+
+
+@dataclass(frozen=True)
+class FrameVideos:
+    """Videos to learn from.
+
+    Attributes:
+        frames: (N, 22, 160, 240, 3) uint8 RGB.
+        masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore.
+    """
+
+    frames: np.ndarray
+    masks: np.ndarray
+
+
+class FramePipeline(nn.Module):
+    """Eleven frames → eleven predicted frames → class logits of the last."""
+
+    def __init__(self, config: FramesConfig, segmenter: SegmentationUNet):
+        super().__init__()
+        self.downscale = config.downscale
+        self.simvp = SimVP(
+            hid_S=config.hid_S, hid_T=config.hid_T, N_S=config.N_S, N_T=config.N_T, translator=config.translator
+        )
+        self.segmenter = segmenter
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Map a (B, 11, H, W, 3) uint8 clip to (B, 49, H, W) logits of frame 22."""
+        return self.segmenter(last_frame(self.simvp, clip, self.downscale))
+
+
+def as_clip(frames: Tensor, downscale: int) -> Tensor:
+    """Return (B, T, 3, H / downscale, W / downscale) float32 in [0, 1] of (B, T, H, W, 3) uint8 frames."""
+    images = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    if downscale > 1:
+        images = F.avg_pool2d(images, downscale)
+    return images.unflatten(0, frames.shape[:2])
+
+
+def last_frame(simvp: SimVP, clip: Tensor, downscale: int) -> Tensor:
+    """Return the (B, 3, H, W) frame 22 that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip."""
+    drawn = simvp(as_clip(clip, downscale))[:, -1]
+    if downscale == 1:
+        return drawn
+    return F.interpolate(drawn, scale_factor=downscale, mode="bilinear", align_corners=False)
+
+
+class FramesPredictor:
+    """A trained :class:`FramePipeline` behind the protocol; it looks at the clip's frames alone."""
+
+    symmetries = frozenset({"flip"})
+
+    def __init__(self, pipeline: FramePipeline):
+        self.pipeline = pipeline.eval()
+
+    @torch.inference_mode()
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        with autocast(clip.frames.device):
+            logits = self.pipeline(clip.frames)
+        return logits.float().softmax(1)
+
+
+def train_frames(
+    config: FramesConfig,
+    segmenter_config: SegmenterConfig,
+    segmenter: SegmentationUNet,
+    labelled: FrameVideos,
+    unlabeled: FrameVideos | None,
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+) -> FramesPredictor:
+    """Train the predictor into ``folder``, one stage after the other in folders of their own, and return it.
+
+    Args:
+        config: the networks and their stages.
+        segmenter_config: what ``segmenter`` was built from.
+        segmenter: trained on true frames; left as it is, a copy is tuned.
+        labelled: videos with true masks.
+        unlabeled: videos with the segmenter's masks.
+        held_out: labelled videos that are in neither; every evaluation scores them.
+        folder: made if missing; stages that are finished there are kept, one that was interrupted goes on.
+        device: where to train.
+        seed: of everything random.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"frames": asdict(config), "segmenter": asdict(segmenter_config)}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    torch.manual_seed(seed)
+    pipeline = FramePipeline(config, copy.deepcopy(segmenter)).to(device).eval()
+    every_video = [labelled] if unlabeled is None else [labelled, unlabeled]
+    stages = (
+        ("simvp", pretrain_simvp, pipeline.simvp, every_video, config.steps),
+        ("segmenter", tune_segmenter, pipeline.segmenter, [labelled], config.segmenter_steps),
+        ("joint", tune_jointly, pipeline, [labelled], config.joint_steps),
+        ("pseudo", tune_on_pseudo_masks, pipeline, every_video, config.pseudo_steps),
+    )
+    for name, train, part, videos, steps in stages:
+        if steps > 0:
+            if not (folder / name / "weights.safetensors").exists():
+                train(config, pipeline, videos, held_out, folder / name, device, seed)
+            load_weights(part, folder / name, device)  # the EMA
+    save_weights(pipeline, folder)
+    return FramesPredictor(pipeline)
+
+
+def load_frames(folder: Path, device: torch.device) -> FramesPredictor:
+    """Rebuild the predictor that :func:`train_frames` left in ``folder``."""
+    settings = json.loads((folder / "config.json").read_text())
+    pipeline = FramePipeline(
+        FramesConfig(**settings["frames"]), build_segmenter(SegmenterConfig(**settings["segmenter"]))
+    )
+    return FramesPredictor(load_weights(pipeline, folder, device))
+
+
+def pretrain_simvp(
+    config: FramesConfig,
+    pipeline: FramePipeline,
+    videos: Sequence[FrameVideos],
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+) -> None:
+    """Teach SimVP frames 12–22 of any videos; see :func:`train_frames` for the arguments, here and below."""
+    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=device)
+    weights[-1] = config.last_weight
+
+    def loss(simvp: SimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        predicted = simvp(as_clip(tensors["clip"], config.downscale))
+        return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
+
+    def evaluate(simvp: SimVP) -> dict[str, float]:
+        return evaluate_frames(simvp, pipeline.segmenter, config.downscale, held_out, folder, device)
+
+    batch = video_batches(config.batch_size, videos, seed, with_future=True)
+    fit(pipeline.simvp, loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed, evaluate)
+
+
+def tune_segmenter(
+    config: FramesConfig,
+    pipeline: FramePipeline,
+    videos: Sequence[FrameVideos],
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+) -> None:
+    """Show the U-Net what SimVP draws of frame 22 and ask for the true mask; SimVP stays as it is."""
+
+    def loss(segmenter: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            drawn = last_frame(pipeline.simvp, tensors["clip"], config.downscale)
+        return mask_loss(segmenter(drawn)[:, None], tensors["mask"], config.jaccard_weight)
+
+    def evaluate(segmenter: nn.Module) -> dict[str, float]:
+        return evaluate_frames(pipeline.simvp, segmenter, config.downscale, held_out, folder, device)
+
+    recipe = Recipe(config.segmenter_steps, config.tuning_rate)
+    batch = video_batches(config.batch_size, videos, seed, with_future=False)
+    fit(pipeline.segmenter, loss, batch, folder, recipe, device, seed, evaluate)
+
+
+def tune_jointly(
+    config: FramesConfig,
+    pipeline: FramePipeline,
+    videos: Sequence[FrameVideos],
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+) -> None:
+    """Send the gradient of the mask loss through the U-Net into SimVP, on true masks."""
+    _tune_both(config, config.joint_steps, pipeline, videos, held_out, folder, device, seed)
+
+
+def tune_on_pseudo_masks(
+    config: FramesConfig,
+    pipeline: FramePipeline,
+    videos: Sequence[FrameVideos],
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+) -> None:
+    """The same with unlabeled videos among the rest, whose masks are what the segmenter saw in their true frame 22."""
+    _tune_both(config, config.pseudo_steps, pipeline, videos, held_out, folder, device, seed)
+
+
+def _tune_both(config, steps, pipeline, videos, held_out, folder, device, seed) -> None:
+    def loss(pipeline: FramePipeline, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return mask_loss(pipeline(tensors["clip"])[:, None], tensors["mask"], config.jaccard_weight)
+
+    def evaluate(pipeline: FramePipeline) -> dict[str, float]:
+        return evaluate_frames(pipeline.simvp, pipeline.segmenter, config.downscale, held_out, folder, device)
+
+    batch = video_batches(config.batch_size, videos, seed, with_future=False)
+    fit(pipeline, loss, batch, folder, Recipe(steps, config.tuning_rate), device, seed, evaluate)
+
+
+def video_batches(
+    batch_size: int, videos: Sequence[FrameVideos], seed: int, with_future: bool
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws videos and mirrors half of them.
+
+    Its tensors are uint8: ``clip`` (B, 11, H, W, 3), and either ``future`` (B, 11, H, W, 3) or, for fine-tuning,
+    ``mask`` (B, 1, H, W) of frame 22.
+    """
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((seed, step))
+        tensors: dict[str, list[np.ndarray]] = {}
+        for part, row in draw_videos([len(v.frames) for v in videos], batch_size, rng):
+            frames, masks = videos[part].frames[row], videos[part].masks[row]
+            side = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            tensors.setdefault("clip", []).append(frames[:CLIP_FRAMES, :, side])
+            if with_future:
+                tensors.setdefault("future", []).append(frames[CLIP_FRAMES:, :, side])
+            else:
+                tensors.setdefault("mask", []).append(masks[-1:, :, side])
+        return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in tensors.items()}
+
+    return batch
+
+
+@torch.inference_mode()
+def evaluate_frames(
+    simvp: SimVP, segmenter: nn.Module, downscale: int, held_out: FrameVideos, folder: Path, device: torch.device
+) -> dict[str, float]:
+    """Return PSNR, SSIM, Jaccard and object IoU of frame 22, and save a strip of a few clips in ``folder``.
+
+    The frame is scored at full size and the masks are what the segmenter makes of it.
+    """
+    errors, similarities, masks = [], [], []
+    chosen = np.linspace(0, len(held_out.frames) - 1, min(EVALUATION_CLIPS, len(held_out.frames)), dtype=int)
+    for start in range(0, len(chosen), 4):
+        frames = torch.from_numpy(held_out.frames[chosen[start : start + 4]]).to(device)
+        with autocast(device):
+            drawn = last_frame(simvp, frames[:, :CLIP_FRAMES], downscale).float().clamp(0, 1)
+            logits = segmenter(drawn)
+        truth = as_clip(frames[:, -1:], 1)[:, 0]
+        errors.append((drawn - truth).square().mean((1, 2, 3)).cpu())
+        similarities.append(structural_similarity(drawn, truth).cpu())
+        masks.append(logits.argmax(1).byte().cpu())
+        if start == 0:
+            last_seen = as_clip(frames[:, CLIP_FRAMES - 1 : CLIP_FRAMES], 1)[:, 0]
+            save_strip(last_seen, truth, drawn, folder)
+    result = score(torch.cat(masks), held_out.masks[chosen, -1])
+    return {
+        "psnr": float(-10 * torch.cat(errors).log10().mean()),
+        "ssim": float(torch.cat(similarities).mean()),
+        "jaccard": result.jaccard,
+        "object_iou": result.object_iou,
+    }
+
+
+def save_strip(last_seen: Tensor, truth: Tensor, drawn: Tensor, folder: Path) -> None:
+    """Save frame 11 · true frame 22 · drawn frame 22 · |error| ×3 of the first clips, one row each, as the next PNG.
+
+    All three: (B, 3, H, W) in [0, 1].
+    """
+    error = (3 * (drawn - truth).abs()).clamp(0, 1)
+    rows = torch.cat((last_seen, truth, drawn, error), -1)[:STRIP_CLIPS]  # (3, 3, H, 4·W)
+    picture = (255 * torch.cat(list(rows), -2)).round().byte().permute(1, 2, 0).cpu().numpy()
+    partial = folder / "strip.partial"
+    Image.fromarray(picture).save(partial, "png")
+    partial.replace(folder / f"strip_{len(list(folder.glob('strip_*.png'))):02d}.png")

@@ -1,0 +1,335 @@
+"""The mask-space predictor: SimVP on slots, all horizons at once or one frame at a time.
+
+A clip's classes take at most K slots in random order, so the network learns one physics instead of 48; its
+probabilities are handed back to the classes afterwards. Where masks come from is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
+from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from solution.clips import draw_videos
+from solution.losses import mask_loss
+from solution.metrics import score
+from solution.models.simvp import SimVP
+from solution.predictors import Clip, View
+from solution.training import Recipe, autocast, fit, load_weights
+
+FORMS = ("oneshot", "rollout")
+EMPTY = -1
+"""Shape of a slot that no object of the clip takes."""
+
+MIN_PIXELS = 12
+"""A class with fewer pixels in all frames of a clip together is flicker of the segmenter."""
+
+TEACHER_SHARE = 0.5
+"""Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
+
+
+@dataclass(frozen=True)
+class MasksConfig:
+    """The mask predictor's network and training; the defaults are for a GPU.
+
+    Attributes:
+        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
+        slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
+        patch: side in pixels of the squares that become one input pixel.
+        horizons: how many of the last frames ``oneshot`` predicts.
+        last_weight: of frame 22's cross-entropy, where the other horizons weigh 1.
+        jaccard_weight: of frame 22's soft Jaccard.
+    """
+
+    form: str = "oneshot"
+    slots: int = 8
+    patch: int = 2
+    horizons: int = 11
+    translator: str = "gsta"
+    hid_S: int = 64
+    hid_T: int = 512
+    N_S: int = 4
+    N_T: int = 8
+    last_weight: float = 3.0
+    jaccard_weight: float = 1.0
+    steps: int = 30_000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+
+
+QUICK = MasksConfig(
+    patch=4, horizons=1, translator="inception", hid_S=32, hid_T=128, N_S=2, N_T=4, steps=1000, batch_size=8
+)
+"""What two CPU cores can train in minutes."""
+
+
+@dataclass(frozen=True)
+class MaskVideos:
+    """Videos to learn from.
+
+    Attributes:
+        inputs: (N, 22, 160, 240) uint8, what the segmenter sees.
+        targets: (N, 22, 160, 240) uint8, the truth or, where nobody knows it, the same as ``inputs``; 255 = ignore.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+class SlotSimVP(nn.Module):
+    """SimVP between slot masks: squares of pixels become channels on the way in and pixels on the way out."""
+
+    def __init__(self, config: MasksConfig):
+        super().__init__()
+        if config.form not in FORMS:
+            raise ValueError(f"form is one of {', '.join(FORMS)}, not {config.form!r}")
+        self.patch, self.slots, self.form = config.patch, config.slots, config.form
+        area = config.patch**2
+        self.simvp = SimVP(
+            (config.slots + len(SHAPES)) * area,
+            (config.slots + 1) * area,
+            CLIP_FRAMES,
+            1 if config.form == "rollout" else config.horizons,
+            config.hid_S,
+            config.hid_T,
+            config.N_S,
+            config.N_T,
+            config.translator,
+        )
+
+    def forward(
+        self, slots: Tensor, shapes: Tensor, truth: Tensor | None = None, own: Tensor | None = None, steps: int = 11
+    ) -> Tensor:
+        """Return logits (B, T, K + 1, H, W) of the background and every slot; T is ``steps`` in a rollout.
+
+        Args:
+            slots: (B, 11, H, W) uint8, 0 is background, k + 1 slot k.
+            shapes: (B, K) index into ``SHAPES``, ``EMPTY`` where no object is.
+            truth: (B, steps, H, W) true slots of the predicted frames, for a rollout in training.
+            own: (B, steps) bool, which predictions are fed back; where false, or not given, see ``truth``.
+            steps: how far a rollout goes.
+        """
+        planes = self.planes(slots, shapes)
+        if self.form == "oneshot":
+            return self.logits(self.simvp(planes), shapes)
+        latent, skip = self.simvp.encode(planes.flatten(0, 1))
+        latent = latent.unflatten(0, slots.shape[:2])
+        skip = skip.unflatten(0, slots.shape[:2])[:, -1]
+        predicted = []
+        for step in range(steps):
+            logits = self.logits(self.simvp.decode(self.simvp.translate(latent)[:, 0], skip)[:, None], shapes)
+            predicted.append(logits)
+            if step + 1 < steps:
+                fed = self.soft_planes(logits.softmax(2)[:, :, 1:], shapes)
+                if truth is not None:
+                    fed = torch.where(own[:, step, None, None, None, None], fed, self.planes(truth[:, [step]], shapes))
+                newest, skip = self.simvp.encode(fed[:, 0])
+                latent = torch.cat((latent[:, 1:], newest[:, None]), 1)
+        return torch.cat(predicted, 1)
+
+    def planes(self, slots: Tensor, shapes: Tensor) -> Tensor:
+        """Return (B, T, (K + 3)·patch², H/patch, W/patch) of (B, T, H, W) slots: presence of each slot, of each shape.
+
+        Squares are folded and shapes looked up while everything is still uint8, many times faster than afterwards.
+        """
+        device = slots.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        table = torch.full((len(slots), 256), IGNORE, dtype=torch.uint8, device=slots.device)
+        table[:, 1 : self.slots + 1] = shapes  # EMPTY wraps to IGNORE
+        kinds = torch.cat((slots[:, :, None], look_up(table, slots)[:, :, None]), 2)
+        kinds = F.pixel_unshuffle(kinds, self.patch).unflatten(2, (2, 1, -1))  # (B, T, 2, 1, patch², h, w)
+        numbers = torch.arange(self.slots + 1, dtype=torch.uint8, device=slots.device)[:, None, None, None]
+        present, shape = kinds[:, :, 0] == numbers[1:], kinds[:, :, 1] == numbers[: len(SHAPES)]
+        return torch.cat((present, shape), 2).flatten(2, 3).to(dtype)
+
+    def soft_planes(self, presence: Tensor, shapes: Tensor) -> Tensor:
+        """Return the same planes of (B, T, K, H, W) probabilities of the slots."""
+        of_shape = F.one_hot(shapes.clamp(min=0), len(SHAPES)) * (shapes != EMPTY)[..., None]  # (B, K, 3)
+        shape_planes = torch.einsum("btkhw,bks->btshw", presence, of_shape.to(presence.dtype))
+        return F.pixel_unshuffle(torch.cat((presence, shape_planes), 2), self.patch)
+
+    def logits(self, predicted: Tensor, shapes: Tensor) -> Tensor:
+        """Return (B, T, K + 1, H, W) float32 from (B, T, (K + 1)·patch², h, w); empty slots cannot win anything."""
+        empty = F.pad(shapes == EMPTY, (1, 0))[:, None, :, None, None]
+        return F.pixel_shuffle(predicted, self.patch).float().masked_fill(empty, -1e4)
+
+
+def slot_classes(masks: np.ndarray | Tensor, slots: int) -> Tensor:
+    """Return (B, K) int64: the classes that (B, T, H, W) uint8 ``masks`` show, ascending, then 0 for each empty slot.
+
+    With one slot for every class, slot k is class k + 1 whatever the masks show. Otherwise at most K classes, those
+    with the most pixels, and none that is mere flicker.
+    """
+    if slots == NUM_CLASSES - 1:
+        return torch.arange(1, NUM_CLASSES).repeat(len(masks), 1)
+    classes = torch.zeros(len(masks), slots, dtype=torch.long)
+    for row, mask in zip(classes, masks, strict=True):
+        pixels = np.bincount(np.asarray(torch.as_tensor(mask).cpu()).ravel(), minlength=256)[:NUM_CLASSES]
+        pixels[BACKGROUND] = 0
+        largest = np.sort(np.argsort(-pixels, kind="stable")[:slots])
+        kept = largest[pixels[largest] >= MIN_PIXELS]
+        row[: len(kept)] = torch.from_numpy(kept)
+    return classes
+
+
+def to_slots(masks: Tensor, classes: Tensor) -> Tensor:
+    """Return (B, T, H, W) uint8 slots of (B, T, H, W) uint8 classes: k + 1 for ``classes[:, k]``, 0 for any other.
+
+    IGNORE stays IGNORE.
+    """
+    table = torch.zeros(len(masks), 256, dtype=torch.uint8, device=masks.device)
+    numbers = torch.arange(1, classes.shape[1] + 1, dtype=torch.uint8, device=masks.device)
+    table.scatter_(1, classes.to(masks.device), numbers.expand(len(masks), -1))
+    table[:, BACKGROUND] = 0  # empty slots have written here
+    table[:, IGNORE] = IGNORE
+    return look_up(table, masks)
+
+
+def look_up(table: Tensor, masks: Tensor) -> Tensor:
+    """Return (B, ...) uint8 with every uint8 value v of clip b replaced by ``table[b, v]``; ``table``: (B, 256)."""
+    return torch.stack([row[mask.int()] for row, mask in zip(table, masks, strict=True)])
+
+
+def to_classes(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Return (B, 49, H, W) from (B, K + 1, H, W) slot probabilities; classes without a slot get 0."""
+    batch, _, height, width = probabilities.shape
+    index = F.pad(classes, (1, 0)).to(probabilities.device)  # slot 0 is the background
+    return probabilities.new_zeros(batch, NUM_CLASSES, height, width).scatter_add_(
+        1, index[:, :, None, None].expand_as(probabilities), probabilities
+    )
+
+
+def slot_shapes(classes: Tensor) -> Tensor:
+    """Return (B, K) int64 shape of each slot's class; ``EMPTY`` for an empty slot."""
+    return torch.from_numpy(SHAPE_OF_CLASS).to(classes.device)[classes]
+
+
+class MasksPredictor:
+    """A trained :class:`SlotSimVP` behind the protocol; it looks at the clip's masks alone."""
+
+    def __init__(self, network: SlotSimVP):
+        self.network = network
+        slots_are_classes = network.slots == NUM_CLASSES - 1
+        self.symmetries = frozenset({"flip"} if slots_are_classes else {"flip", "slots"})
+
+    @torch.inference_mode()
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        classes = slot_classes(clip.masks, self.network.slots)
+        if view.slot_seed is not None and "slots" in self.symmetries:
+            order = torch.randperm(self.network.slots, generator=torch.Generator().manual_seed(view.slot_seed))
+            classes = classes[:, order]
+        classes = classes.to(clip.masks.device)
+        with autocast(clip.masks.device):
+            logits = self.network(to_slots(clip.masks, classes), slot_shapes(classes))
+        return to_classes(logits[:, -1].softmax(1), classes)
+
+
+def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws videos, mirrors half of them and shuffles their slots."""
+    lengths = [len(part.inputs) for part in videos]
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((seed, step))
+        ahead, own_share = _schedule(config, step)
+        inputs, targets = [], []
+        for part, row in draw_videos(lengths, config.batch_size, rng):
+            start = rng.integers(NUM_FRAMES - CLIP_FRAMES - ahead + 1) if config.form == "rollout" else 0
+            target_start = start + CLIP_FRAMES if config.form == "rollout" else NUM_FRAMES - ahead
+            side = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            inputs.append(videos[part].inputs[row, start : start + CLIP_FRAMES, :, side])
+            targets.append(videos[part].targets[row, target_start : target_start + ahead, :, side])
+        inputs, targets = torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
+        classes = slot_classes(inputs, config.slots)
+        if config.slots < NUM_CLASSES - 1:
+            classes = torch.from_numpy(rng.permuted(classes.numpy(), axis=1))
+        tensors = {"slots": to_slots(inputs, classes), "shapes": slot_shapes(classes)}
+        tensors["target"] = to_slots(targets, classes)
+        if config.form == "rollout":
+            tensors["own"] = torch.from_numpy(rng.random((config.batch_size, ahead)) < own_share)
+        return tensors
+
+    return batch
+
+
+def _schedule(config: MasksConfig, step: int) -> tuple[int, float]:
+    """Return how many frames to predict at this step and which share of them to feed back."""
+    if config.form == "oneshot":
+        return config.horizons, 0.0
+    longest = NUM_FRAMES - CLIP_FRAMES
+    progress = (step / config.steps - TEACHER_SHARE) / (1 - TEACHER_SHARE)
+    if progress < 0:
+        return 1, 0.0
+    # Full length from the middle of this phase on, so that frame 22 itself is learned by rolling out.
+    return min(longest, 1 + int(2 * progress * longest)), min(1.0, 2 * progress)
+
+
+def train_masks(
+    config: MasksConfig,
+    videos: Sequence[MaskVideos],
+    held_out: MaskVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+) -> MasksPredictor:
+    """Train the predictor into ``folder`` (weights, config, log) and return it.
+
+    Args:
+        config: the network and how to train it.
+        videos: what to learn from: labelled videos, and unlabeled ones with the segmenter's masks as their truth.
+        held_out: labelled training videos that are in none of ``videos``; every evaluation scores them.
+        folder: made if missing; training resumes there.
+        device: where to train.
+        seed: of everything random.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2))
+    torch.manual_seed(seed)
+    recipe = Recipe(steps=config.steps, learning_rate=config.learning_rate)
+
+    def loss(network: SlotSimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        target = tensors["target"]
+        horizon_weights = torch.ones(target.shape[1], device=target.device)
+        if config.form == "oneshot":
+            horizon_weights[-1] = config.last_weight
+            logits = network(tensors["slots"], tensors["shapes"])
+        else:
+            logits = network(tensors["slots"], tensors["shapes"], target, tensors["own"], target.shape[1])
+        return mask_loss(logits, target, config.jaccard_weight, horizon_weights)
+
+    network = fit(
+        SlotSimVP(config),
+        loss,
+        slot_batches(config, videos, seed),
+        folder,
+        recipe,
+        device,
+        seed,
+        lambda network: evaluate_masks(network, held_out, device),
+    )
+    return MasksPredictor(network)
+
+
+def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device) -> dict[str, float]:
+    """Return the competition's ``jaccard`` and the mean ``object_iou`` on frame 22 of the videos."""
+    predictor = MasksPredictor(network)
+    predicted = []
+    for start in range(0, len(videos.inputs), 8):
+        masks = torch.from_numpy(videos.inputs[start : start + 8, :CLIP_FRAMES]).to(device)
+        predicted.append(predictor.predict(Clip(masks, masks), View()).argmax(1).cpu())
+    predicted, truth = torch.cat(predicted), torch.from_numpy(videos.targets[:, -1])
+    result = score(predicted.byte(), truth)
+    return {"jaccard": result.jaccard, "object_iou": result.object_iou}
+
+
+def load_masks(folder: Path, device: torch.device) -> MasksPredictor:
+    """Rebuild the predictor that :func:`train_masks` left in ``folder``."""
+    config = MasksConfig(**json.loads((folder / "config.json").read_text()))
+    return MasksPredictor(load_weights(SlotSimVP(config), folder, device))

@@ -1,0 +1,160 @@
+"""The frame predictor's stages each train what they should, can be switched off, and leave a folder that rebuilds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_prep.classes import NUM_CLASSES
+from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.predictors import Clip, View
+from solution.predictors.frames import (
+    FramePipeline,
+    FramesConfig,
+    FrameVideos,
+    as_clip,
+    evaluate_frames,
+    last_frame,
+    load_frames,
+    save_strip,
+    train_frames,
+    tune_jointly,
+    tune_segmenter,
+    video_batches,
+)
+from solution.segmenter import SegmenterConfig, build_segmenter
+
+TINY = FramesConfig(
+    translator="inception",
+    hid_S=8,
+    hid_T=16,
+    N_T=2,
+    downscale=4,
+    steps=2,
+    batch_size=1,
+    segmenter_steps=1,
+    joint_steps=1,
+    pseudo_steps=1,
+)
+SEGMENTER = SegmenterConfig("resnet18", (16, 8, 8))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def videos() -> FrameVideos:
+    """Three videos: a bright square slides to the right over a dark floor; its class is 7."""
+    frames = np.full((3, NUM_FRAMES, HEIGHT, WIDTH, 3), 60, dtype=np.uint8)
+    masks = np.zeros((3, NUM_FRAMES, HEIGHT, WIDTH), dtype=np.uint8)
+    for video in range(3):
+        for t in range(NUM_FRAMES):
+            square = np.s_[video, t, 40 : 40 + 48, 20 + 5 * t : 20 + 5 * t + 48]
+            frames[square], masks[square] = 200, 7
+    return FrameVideos(frames, masks)
+
+
+def pipeline(config: FramesConfig = TINY) -> FramePipeline:
+    torch.manual_seed(0)
+    return FramePipeline(config, build_segmenter(SEGMENTER)).eval()
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def changed(module: torch.nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(parameter, before[name]) for name, parameter in module.named_parameters())
+
+
+def test_as_clip_scales_and_averages():
+    frames = torch.zeros(1, 2, 4, 4, 3, dtype=torch.uint8)
+    frames[0, 1, :2, :2, 0] = 255
+    clip = as_clip(frames, 2)
+    assert clip.shape == (1, 2, 3, 2, 2)
+    assert clip[0, 1, :, 0, 0].tolist() == [1, 0, 0] and clip.sum() == 1
+
+
+def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos):
+    with_future = video_batches(2, [videos], 5, with_future=True)
+    first, again = with_future(3), video_batches(2, [videos], 5, with_future=True)(3)
+    assert first.keys() == {"clip", "future"} and first["clip"].shape == (2, CLIP_FRAMES, HEIGHT, WIDTH, 3)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    tuning = video_batches(4, [videos, videos], 5, with_future=False)
+    mirrored = set()
+    for step in range(3):
+        tensors = tuning(step)
+        assert tensors["mask"].shape == (4, 1, HEIGHT, WIDTH)
+        for clip, mask in zip(tensors["clip"], tensors["mask"], strict=True):
+            heading = clip[-1, 60].float()[:, 0].argmax() > clip[0, 60].float()[:, 0].argmax()
+            assert (mask[0, 60] == 7).nonzero().float().mean() > 120 if heading else True
+            mirrored.add(bool(heading))
+    assert mirrored == {True, False}
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_predicts_probabilities_of_frame_22(videos, downscale):
+    model = pipeline(replace(TINY, downscale=downscale))
+    clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
+    assert last_frame(model.simvp, clip, downscale).shape == (1, 3, HEIGHT, WIDTH)
+
+
+def test_all_stages_run_leave_the_segmenter_alone_and_rebuild(videos, tmp_path):
+    segmenter = build_segmenter(SEGMENTER)
+    before = weights(segmenter)
+    predictor = train_frames(TINY, SEGMENTER, segmenter, videos, videos, videos, tmp_path, CPU)
+    assert not changed(segmenter, before)
+    for stage in ("simvp", "segmenter", "joint", "pseudo"):
+        assert (tmp_path / stage / "weights.safetensors").exists()
+        assert Image.open(next((tmp_path / stage).glob("strip_*.png"))).size == (4 * WIDTH, 3 * HEIGHT)
+    clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
+    probabilities = predictor.predict(Clip(clip, clip[..., 0]), View())
+    assert probabilities.shape == (1, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(1, HEIGHT, WIDTH))
+    assert torch.equal(load_frames(tmp_path, CPU).predict(Clip(clip, clip[..., 0]), View()), probabilities)
+    kept = train_frames(TINY, SEGMENTER, segmenter, videos, videos, videos, tmp_path, CPU)  # finished: nothing to do
+    assert torch.equal(kept.predict(Clip(clip, clip[..., 0]), View()), probabilities)
+
+
+def test_stages_without_steps_are_skipped(videos, tmp_path):
+    config = replace(TINY, segmenter_steps=0, joint_steps=0, pseudo_steps=0)
+    train_frames(config, SEGMENTER, build_segmenter(SEGMENTER), videos, None, videos, tmp_path, CPU)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["simvp"]
+
+
+def test_each_tuning_changes_its_own_networks(videos, tmp_path):
+    model = pipeline()
+    simvp, segmenter = weights(model.simvp), weights(model.segmenter)
+    tune_segmenter(TINY, model, [videos], videos, tmp_path / "segmenter", CPU, 0)
+    assert changed(model.segmenter, segmenter) and not changed(model.simvp, simvp)
+    tune_jointly(TINY, model, [videos], videos, tmp_path / "joint", CPU, 0)
+    assert changed(model.simvp, simvp)
+
+
+def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
+    class Still(torch.nn.Module):
+        def forward(self, clip):
+            return clip
+
+    still = FrameVideos(np.repeat(videos.frames[:, :1], NUM_FRAMES, 1), np.repeat(videos.masks[:, :1], NUM_FRAMES, 1))
+
+    def segmenter(frames):
+        bright = frames.mean(1) > 0.5
+        return torch.nn.functional.one_hot(torch.where(bright, 7, 0), NUM_CLASSES).movedim(-1, 1).float()
+
+    found = evaluate_frames(Still(), segmenter, 1, still, tmp_path, CPU)
+    assert found["jaccard"] == found["object_iou"] == 1 and found["ssim"] == pytest.approx(1)
+    moving = evaluate_frames(Still(), segmenter, 1, videos, tmp_path, CPU)
+    # 5 · 11 pixels further the 48 wide square no longer overlaps itself.
+    assert moving["object_iou"] == 0
+    mse = (140 / 255) ** 2 * 2 * 48 * 48 / (HEIGHT * WIDTH)
+    assert moving["psnr"] == pytest.approx(-10 * np.log10(mse), rel=1e-4)
+    assert len(list(tmp_path.glob("strip_*.png"))) == 2
+
+
+def test_strip_shows_the_error(tmp_path):
+    black, white = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
+    save_strip(black, black, white, tmp_path)
+    picture = np.asarray(Image.open(tmp_path / "strip_00.png"))
+    assert picture.shape == (16, 32, 3)
+    assert (picture[:, :16] == 0).all() and (picture[:, 16:] == 255).all()
