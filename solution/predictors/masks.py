@@ -32,6 +32,10 @@ EMPTY = -1
 MIN_PIXELS = 12
 """A class with fewer pixels in all frames of a clip together is flicker of the segmenter."""
 
+STAYS = 4.0
+"""Logit with which every pixel starts as what it last was. It ties a slot's output to its input, which a network
+that sees slots in random order otherwise spends most of a short training on."""
+
 TEACHER_SHARE = 0.5
 """Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
 
@@ -117,23 +121,28 @@ class SlotSimVP(nn.Module):
             own: (B, steps) bool, which predictions are fed back; where false, or not given, see ``truth``.
             steps: how far a rollout goes.
         """
-        planes = self.planes(slots, shapes)
+        planes, last = self.planes(slots, shapes), self.certain(slots[:, -1:])
         if self.form == "oneshot":
-            return self.logits(self.simvp(planes), shapes)
+            return self.logits(self.simvp(planes), last, shapes)
         latent, skip = self.simvp.encode(planes.flatten(0, 1))
         latent = latent.unflatten(0, slots.shape[:2])
         skip = skip.unflatten(0, slots.shape[:2])[:, -1]
         predicted = []
         for step in range(steps):
-            logits = self.logits(self.simvp.decode(self.simvp.translate(latent)[:, 0], skip)[:, None], shapes)
-            predicted.append(logits)
+            decoded = self.simvp.decode(self.simvp.translate(latent)[:, 0], skip)[:, None]
+            predicted.append(self.logits(decoded, last, shapes))
             if step + 1 < steps:
-                fed = self.soft_planes(logits.softmax(2)[:, :, 1:], shapes)
+                last = predicted[-1].softmax(2)  # soft feedback
                 if truth is not None:
-                    fed = torch.where(own[:, step, None, None, None, None], fed, self.planes(truth[:, [step]], shapes))
-                newest, skip = self.simvp.encode(fed[:, 0])
+                    last = torch.where(own[:, step, None, None, None, None], last, self.certain(truth[:, [step]]))
+                newest, skip = self.simvp.encode(self.soft_planes(last[:, :, 1:], shapes)[:, 0])
                 latent = torch.cat((latent[:, 1:], newest[:, None]), 1)
         return torch.cat(predicted, 1)
+
+    def certain(self, slots: Tensor) -> Tensor:
+        """Return (B, T, K + 1, H, W) float32 probabilities of 0 and 1 of (B, T, H, W) slots."""
+        numbers = torch.arange(self.slots + 1, dtype=torch.uint8, device=slots.device)[:, None, None]
+        return (slots[:, :, None] == numbers).float()
 
     def planes(self, slots: Tensor, shapes: Tensor) -> Tensor:
         """Return (B, T, (K + 3)·patch², H/patch, W/patch) of (B, T, H, W) slots: presence of each slot, of each shape.
@@ -156,10 +165,17 @@ class SlotSimVP(nn.Module):
         shape_planes = torch.einsum("btkhw,bks->btshw", presence, of_shape.to(presence.dtype))
         return F.pixel_unshuffle(torch.cat((presence, shape_planes), 2), self.patch)
 
-    def logits(self, predicted: Tensor, shapes: Tensor) -> Tensor:
-        """Return (B, T, K + 1, H, W) float32 from (B, T, (K + 1)·patch², h, w); empty slots cannot win anything."""
+    def logits(self, predicted: Tensor, last: Tensor, shapes: Tensor) -> Tensor:
+        """Return (B, T, K + 1, H, W) float32: the prior that nothing moves on, corrected; empty slots cannot win.
+
+        Args:
+            predicted: (B, T, (K + 1)·patch², H/patch, W/patch), SimVP's corrections.
+            last: (B, 1, K + 1, H, W) probabilities of the last frame that is known.
+            shapes: (B, K) as in :meth:`forward`.
+        """
         empty = F.pad(shapes == EMPTY, (1, 0))[:, None, :, None, None]
-        return F.pixel_shuffle(predicted, self.patch).float().masked_fill(empty, -1e4)
+        corrections = F.pixel_shuffle(predicted, self.patch).float()
+        return (corrections + STAYS * last).masked_fill(empty, -1e4)
 
 
 def slot_classes(masks: np.ndarray | Tensor, slots: int) -> Tensor:

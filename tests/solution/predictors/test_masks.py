@@ -1,0 +1,185 @@
+"""The mask predictor forgets which class an object has, gives it back, and can learn one video by heart."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.classes import IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
+from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.losses import mask_loss
+from solution.predictors import Clip, View
+from solution.predictors.masks import (
+    EMPTY,
+    STAYS,
+    MasksConfig,
+    MasksPredictor,
+    MaskVideos,
+    SlotSimVP,
+    evaluate_masks,
+    load_masks,
+    slot_batches,
+    slot_classes,
+    slot_shapes,
+    to_classes,
+    to_slots,
+    train_masks,
+)
+
+TINY = MasksConfig(
+    slots=4, patch=8, horizons=1, translator="inception", hid_S=8, hid_T=16, N_S=2, N_T=2, steps=3, batch_size=2
+)
+CPU = torch.device("cpu")
+
+
+def sliding_squares(videos: int) -> np.ndarray:
+    """(videos, 22, 160, 240) uint8: squares of three classes that slide to the right at constant speed."""
+    rng = np.random.default_rng(0)
+    masks = np.zeros((videos, NUM_FRAMES, HEIGHT, WIDTH), dtype=np.uint8)
+    for video in masks:
+        for c, row in zip(rng.choice(np.arange(1, NUM_CLASSES), 3, replace=False), (10, 60, 110), strict=True):
+            left, speed = rng.integers(0, 60), rng.integers(0, 6)
+            for t in range(NUM_FRAMES):
+                video[t, row : row + 32, left + speed * t : left + speed * t + 32] = c
+    return masks
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    return sliding_squares(4)
+
+
+def network(config: MasksConfig = TINY) -> SlotSimVP:
+    torch.manual_seed(0)
+    return SlotSimVP(config).eval()
+
+
+def test_slot_classes_are_the_largest_without_flicker():
+    masks = np.zeros((2, 11, HEIGHT, WIDTH), dtype=np.uint8)
+    masks[0, 0, 0, :20], masks[0, 0, 1, :30], masks[0, 0, 2, :40], masks[0, 0, 3, :3] = 9, 5, 7, 2
+    masks[0, 0, 4:20] = IGNORE
+    assert slot_classes(masks, 4).tolist() == [[5, 7, 9, 0], [0, 0, 0, 0]]
+    assert slot_classes(masks, 2).tolist() == [[5, 7], [0, 0]]
+    assert slot_classes(masks, NUM_CLASSES - 1)[0].tolist() == list(range(1, NUM_CLASSES))
+
+
+def test_relabelling_there_and_back_is_the_identity_for_any_order(masks):
+    clip = torch.from_numpy(masks)
+    classes = slot_classes(clip, 8)
+    for seed in range(3):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
+        slots = to_slots(clip, classes[:, order])
+        assert slots.max() <= 8
+        one_hot = torch.nn.functional.one_hot(slots[:, -1].long(), 9).movedim(-1, 1).float()
+        back = to_classes(one_hot, classes[:, order])
+        assert back.shape == (4, NUM_CLASSES, HEIGHT, WIDTH)
+        assert torch.equal(back.argmax(1), clip[:, -1].long())
+        shapes = slot_shapes(classes[:, order])
+        assert torch.equal(shapes == EMPTY, classes[:, order] == 0)
+        assert shapes[0, 0] == SHAPE_OF_CLASS[classes[0, order[0]]]
+
+
+def test_ignored_stays_ignored_and_strangers_become_background():
+    masks = torch.tensor([[[[0, 3, 4, IGNORE]]]], dtype=torch.uint8)
+    assert to_slots(masks, torch.tensor([[0, 4, 0]])).tolist() == [[[[0, 0, 2, IGNORE]]]]
+
+
+@pytest.mark.parametrize("form", ["oneshot", "rollout"])
+@pytest.mark.parametrize("slots", [4, 48])
+def test_probabilities_of_frame_22(masks, form, slots):
+    predictor = MasksPredictor(network(replace(TINY, form=form, slots=slots)))
+    clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
+    probabilities = predictor.predict(Clip(clip, clip), View(slot_seed=1))
+    assert probabilities.shape == (2, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, HEIGHT, WIDTH))
+    assert predictor.symmetries == ({"flip", "slots"} if slots == 4 else {"flip"})
+    if slots == 4:
+        absent = [c for c in range(1, NUM_CLASSES) if c not in clip[0].unique()]
+        assert probabilities[0, absent].max() == 0
+
+
+def test_renaming_the_classes_renames_the_probabilities_and_nothing_else(masks):
+    predictor = MasksPredictor(network())
+    clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
+    old = slot_classes(clip, 4)[0, :3]
+    new = old + torch.where((old - 1) % 16 < 8, 8, -8)  # metal becomes rubber and back; no shape changes
+    renamed = clip.clone()
+    for o, n in zip(old, new, strict=True):
+        renamed[clip == o] = n
+    assert torch.equal(new.sort().values, new)  # else the slots would come in another order
+    view, other = View(slot_seed=1), View(slot_seed=2)
+    before, after = (predictor.predict(Clip(c, c), view) for c in (clip, renamed))
+    torch.testing.assert_close(after[:, new], before[:, old])
+    assert not torch.equal(before, predictor.predict(Clip(clip, clip), other))
+
+
+def test_initial_loss_is_that_of_choosing_between_the_slots(masks):
+    tensors = slot_batches(replace(TINY, slots=3), [MaskVideos(masks, masks)], 0)(0)
+    model = network(replace(TINY, slots=3))
+    logits = model(tensors["slots"], tensors["shapes"])
+    last = model.certain(tensors["slots"][:, -1:])
+    network_alone = mask_loss(logits - STAYS * last, tensors["target"])["cross_entropy"].item()
+    assert network_alone == pytest.approx(math.log(4), rel=0.25)
+    stays = (tensors["slots"][:, -1:] == tensors["target"]).float().mean().item()
+    start = mask_loss(STAYS * last, tensors["target"])["cross_entropy"].item()
+    assert start == pytest.approx(math.log(math.exp(STAYS) + 3) - STAYS * stays, rel=1e-4)
+
+
+def test_batches_depend_on_nothing_but_seed_and_step(masks):
+    videos = [MaskVideos(masks[:1], masks[:1]), MaskVideos(masks[1:], masks[1:])]
+    for form in ("oneshot", "rollout"):
+        config = replace(TINY, form=form)
+        batch = slot_batches(config, videos, 3)
+        first, again = batch(2), slot_batches(config, videos, 3)(2)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert not torch.equal(first["slots"], batch(1)["slots"])
+        assert first["slots"].max() <= config.slots
+
+
+def test_mirroring_happens_to_input_and_target_together(masks):
+    still = np.repeat(masks[:, :1], NUM_FRAMES, 1)
+    tensors = slot_batches(replace(TINY, batch_size=8), [MaskVideos(still, still)], 0)(0)
+    assert torch.equal(tensors["slots"][:, -1], tensors["target"][:, -1])
+
+
+def test_soft_planes_of_certain_slots_are_the_planes(masks):
+    model = network()
+    clip = torch.from_numpy(masks[:2, :2])
+    classes = slot_classes(clip, 4)
+    slots, shapes = to_slots(clip, classes), slot_shapes(classes)
+    presence = torch.stack([slots == k for k in range(1, 5)], 2).float()
+    assert torch.equal(model.planes(slots, shapes), model.soft_planes(presence, shapes))
+
+
+def test_rollout_grows_to_all_horizons_and_to_own_feedback(masks):
+    config = replace(TINY, form="rollout", steps=100, batch_size=2)
+    batch = slot_batches(config, [MaskVideos(masks, masks)], 0)
+    horizons = [batch(step)["target"].shape[1] for step in (0, 49, 55, 99)]
+    assert horizons[0] == horizons[1] == 1 < horizons[2] < horizons[3] == NUM_FRAMES - CLIP_FRAMES
+    assert not batch(0)["own"].any() and batch(99)["own"].all()
+
+
+def test_a_rollout_fed_the_truth_is_eleven_single_steps(masks):
+    model = network(replace(TINY, form="rollout"))
+    video = torch.from_numpy(masks[:1])
+    classes = slot_classes(video[:, :CLIP_FRAMES], 4)
+    slots, shapes = to_slots(video, classes), slot_shapes(classes)
+    truth, own = slots[:, CLIP_FRAMES:], torch.zeros(1, 11, dtype=torch.bool)
+    rolled = model(slots[:, :CLIP_FRAMES], shapes, truth, own)
+    single = torch.cat([model(slots[:, t : t + CLIP_FRAMES], shapes, steps=1) for t in range(11)], 1)
+    torch.testing.assert_close(rolled, single, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["oneshot", "rollout"])
+def test_one_video_is_learned_by_heart_and_the_folder_rebuilds_itself(masks, form, tmp_path):
+    videos = MaskVideos(masks[:1], masks[:1])
+    steps = 150 if form == "oneshot" else 12
+    config = replace(TINY, form=form, hid_S=16, hid_T=32, steps=steps, batch_size=1, learning_rate=1e-2)
+    predictor = train_masks(config, [videos], videos, tmp_path, CPU)
+    if form == "oneshot":
+        assert evaluate_masks(predictor.network, videos, CPU)["object_iou"] > 0.7
+    clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
+    again = load_masks(tmp_path, CPU).predict(Clip(clip, clip), View())
+    assert torch.equal(again, predictor.predict(Clip(clip, clip), View()))
