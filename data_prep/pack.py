@@ -187,25 +187,29 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
     videos = competition.splits[split]
     source = {"folder": str(next(iter(videos.values())).parent), "fingerprint": fingerprint(videos)}
     journal = folder / "packing.jsonl"
-    if (folder / "index.json").is_file():
-        earlier = json.loads((folder / "index.json").read_text())["source"]
-        if "fingerprint" not in earlier:
-            raise UserError(f"{folder} holds arrays that were not packed from PNG files; choose another folder.")
-        if earlier["fingerprint"] == source["fingerprint"]:
-            journal.unlink(missing_ok=True)
-            return
     shape = (len(videos), FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
     shapes = {folder / "frames.npy": (*shape, 3)}
     if split in LABELLED:
         shapes[folder / "masks.npy"] = shape
 
+    if (folder / "index.json").is_file():
+        earlier = json.loads((folder / "index.json").read_text())["source"]
+        if "fingerprint" not in earlier:
+            raise UserError(f"{folder} holds arrays that were not packed from PNG files; choose another folder.")
+        if earlier["fingerprint"] == source["fingerprint"] and all(path.exists() for path in shapes):
+            journal.unlink(missing_ok=True)
+            return
     done = read_journal(journal, source["fingerprint"])
     if done is None or not all(path.exists() or part_of(path).exists() for path in shapes):
         done = {}
         discard(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for path, full_shape in shapes.items():
-            create_part(path, full_shape)
+        try:
+            for path, full_shape in shapes.items():
+                create_part(path, full_shape)
+        except OSError:
+            discard(folder)
+            raise
         write_text(journal, json.dumps({"fingerprint": source["fingerprint"]}) + "\n")
     if len(done) < len(videos):
         pack_rows(split, list(videos.values()), list(shapes), journal, done)
@@ -214,7 +218,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
     problems = competition.problems[split] + [problem for row in sorted(done) for problem in done[row][1]]
     if not usable:
         discard(folder)
-        first = problems[0]
+        first = done[0][1][-1]
         raise UserError(
             f"not one of the {len(videos)} videos in {source['folder']} can be used, for example {first.file} "
             f"({first.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT} in every video."
@@ -319,24 +323,22 @@ def create_part(path: Path, shape: tuple[int, ...]) -> None:
         with open(part_of(path), "wb") as file:
             file.write(header(shape))
             file.flush()
-            reserve = getattr(
-                os, "posix_fallocate", lambda number, start, size: os.ftruncate(number, size)
-            )  # not on macOS
-            reserve(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
+            else:  # macOS
+                file.truncate(HEADER_BYTES + math.prod(shape))
     except OSError as error:
-        part_of(path).unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_row(file: FileIO, row: int, values: list[np.ndarray]) -> None:
     """Write one row of an unfinished array; unlike a store to mapped memory, a full disk is an ``OSError`` here."""
-    size = sum(part.nbytes for part in values)
-    position = HEADER_BYTES + row * size
-    if (written := os.pwritev(file.fileno(), values, position)) < size:
-        rest = memoryview(b"".join(values))[written:]
+    position = HEADER_BYTES + row * sum(part.nbytes for part in values)
+    for part in values:
+        rest = memoryview(part).cast("B")
         while rest:
-            written = os.pwrite(file.fileno(), rest, position + size - len(rest))
-            rest = rest[written:]
+            written = os.pwrite(file.fileno(), rest, position)
+            position, rest = position + written, rest[written:]
 
 
 def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
