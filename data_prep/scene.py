@@ -28,8 +28,11 @@ RADIUS = 0.2
 WINDOW = 72
 """Side in pixels of the square that holds any solid standing where its footprint is in view."""
 
-WINDOWS = (28, 36, 46, WINDOW)
+WINDOWS = (20, 25, 30, 36, 44, 54, WINDOW)
 """Sides among which ``paint_solids`` chooses: most solids are far from the camera."""
+
+DEPTH_STEPS = 65536
+"""Depths are compared in steps of this fraction of a unit; 128 units fit beside a label in 31 bits."""
 
 FRAME_SECONDS = 0.24
 
@@ -107,7 +110,9 @@ def hit_depth(shape: int, position: Tensor, yaw: Tensor, directions: Tensor) -> 
     return torch.where(on_cap, cap, torch.where(on_side, side, torch.inf))
 
 
-def silhouettes(shape: Tensor, position: Tensor, yaw: Tensor, window: int = WINDOW) -> tuple[Tensor, Tensor]:
+def silhouettes(
+    shape: Tensor, position: Tensor, yaw: Tensor, window: int = WINDOW, samples: int = 1
+) -> tuple[Tensor, Tensor]:
     """Return depth windows of N solids and where the windows lie in the image.
 
     Args:
@@ -115,15 +120,16 @@ def silhouettes(shape: Tensor, position: Tensor, yaw: Tensor, window: int = WIND
         position: (N, 2) float32 world (x, y).
         yaw: (N,) float32 radians.
         window: side of the windows in pixels; smaller ones cut off what does not fit.
+        samples: rays per pixel along each side, evenly spread; 1 is the pixel's centre.
 
     Returns:
-        (N, window, window) float32 depth at pixel centres, ``inf`` outside the solid, and (N, 2) int64 (row, column)
-        of each window's first pixel, which may lie outside the image.
+        (N, window · samples, window · samples) float32 depth along the rays, ``inf`` outside the solid, and (N, 2)
+        int64 (row, column) of each window's first pixel, which may lie outside the image.
     """
     n = len(shape)
-    corner = window_corner(position, window)
-    depth = position.new_full((n, window * window), torch.inf)
-    steps = torch.arange(window, device=position.device, dtype=position.dtype) + 0.5
+    corner, side = window_corner(position, window), window * samples
+    depth = position.new_full((n, side * side), torch.inf)
+    steps = (torch.arange(side, device=position.device, dtype=position.dtype) + 0.5) / samples
     for kind in range(3):
         chosen = (shape == kind).nonzero()[:, 0]
         if len(chosen) == 0:
@@ -132,7 +138,7 @@ def silhouettes(shape: Tensor, position: Tensor, yaw: Tensor, window: int = WIND
         columns = corner[chosen, 1:] + steps
         pixels = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), -1).flatten(1, 2)
         depth[chosen] = hit_depth(kind, position[chosen], yaw[chosen], ray_directions(pixels))
-    return depth.view(n, window, window), corner
+    return depth.view(n, side, side), corner
 
 
 def window_corner(position: Tensor, window: int) -> Tensor:
@@ -154,7 +160,7 @@ def paint(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, num_image
     Returns:
         (num_images, 160, 240) uint8, 0 where no solid is.
     """
-    return nearest([fragments(depth, corner, label, image)], num_images)
+    return draw(*nearest([fragments(depth, corner, label, image)], num_images)[:2], num_images)
 
 
 def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
@@ -162,7 +168,29 @@ def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, im
 
     Args and result as in :func:`silhouettes` and :func:`paint`.
     """
-    side = window_side(shape, position)
+    return draw(*visible_rays(shape, position, yaw, label, image, num_images)[:2], num_images)
+
+
+def draw(ray: Tensor, label: Tensor, num_images: int) -> Tensor:
+    """Return (num_images, 160, 240) uint8 label images with (M,) labels at the pixels (M,) and 0 elsewhere."""
+    painted = torch.zeros(num_images * HEIGHT * WIDTH, dtype=torch.uint8, device=ray.device)
+    painted[ray] = label.to(torch.uint8)
+    return painted.view(num_images, HEIGHT, WIDTH)
+
+
+def visible_rays(
+    shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int, samples: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which rays meet a solid, and the first they meet; see :func:`paint_solids` for the other arguments.
+
+    Args:
+        samples: rays per pixel along each side.
+
+    Returns:
+        (M,) int64 rays in the order of images (num_images, 160 · samples, 240 · samples) but not sorted, (M,) int32
+        labels and (M,) float32 depths.
+    """
+    side = window_side(shape, position, yaw)
     drawn = [fragments(*silhouettes(shape[:0], position[:0], yaw[:0]), label[:0], image[:0])]
     smallest = 0
     for window in WINDOWS:
@@ -172,40 +200,46 @@ def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, im
         chosen = (fits & in_view.all(1)).nonzero()[:, 0]
         smallest = window
         if len(chosen):
-            solids = silhouettes(shape[chosen], position[chosen], yaw[chosen], window)
-            drawn.append(fragments(*solids, label[chosen], image[chosen]))
-    return nearest(drawn, num_images)
+            solids = silhouettes(shape[chosen], position[chosen], yaw[chosen], window, samples)
+            drawn.append(fragments(*solids, label[chosen], image[chosen], samples))
+    return nearest(drawn, num_images, samples)
 
 
-def window_side(shape: Tensor, position: Tensor) -> Tensor:
-    """Return (N,) float32 sides in pixels of windows that surely hold the solids (for those in view)."""
-    reach = position.new_tensor([3**0.5, 1.0, 2**0.5])[shape] * RADIUS
-    depth = 5.0 + FORWARD[0] * position[:, 0] + FORWARD[2] * RADIUS
-    # A ball of this reach seen under an angle, at the view's corner 1.14 times as wide as on the axis, plus rounding.
-    return 2 * (FOCAL * 1.14 * reach / (depth - reach).clamp_min(0.1) + 1)
+def window_side(shape: Tensor, position: Tensor, yaw: Tensor) -> Tensor:
+    """Return (N,) float32 sides in pixels of windows that hold the solids, exact for cubes in front of the camera."""
+    turn = torch.where(shape == 0, yaw, 0.0)
+    unit = position.new_tensor([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (0, 2)]) * RADIUS
+    cos, sin = turn.cos()[:, None], turn.sin()[:, None]
+    x = position[:, :1] + unit[:, 0] * cos - unit[:, 1] * sin
+    y = position[:, 1:] + unit[:, 0] * sin + unit[:, 1] * cos
+    corners = project(torch.stack((x, y, unit[:, 2].expand_as(x)), -1))
+    centre = project(torch.cat((position, position.new_full((len(position), 1), RADIUS)), -1))
+    return 2 * (corners - centre[:, None]).abs().amax((1, 2)) + 2
 
 
-def fragments(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (M,) pixels in the image that solids cover and their (M,) int64 keys, smaller where nearer."""
-    window = depth.shape[-1]
-    steps = torch.arange(window, device=depth.device)
-    rows = corner[:, :1] + steps
-    columns = corner[:, 1:] + steps
-    in_rows = (rows >= 0) & (rows < HEIGHT)
-    in_columns = (columns >= 0) & (columns < WIDTH)
+def fragments(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, samples: int = 1) -> tuple[Tensor, Tensor]:
+    """Return which of the images' rays (M,) meet solids and their (M,) int32 keys, smaller where nearer."""
+    height, width = HEIGHT * samples, WIDTH * samples
+    steps = torch.arange(depth.shape[-1], device=depth.device)
+    rows = corner[:, :1] * samples + steps
+    columns = corner[:, 1:] * samples + steps
+    in_rows = (rows >= 0) & (rows < height)
+    in_columns = (columns >= 0) & (columns < width)
     drawn = depth.isfinite() & in_rows[:, :, None] & in_columns[:, None, :]
     solid, r, c = drawn.nonzero(as_tuple=True)
-    pixel = (image[solid] * HEIGHT + rows[solid, r]) * WIDTH + columns[solid, c]
+    ray = (image[solid] * height + rows[solid, r]) * width + columns[solid, c]
     # Depth in the high bits and the label in the low ones: the smallest key is the nearest solid, without ties.
-    return pixel, (depth[solid, r, c] * 65536).long() * 256 + label[solid].long()
+    return ray, (depth[drawn] * DEPTH_STEPS).int() * 256 + label[solid].int()
 
 
-def nearest(drawn: list[tuple[Tensor, Tensor]], num_images: int) -> Tensor:
-    """Return (num_images, 160, 240) uint8 labels of the nearest among lists of :func:`fragments`, 0 where none is."""
-    pixel = torch.cat([pixels for pixels, _ in drawn])
+def nearest(drawn: list[tuple[Tensor, Tensor]], num_images: int, samples: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rays, labels and depths of the nearest among lists of :func:`fragments`; see :func:`visible_rays`."""
+    ray = torch.cat([rays for rays, _ in drawn])
     key = torch.cat([keys for _, keys in drawn])
-    empty = torch.iinfo(torch.int64).max
-    buffer = torch.full((num_images * HEIGHT * WIDTH,), empty, device=pixel.device)
-    buffer.scatter_reduce_(0, pixel, key, "amin")
-    painted = torch.where(buffer == empty, 0, buffer % 256)
-    return painted.to(torch.uint8).view(num_images, HEIGHT, WIDTH)
+    first = torch.full(
+        (num_images * HEIGHT * WIDTH * samples**2,), torch.iinfo(key.dtype).max, device=ray.device, dtype=key.dtype
+    )
+    first.scatter_reduce_(0, ray, key, "amin")
+    shown = first[ray] == key
+    ray, key = ray[shown], key[shown]
+    return ray, key % 256, (key // 256).float() / DEPTH_STEPS
