@@ -44,7 +44,9 @@ SAMPLES = 2
 """Rays per pixel along each side, for colour."""
 SHADOW_STEP = 2
 """Side in pixels of the squares in which shadows are computed."""
-FINE_GRAIN, COARSE_GRAIN = 0.7, 1.1
+SHADOW_DEPTH = 0.75
+"""Share of the light that is lost where nothing comes through; the rest bounces in from the bright floor around."""
+FINE_GRAIN, COARSE_GRAIN = 0.7, 0.7
 """Standard deviations in display levels of the grain from pixel to pixel, and of that over some eight pixels."""
 
 
@@ -177,7 +179,7 @@ def shadows(shape: Tensor, position: Tensor, yaw: Tensor, image: Tensor, num_ima
         passed = torch.log1p(blocked.mul_(-0.999))
         light = torch.zeros_like(taken).index_add_(0, image[near], passed[which]).exp_()
         taken += share * (1 - light)
-    factor = (1 - taken).clamp_min(0.02) ** (1 / 2.2)
+    factor = (1 - SHADOW_DEPTH * taken) ** (1 / 2.2)
     factor = factor.view(num_images, 1, len(rows), len(columns))
     return F.interpolate(factor, size=(HEIGHT, WIDTH), mode="bilinear").view(num_images, HEIGHT, WIDTH, 1)
 
@@ -207,7 +209,7 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
         else:
             gap = torch.hypot(x, y)
             gap = gap * gap * (0.5 / RADIUS) if kind == 1 else (gap - RADIUS).clamp_min_(0)
-        return 0.75 * torch.exp(-10 * gap)
+        return 0.6 * torch.exp(-10 * gap)
     way = x * sx + y * sy
     height = (-way / squared).clamp_(0, 2 * RADIUS)
     if kind == 0:
@@ -306,18 +308,21 @@ def surroundings(
         position: (N, 2) of all solids; lit: (N, 3) light of each when lit like the floor.
     """
     dz = direction[:, 2]
+    light = torch.empty_like(point)
     # Floor: what the camera would see there, darker under the solid itself.
-    way = (-point[:, 2] / dz.clamp_max(-1e-3)).clamp_max(20)
-    ground = point[:, :2] + way[:, None] * direction[:, :2]
-    at = project(torch.cat((ground, torch.zeros_like(ground[:, :1])), 1).clamp(-9, 3.5))
-    floor = decode(floor_colour(at[:, 0], at[:, 1])) * (1 - 0.45 * torch.exp(-way / 0.12))[:, None]
+    down = (dz < 0).nonzero()[:, 0]
+    way = (-point[down, 2] / dz[down].clamp_max(-1e-3)).clamp_max(20)
+    ground = point[down] + way[:, None] * direction[down]
+    at = project(ground.clamp(-9, 3.5))
+    light[down] = decode(floor_colour(at[:, 0], at[:, 1])) * (1 - 0.45 * torch.exp(-way / 0.12))[:, None]
     # Sky: dim, a bright area light overhead, hard lamps.
-    sky = SKY_DIM + 0.10 * ((dz - 0.55) / 0.3).clamp(0, 1) * ((1.0 - dz) / 0.1).clamp(0, 1)
-    for lamp, strength in enumerate((3.0, 1.2, 2.2)):
-        towards, _ = lamp_light(point, lamp)
-        angle = (2 - 2 * (towards * direction).sum(-1)).clamp_min(0)
-        sky = sky + strength * torch.exp(-angle / 0.012)
-    light = torch.where((dz < 0)[:, None], floor, sky[:, None])
+    up = (dz >= 0).nonzero()[:, 0]
+    rising = dz[up]
+    sky = SKY_DIM + 0.10 * ((rising - 0.55) / 0.3).clamp(0, 1) * ((1.0 - rising) / 0.1).clamp(0, 1)
+    for lamp, glare in enumerate(LAMP_GLARE):
+        towards, _ = lamp_light(point[up], lamp)
+        sky += glare * torch.exp((towards * direction[up]).sum(-1).sub_(1) * (2 / LAMP_SIZE))
+    light[up] = sky[:, None]
     # Neighbours: as upright cylinders, which is what a small reflection shows of them.
     nearest = torch.full_like(dz, torch.inf)
     most = int((first[1:] - first[:-1]).max()) if len(first) > 1 else 0
@@ -337,8 +342,12 @@ def surroundings(
     return light
 
 
-SKY_DIM = 0.035
+SKY_DIM = 0.04
 """Linear light of the dark room above the floor."""
+LAMP_GLARE = (3.0, 1.2, 2.2)
+"""Linear light of each lamp as a mirror shows it."""
+LAMP_SIZE = 0.012
+"""Squared radius of a mirrored lamp, radians²."""
 
 
 def grain(seed: int, length: int, device: str) -> Tensor:
