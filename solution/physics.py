@@ -22,7 +22,7 @@ REACH = 2 * 2**0.5 * RADIUS
 class Constants:
     """Of the floor and of the solids; units, seconds, radians, mass 1."""
 
-    deceleration: float = 0.2
+    deceleration: float = 0.215
     deceleration_spread: float = 0.05
     """Standard deviation between objects."""
     damping: float = 0.06
@@ -220,7 +220,7 @@ class Belief:
         )
 
 
-POSITION_NOISE = 0.006
+POSITION_NOISE = 0.004
 YAW_NOISE = 0.06
 FIRST_SPEED = 1.0
 """Standard deviation of each velocity component of what has just come into view, units/s."""

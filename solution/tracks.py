@@ -18,9 +18,10 @@ MAX_OBJECTS = 8
 QUARTER = math.pi / 2
 """A cube looks the same after this turn."""
 
-NORMALS = 64
-RAYS = 32
-RIM = 32
+RIM = 64
+"""Corners of the polygon that stands for a circle."""
+COARSE, FINE = (32, 64), (128, 128)
+"""Rays along which an edge is searched and normals of the hull: to come near, and for a tenth of a pixel."""
 MIN_PIXELS = 8
 
 
@@ -89,11 +90,15 @@ def _find(masks: Tensor) -> Tracks:
     box, border = _boxes(rows[video, frame, label], columns[video, frame, label])
     position = _stand(box, border)
     yaw = torch.zeros_like(position[:, 0])
-    fit = _Outlines(masks.reshape(-1), image, label, shape, len(masks) * frames)
-
+    pixels = masks.reshape(-1)
+    fit = _Outlines(pixels, image, label, shape, videos * frames, *COARSE)
     position, yaw = fit.first_yaw(position, yaw)
-    for width, turns in ((10, True), (6, True), (4, True), (3, True), (3, True)):
-        position, yaw = fit.improve(position, yaw, width, turns)
+    for width in (10, 6, 4):
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    fit = _Outlines(pixels, image, label, shape, videos * frames, *FINE)
+    fit.remember(position)
+    for _ in range(3):
+        position, yaw = fit.improve(position, yaw, 3, turns=True)
     support, shown = fit.judge(position, yaw)
     good = (support > 0.5) & (shown > 0.04)
 
@@ -192,11 +197,13 @@ def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
 class _Outlines:
     """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres."""
 
-    def __init__(self, labels: Tensor, image: Tensor, label: Tensor, shape: Tensor, images: int):
+    def __init__(
+        self, labels: Tensor, image: Tensor, label: Tensor, shape: Tensor, images: int, rays: int, normals: int
+    ):
         self.labels, self.image, self.label, self.shape, self.images = labels, image, label, shape, images
-        angle = torch.arange(RAYS, device=label.device) * (2 * math.pi / RAYS)
+        angle = torch.arange(rays, device=label.device) * (2 * math.pi / rays)
         self.ray = torch.stack((angle.cos(), angle.sin()))  # (2, R)
-        angle = torch.arange(NORMALS, device=label.device) * (2 * math.pi / NORMALS)
+        angle = torch.arange(normals, device=label.device) * (2 * math.pi / normals)
         self.normal = torch.stack((angle.cos(), angle.sin()))  # (2, M)
         cosine = self.normal.T @ self.ray
         self.slant = torch.where(cosine > 1e-3, 1 / cosine.clamp_min(1e-3), torch.inf)  # (M, R)
@@ -246,10 +253,13 @@ class _Outlines:
         known = ((inner > 0) & (outer < 0)) | ((cut == 0) & (outer < 0)) | ((cut == 2 * width) & (inner > 0))
         return centre, radius, normal, (cut - width).float(), known.float()
 
-    def improve(self, position: Tensor, yaw: Tensor, width: int, turns: bool) -> tuple[Tensor, Tensor]:
+    def improve(
+        self, position: Tensor, yaw: Tensor, width: int, turns: bool, kinds: tuple[int, ...] = (0, 1, 2)
+    ) -> tuple[Tensor, Tensor]:
         """Take one Gauss-Newton step towards the visible edges; ``width`` pixels are searched on either side."""
         position, yaw = position.clone(), yaw.clone()
-        for kind, chosen in enumerate(self.chosen):
+        for kind in kinds:
+            chosen = self.chosen[kind]
             if len(chosen) == 0:
                 continue
             p, a = position[chosen], yaw[chosen]
@@ -272,7 +282,7 @@ class _Outlines:
             position[chosen] = p + step[:, :2].clamp(-0.3, 0.3)
             if slope.shape[-1] == 3:
                 yaw[chosen] = a + step[:, 2].clamp(-0.3, 0.3)
-        self._remember(position)
+        self.remember(position)
         return position, yaw
 
     def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,8 +295,8 @@ class _Outlines:
         best = torch.full_like(yaw[chosen], torch.inf)
         start, result = position, position.clone()
         for turn in torch.arange(6, device=yaw.device) * (QUARTER / 6):
-            tried, _ = self.improve(start, torch.full_like(yaw, turn), 6, turns=False)
-            tried, _ = self.improve(tried, torch.full_like(yaw, turn), 6, turns=False)
+            tried, _ = self.improve(start, torch.full_like(yaw, turn), 6, turns=False, kinds=(0,))
+            tried, _ = self.improve(tried, torch.full_like(yaw, turn), 6, turns=False, kinds=(0,))
             *_, offset, weight = self.edges(0, tried[chosen], turn.expand(len(chosen)), 6)
             error = (offset.abs() * weight).sum(1) / weight.sum(1).clamp_min(1)
             better = error < best
@@ -312,7 +322,7 @@ class _Outlines:
             support[chosen], shown[chosen] = own / known.clamp_min(1e-6), own
         return support, shown
 
-    def _remember(self, position: Tensor) -> None:
+    def remember(self, position: Tensor) -> None:
         """Keep how far every class stands in its image, for who hides whom."""
         self.depth = torch.full((self.images, 256), -torch.inf, device=position.device)
         self.depth[:, 0] = torch.inf

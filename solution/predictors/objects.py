@@ -24,7 +24,7 @@ from solution.tracks import Tracks, find_tracks, outline
 from solution.training import Recipe, fit, load_weights
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
-DRAWN_NORMALS = 32
+DRAWN_NORMALS = 64
 
 
 @dataclass(frozen=True)

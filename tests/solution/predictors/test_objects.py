@@ -1,0 +1,116 @@
+"""The objects predictor: drawing against painted silhouettes, its symmetries, and a run from masks to probabilities."""
+
+import math
+
+import pytest
+import torch
+
+from data_prep.scene import FRAME_SECONDS, paint, silhouettes
+from solution.models.dynamics import Forecast
+from solution.physics import Constants
+from solution.predictors import Clip, View
+from solution.predictors.objects import (
+    Objects,
+    ObjectsConfig,
+    average_silhouette,
+    build,
+    draw,
+    load_objects,
+    train_objects,
+)
+from solution.tracks import find_tracks
+
+TINY = ObjectsConfig(width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
+CLASSES = torch.tensor([[3, 20, 40]])
+
+
+@pytest.fixture(scope="module")
+def masks():
+    """(4, 22, 160, 240): in every video one solid slides to the right, two stand."""
+    videos, frames = 4, 22
+    torch.manual_seed(0)
+    start = torch.tensor([[-1.0, -1.8], [0.5, 0.3], [1.4, -0.9]]) + 0.1 * torch.randn(videos, 3, 2)
+    position = start[:, None].repeat(1, frames, 1, 1)
+    seconds = torch.arange(frames) * FRAME_SECONDS
+    position[:, :, 0, 1] += 0.9 * seconds - Constants().deceleration / 2 * seconds**2
+    label = CLASSES.expand(videos * frames, -1).flatten()
+    depth, corner = silhouettes((label - 1) // 16, position.reshape(-1, 2), torch.full((len(label),), 0.2))
+    image = torch.arange(videos * frames).repeat_interleave(3)
+    return paint(depth, corner, label, image, videos * frames).view(videos, frames, 160, 240)
+
+
+@pytest.mark.parametrize("shape", [0, 1, 2])
+def test_spans_equal_cast_silhouettes(shape):
+    position = torch.tensor([[0.0, 0.0], [1.5, 1.0], [-3.0, -2.0], [0.5, 2.1]])
+    yaw = torch.tensor([0.3, 0.0, 0.7, -0.2])
+    kinds = torch.full((4,), shape)
+    drawn, in_view = average_silhouette(kinds, position[:, None], yaw[:, None])
+    depth, corner = silhouettes(kinds, position, yaw)
+    painted = paint(depth, corner, torch.ones(4, dtype=torch.long), torch.arange(4), 4) > 0
+    overlap = (painted & (drawn > 0.5)).sum((1, 2)) / (painted | (drawn > 0.5)).sum((1, 2))
+    assert overlap.min() > 0.95 and in_view.tolist() == [1.0] * 4
+
+
+def certain(position, modes=1):
+    objects = len(position)
+    mean = position[None, :, None, None].expand(1, objects, modes, 1, 2)
+    zeros = torch.zeros(1, objects, modes)
+    turn = torch.tensor([1.0, 0.0]).expand(1, objects, modes, 2)
+    return Forecast(zeros, mean, torch.full((1, objects, modes, 1), 1e-6), turn, torch.full((1, objects), 20.0))
+
+
+def test_drawing_puts_the_nearer_in_front_and_sums_to_one():
+    position = torch.tensor([[0.0, 0.0], [0.35, 0.05], [9.0, 9.0]])
+    shape, present = (CLASSES - 1) // 16, torch.tensor([[True, True, True]])
+    drawn = draw(certain(position), CLASSES, shape, present, 4)
+    depth, corner = silhouettes(shape[0, :2], position[:2], torch.zeros(2))
+    painted = paint(depth, corner, CLASSES[0, :2], torch.zeros(2, dtype=torch.long), 1)
+    assert (drawn.argmax(1) == painted).float().mean() > 0.998
+    assert torch.allclose(drawn.sum(1), torch.ones(1, 160, 240), atol=1e-5)
+    assert drawn[:, 40].max() == 0  # out of view
+    many = draw(certain(position, modes=5), CLASSES, shape, present, 16)
+    assert torch.allclose(many, drawn, atol=1e-4)  # equal modes are one
+
+
+@pytest.mark.parametrize("dynamics", ["direct", "simulated", "corrected"])
+def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
+    config = ObjectsConfig(dynamics, width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
+    trained = train_objects(config, find_tracks(masks), tmp_path, torch.device("cpu"))
+    clip = Clip(torch.zeros(4, 11, 1, 1, 3, dtype=torch.uint8), masks[:, :11])
+    drawn = trained.predict(clip, View())
+    assert drawn.shape == (4, 49, 160, 240) and drawn.dtype == torch.float32
+    assert torch.allclose(drawn.sum(1), torch.ones(()), atol=1e-4) and drawn.min() >= 0
+    assert drawn[:, [0, 3, 20, 40]].sum() == pytest.approx(4 * 160 * 240, rel=1e-4)
+    again = load_objects(tmp_path, torch.device("cpu")).predict(clip, View())
+    assert torch.allclose(drawn, again, atol=1e-5)
+    if dynamics == "simulated":
+        found = drawn.argmax(1)
+        union = ((found > 0) | (masks[:, -1] > 0)).sum()
+        assert ((found == masks[:, -1]) & (found > 0)).sum() / union > 0.8
+
+
+def test_turning_the_floor_and_back_changes_nothing_that_is_simulated(masks):
+    predictor = Objects(None, Constants(), ObjectsConfig("simulated", modes=2), torch.device("cpu"))
+    history = find_tracks(masks[:, :11])
+    straight, turned = (predictor.forecast(history, View(turn=t)) for t in (0.0, 2.0))
+    assert torch.allclose(straight.mean, turned.mean, atol=1e-3)
+
+
+def test_a_turned_view_of_the_network_is_turned_back(masks):
+    torch.manual_seed(0)
+    predictor = Objects(build(TINY).eval(), Constants(), TINY, torch.device("cpu"))
+    history = find_tracks(masks[:, :11])
+    straight, turned = (predictor.forecast(history, View(turn=t)) for t in (0.0, math.pi))
+    # An untrained network hardly corrects the simulator: what is left is the turn and its inverse.
+    known = history.visible.any(1)
+    assert (straight.mean - turned.mean)[known].abs().max() < 0.2
+    assert (straight.turn - turned.turn)[known].abs().max() < 1.0
+
+
+def test_clips_do_not_influence_each_other(masks):
+    torch.manual_seed(0)
+    predictor = Objects(build(TINY).eval(), Constants(), TINY, torch.device("cpu"))
+    history = find_tracks(masks[:, :11])
+    together = predictor.predict_tracks(history, View())
+    alone = torch.cat([predictor.predict_tracks(history[i : i + 1], View()) for i in range(4)])
+    assert torch.allclose(together, alone, atol=1e-4)

@@ -1,0 +1,83 @@
+"""Tracks against the positions that synthetic silhouettes were painted at."""
+
+import math
+
+import pytest
+import torch
+
+from data_prep.classes import SHAPE_OF_CLASS
+from data_prep.scene import paint, silhouettes
+from solution.tracks import MAX_OBJECTS, QUARTER, find_tracks
+
+CLASSES = {"cube": 3, "sphere": 20, "cylinder": 40}
+
+
+def film(classes, position, yaw):
+    """Return (V, T, 160, 240) masks of K objects per video: classes (V, K), position (V, T, K, 2), yaw (V, T, K)."""
+    videos, frames, objects = yaw.shape
+    label = classes[:, None].expand(-1, frames, -1).flatten()
+    image = torch.arange(videos * frames).repeat_interleave(objects)
+    depth, corner = silhouettes(torch.from_numpy(SHAPE_OF_CLASS)[label], position.reshape(-1, 2), yaw.flatten())
+    return paint(depth, corner, label, image, videos * frames).view(videos, frames, 160, 240)
+
+
+def one(name, x, y, yaw=0.3):
+    return film(torch.tensor([[CLASSES[name]]]), torch.tensor([[[[x, y]]]]), torch.tensor([[[yaw]]]))
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("place", [(0.0, 0.0), (1.5, -1.0), (-2.0, 1.5)])
+def test_a_whole_object_is_found_within_a_pixel(name, place):
+    found = find_tracks(one(name, *place))
+    assert found.classes[0, 0] == CLASSES[name] and found.visible.sum() == 1
+    assert (found.position[0, 0, 0] - torch.tensor(place)).norm() < 0.015
+    turn = (found.yaw[0, 0, 0] - 0.3 + QUARTER / 2) % QUARTER - QUARTER / 2
+    assert abs(turn) < 0.12 if name == "cube" else found.yaw[0, 0, 0] == 0
+    assert not found.border.any() and found.shown[0, 0, 0] > 0.9
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("place", [(0.0, -2.25), (0.5, 2.02), (2.0, 0.5), (-5.0, 0.3)])
+def test_an_object_cut_by_the_border_is_found_by_what_is_left(name, place):
+    masks = one(name, *place)
+    assert 40 < (masks > 0).sum() < 1500
+    found = find_tracks(masks)
+    assert found.visible[0, 0, 0] and found.border[0, 0, 0]
+    assert (found.position[0, 0, 0] - torch.tensor(place)).norm() < 0.06
+
+
+def test_an_object_half_hidden_is_found_and_called_so():
+    position = torch.tensor([[[[0.0, 0.0], [0.5, 0.12]]]])
+    masks = film(torch.tensor([[CLASSES["sphere"], CLASSES["cylinder"]]]), position, torch.zeros(1, 1, 2))
+    found = find_tracks(masks)
+    hidden = int((found.classes[0] == CLASSES["sphere"]).nonzero())
+    assert found.shown[0, 0, hidden] < 0.8
+    assert (found.position[0, 0, hidden] - position[0, 0, 0]).norm() < 0.03
+
+
+def test_flicker_is_not_an_object():
+    masks = one("sphere", 0.5, 0.5)
+    masks[0, 0, 10:13, 10:14] = 7  # a few stray pixels
+    inside = (masks[0, 0] == CLASSES["sphere"]).nonzero()
+    for row, column in inside[:: len(inside) // 20].tolist():
+        masks[0, 0, row, column] = 9  # salt on the object
+    masks[0, 0, 100, 100] = 255
+    found = find_tracks(masks)
+    assert found.visible.sum() == 1 and found.classes[0, found.visible[0, 0]] == CLASSES["sphere"]
+    assert (found.position[0, 0][found.visible[0, 0]] - 0.5).norm() < 0.02
+
+
+def test_empty_masks_and_nine_classes():
+    empty = find_tracks(torch.zeros(2, 3, 160, 240, dtype=torch.uint8))
+    assert empty.classes.sum() == 0 and not empty.visible.any() and empty.shape.max() == -1
+    angle = torch.arange(9) * (2 * math.pi / 9)
+    position = torch.stack((1.5 * angle.cos(), 1.5 * angle.sin()), -1)[None, None]
+    many = find_tracks(film(torch.arange(20, 29)[None], position, torch.zeros(1, 1, 9)))
+    assert many.visible.sum() == MAX_OBJECTS and len(set(many.classes[0].tolist())) == MAX_OBJECTS
+
+
+def test_relabelling_classes_of_one_shape_changes_nothing_else():
+    position = torch.tensor([[[[0.0, 0.8], [0.5, -0.9]]]])
+    a = find_tracks(film(torch.tensor([[17, 20]]), position, torch.zeros(1, 1, 2)))
+    b = find_tracks(film(torch.tensor([[31, 25]]), position, torch.zeros(1, 1, 2)))
+    assert torch.equal(a.position, b.position) and torch.equal(a.visible, b.visible)
