@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from data_prep.errors import exits_cleanly
+from data_prep.standin.stats import measure, picture, table
 from data_prep.standin.writer import Settings, make_standin
 
 
@@ -48,6 +49,26 @@ def main(
     seconds = time.perf_counter() - start
     what = "masks" if masks_only else "frames"
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")
+
+
+@main.command("stats")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--videos", default=500, show_default=True, help="Count in at most so many.")
+@exits_cleanly
+def stats_command(folder: Path, videos: int) -> None:
+    """Print statistics of the competition in FOLDER (raw, packed or masks only) beside the real one's."""
+    click.echo(table(measure(folder, videos)))
+
+
+@main.command("picture")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--real", required=True, type=click.Path(path_type=Path), help="The competition to compare with.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write.")
+@exits_cleanly
+def picture_command(folder: Path, real: Path, out: Path) -> None:
+    """Put frames of FOLDER beside those of another competition."""
+    picture(folder, real, out)
+    click.echo(f"{out}: left {folder}, right {real}; frames 0, 10 and 21.")
 
 
 if __name__ == "__main__":
