@@ -47,7 +47,7 @@ class MasksConfig:
     Attributes:
         form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
         slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
-        patch: side in pixels of the squares that become one input pixel.
+        patch: side in pixels of the squares that SimVP sees as one pixel.
         horizons: how many of the last frames ``oneshot`` predicts.
         last_weight: of frame 22's cross-entropy, where the other horizons weigh 1.
         jaccard_weight: of frame 22's soft Jaccard.
@@ -89,17 +89,16 @@ class MaskVideos:
 
 
 class SlotSimVP(nn.Module):
-    """SimVP between slot masks: squares of pixels become channels on the way in and pixels on the way out."""
+    """SimVP between slot masks: on the way in each square of pixels is one pixel, on the way out pixels again."""
 
     def __init__(self, config: MasksConfig):
         super().__init__()
         if config.form not in FORMS:
             raise ValueError(f"form is one of {', '.join(FORMS)}, not {config.form!r}")
         self.patch, self.slots, self.form = config.patch, config.slots, config.form
-        area = config.patch**2
         self.simvp = SimVP(
-            (config.slots + len(SHAPES)) * area,
-            (config.slots + 1) * area,
+            config.slots + len(SHAPES),
+            (config.slots + 1) * config.patch**2,
             CLIP_FRAMES,
             1 if config.form == "rollout" else config.horizons,
             config.hid_S,
@@ -145,25 +144,27 @@ class SlotSimVP(nn.Module):
         return (slots[:, :, None] == numbers).float()
 
     def planes(self, slots: Tensor, shapes: Tensor) -> Tensor:
-        """Return (B, T, (K + 3)·patch², H/patch, W/patch) of (B, T, H, W) slots: presence of each slot, of each shape.
+        """Return (B, T, K + 3, H/patch, W/patch): the share of each square that each slot, then each shape covers.
 
-        Squares are folded and shapes looked up while everything is still uint8, many times faster than afterwards.
+        ``slots``: (B, T, H, W) uint8. Pixels are counted as bytes, many times faster than pooling one-hot floats.
         """
         device = slots.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         table = torch.full((len(slots), 256), IGNORE, dtype=torch.uint8, device=slots.device)
         table[:, 1 : self.slots + 1] = shapes  # EMPTY wraps to IGNORE
-        kinds = torch.cat((slots[:, :, None], look_up(table, slots)[:, :, None]), 2)
-        kinds = F.pixel_unshuffle(kinds, self.patch).unflatten(2, (2, 1, -1))  # (B, T, 2, 1, patch², h, w)
-        numbers = torch.arange(self.slots + 1, dtype=torch.uint8, device=slots.device)[:, None, None, None]
-        present, shape = kinds[:, :, 0] == numbers[1:], kinds[:, :, 1] == numbers[: len(SHAPES)]
-        return torch.cat((present, shape), 2).flatten(2, 3).to(dtype)
+        numbers = torch.arange(self.slots + 1, dtype=torch.uint8, device=slots.device)[:, None, None]
+        counts = []
+        for kinds, wanted in ((slots, numbers[1:]), (look_up(table, slots), numbers[: len(SHAPES)])):
+            squares = F.pixel_unshuffle(kinds[:, :, None], self.patch)  # (B, T, patch², h, w)
+            counts.append(sum((pixel[:, :, None] == wanted).view(torch.uint8) for pixel in squares.unbind(2)))
+        return torch.cat(counts, 2).to(dtype) / self.patch**2
 
     def soft_planes(self, presence: Tensor, shapes: Tensor) -> Tensor:
-        """Return the same planes of (B, T, K, H, W) probabilities of the slots."""
+        """Return the same of (B, T, K, H, W) probabilities of the slots."""
         of_shape = F.one_hot(shapes.clamp(min=0), len(SHAPES)) * (shapes != EMPTY)[..., None]  # (B, K, 3)
+        presence = F.avg_pool2d(presence.flatten(0, 1), self.patch).unflatten(0, presence.shape[:2])
         shape_planes = torch.einsum("btkhw,bks->btshw", presence, of_shape.to(presence.dtype))
-        return F.pixel_unshuffle(torch.cat((presence, shape_planes), 2), self.patch)
+        return torch.cat((presence, shape_planes), 2)
 
     def logits(self, predicted: Tensor, last: Tensor, shapes: Tensor) -> Tensor:
         """Return (B, T, K + 1, H, W) float32: the prior that nothing moves on, corrected; empty slots cannot win.
@@ -338,9 +339,9 @@ def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device)
     predictor = MasksPredictor(network)
     predicted = []
     for start in range(0, len(videos.inputs), 8):
-        masks = torch.from_numpy(videos.inputs[start : start + 8, :CLIP_FRAMES]).to(device)
+        masks = torch.tensor(videos.inputs[start : start + 8, :CLIP_FRAMES], device=device)
         predicted.append(predictor.predict(Clip(masks, masks), View()).argmax(1).cpu())
-    predicted, truth = torch.cat(predicted), torch.from_numpy(videos.targets[:, -1])
+    predicted, truth = torch.cat(predicted), np.asarray(videos.targets[:, -1])
     result = score(predicted.byte(), truth)
     return {"jaccard": result.jaccard, "object_iou": result.object_iou}
 
