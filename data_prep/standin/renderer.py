@@ -46,7 +46,7 @@ SHADOW_STEP = 2
 """Side in pixels of the squares in which shadows are computed."""
 SHADOW_DEPTH = 0.75
 """Share of the light that is lost where nothing comes through; the rest bounces in from the bright floor around."""
-FINE_GRAIN, COARSE_GRAIN = 0.7, 0.7
+FINE_GRAIN, COARSE_GRAIN = 0.7, 0.55
 """Standard deviations in display levels of the grain from pixel to pixel, and of that over some eight pixels."""
 
 

@@ -35,6 +35,9 @@ FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
 VIDEOS_AT_ONCE = 4
 """Per process; a video's bytes do not depend on it."""
 
+FEW = 16
+"""So many videos are made in this process: starting others takes longer."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -79,7 +82,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     made = 0
     with ExitStack() as stack:
         pool = None
-        if torch.device(device).type == "cpu":
+        if torch.device(device).type == "cpu" and sum(map(len, settings.numbers().values())) > FEW:
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(pack.num_cores(), context, torch.set_num_threads, (1,))
             stack.callback(pool.shutdown, cancel_futures=True)

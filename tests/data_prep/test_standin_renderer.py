@@ -1,0 +1,117 @@
+"""The stand-in's pictures against exact masks, brute-force rays and the real competition's levels."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data_prep import scene
+from data_prep.standin import physics, renderer
+from data_prep.standin.stats import COLOUR_MEDIANS, count_video, statistics
+
+
+@pytest.fixture(scope="module")
+def videos():
+    return physics.simulate_many(1, 3)
+
+
+@pytest.fixture(scope="module")
+def masks(videos):
+    solids = renderer.solids_of(videos)
+    return scene.paint_solids(*solids, len(videos) * 22).numpy().reshape(-1, 22, 160, 240)
+
+
+def film(videos, length=22):
+    return renderer.film(videos, list(range(len(videos))), length, "cpu")
+
+
+def test_colour_lies_where_the_mask_is(videos, masks):
+    solids = renderer.solids_of(videos[:1])
+    colour, pixel = renderer.shade_solids(*solids, 22)
+    assert colour.shape == (len(pixel), 3) and colour.min() >= 0 and colour.max() <= 255
+    rays = torch.bincount(pixel, minlength=22 * 160 * 240).view(22, 160, 240).numpy()
+    for frame in range(22):
+        solid = (masks[0, frame] > 0).astype(np.uint8)
+        inner, outer = (change(solid, np.ones((3, 3), np.uint8)) > 0 for change in (cv2.erode, cv2.dilate))
+        assert (rays[frame][inner] == 4).mean() > 0.995  # slivers of floor between two solids may show
+        assert not rays[frame][~outer].any()
+
+
+def test_a_video_s_pixels_do_not_depend_on_its_neighbours_or_length(videos):
+    together = film(videos[:2], 3)
+    assert together.shape == (2, 3, 160, 240, 3) and together.dtype == np.uint8
+    np.testing.assert_array_equal(film(videos[:1], 3)[0], together[0])
+    np.testing.assert_array_equal(film(videos[:2], 3), together)
+
+
+def test_the_empty_floor_has_the_real_levels():
+    floor = renderer.background(torch.device("cpu"))
+    assert floor.min() > 100 and floor.max() < 146
+    top_left, middle = floor[12:22, 10:40].mean((0, 1)), floor[75:85, 110:130].mean((0, 1))
+    assert top_left[2] > top_left[0] + 4 and floor[:2].mean() < middle.mean() - 15
+
+
+def test_grain_is_slight():
+    grain = renderer.grain(0, 8, "cpu")
+    assert grain.shape == (8, 160, 240, 3)
+    assert 0.6 < grain.std() < 1.4 and abs(grain.mean()) < 0.1
+
+
+def test_colours_are_the_real_medians():
+    many = physics.simulate_many(2, 24)
+    painted = scene.paint_solids(*renderer.solids_of(many), len(many) * 22).numpy().reshape(-1, 22, 160, 240)
+    counts = []
+    for index, video in enumerate(many):
+        frames = np.zeros((22, 160, 240, 3), np.uint8)
+        frames[:2] = renderer.film([video], [index], 2, "cpu")[0]
+        kept = painted[index] * (np.arange(22) < 2)[:, None, None].astype(np.uint8)
+        counts.append(count_video(kept, frames))
+    rows = {row.name: row for row in statistics(counts)}
+    assert all(rows[f"median colour, {name}"].agrees for name in COLOUR_MEDIANS)
+
+
+def lamp_is_hidden(shape: int, yaw: float, points: np.ndarray, lamp: tuple) -> np.ndarray:
+    """March from (P, 2) floor points to a lamp and return whether the solid at the origin is in the way."""
+    ends = np.c_[points, np.zeros(len(points))]
+    way = np.linspace(0, 0.25, 1200)[:, None, None]  # a quarter of the way is far above every solid
+    x, y, z = np.moveaxis(ends + way * (np.array(lamp) - ends), -1, 0)
+    if shape == 0:
+        x, y = x * np.cos(yaw) + y * np.sin(yaw), y * np.cos(yaw) - x * np.sin(yaw)
+        inside = (np.abs(x) < 0.2) & (np.abs(y) < 0.2) & (z < 0.4)
+    elif shape == 1:
+        inside = x**2 + y**2 + (z - 0.2) ** 2 < 0.04
+    else:
+        inside = (x**2 + y**2 < 0.04) & (z < 0.4)
+    return inside.any(0)
+
+
+@pytest.mark.parametrize("shape", [0, 1, 2])
+@pytest.mark.parametrize("lamp", [0, 1, 2])
+def test_half_shadows_run_along_the_hard_shadow_s_edge(shape, lamp):
+    random = np.random.default_rng(shape)
+    points = random.uniform(-1.2, 1.2, (600, 2))
+    state = torch.tensor([[0.0, 0.0, 0.4]])
+    floor = torch.tensor(points, dtype=torch.float32)
+    towards, _ = renderer.lamp_light(torch.nn.functional.pad(floor, (0, 1)), lamp)
+    slant = towards[:, :2] / towards[:, 2:]
+    share = renderer.blocked_share(shape, state, floor, slant)[0].numpy()
+    hidden = lamp_is_hidden(shape, 0.4, points, renderer.LAMPS[lamp])
+    assert 10 < hidden.sum() < 300
+    assert ((share > 0.5) == hidden).mean() > 0.985
+    assert share[hidden].mean() > 0.8 and share[~hidden].mean() < 0.05
+
+
+def test_a_mirror_shows_the_dark_room_above_and_the_floor_below():
+    point = torch.tensor([[0.0, 0.0, 0.2]] * 2)
+    direction = torch.nn.functional.normalize(torch.tensor([[-1.0, 0.9, 0.6], [0.5, 0.9, -0.6]]), dim=1)
+    index, first = torch.zeros(2, dtype=torch.long), torch.tensor([0, 1])
+    light = renderer.surroundings(point, direction, index, index, first, torch.zeros(1, 2), torch.ones(1, 3))
+    assert light[0].max() < 0.1 < 0.15 < light[1].min()
+
+
+def test_a_mirror_shows_its_neighbour():
+    point, direction = torch.tensor([[0.2, 0.0, 0.2]]), torch.tensor([[1.0, 0.0, 0.0]])
+    index, first = torch.zeros(1, dtype=torch.long), torch.tensor([0, 2])
+    position, lit = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.1, 0.1]])
+    light = renderer.surroundings(point, direction, index, index, first, position, lit)
+    torch.testing.assert_close(light / light[0, 0], lit[1:] / 0.9)
