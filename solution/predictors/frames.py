@@ -87,15 +87,17 @@ REPORT = FramesConfig(
 
 @dataclass(frozen=True)
 class FrameVideos:
-    """Videos to learn from.
+    """Videos to learn from: some rows of memory-mapped arrays, which nobody copies.
 
     Attributes:
         frames: (N, 22, 160, 240, 3) uint8 RGB.
         masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore.
+        rows: (n,) which of the N videos.
     """
 
     frames: np.ndarray
     masks: np.ndarray
+    rows: np.ndarray
 
 
 class FramePipeline(nn.Module):
@@ -296,7 +298,8 @@ def video_batches(
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
         tensors: dict[str, list[np.ndarray]] = {}
-        for part, row in draw_videos([len(v.frames) for v in videos], batch_size, rng):
+        for part, drawn in draw_videos([len(v.rows) for v in videos], batch_size, rng):
+            row = videos[part].rows[drawn]
             frames, masks = videos[part].frames[row], videos[part].masks[row]
             side = slice(None, None, -1 if rng.random() < 0.5 else 1)
             tensors.setdefault("clip", []).append(frames[:CLIP_FRAMES, :, side])
@@ -318,7 +321,7 @@ def evaluate_frames(
     The frame is scored at full size and the masks are what the segmenter makes of it.
     """
     errors, similarities, masks = [], [], []
-    chosen = np.linspace(0, len(held_out.frames) - 1, min(EVALUATION_CLIPS, len(held_out.frames)), dtype=int)
+    chosen = held_out.rows[:: max(1, len(held_out.rows) // EVALUATION_CLIPS)]
     for start in range(0, len(chosen), 4):
         frames = torch.from_numpy(held_out.frames[chosen[start : start + 4]]).to(device)
         with autocast(device):

@@ -51,7 +51,7 @@ def videos() -> FrameVideos:
         for t in range(NUM_FRAMES):
             square = np.s_[video, t, 40 : 40 + 48, 20 + 5 * t : 20 + 5 * t + 48]
             frames[square], masks[square] = 200, 7
-    return FrameVideos(frames, masks)
+    return FrameVideos(frames, masks, np.arange(3))
 
 
 def pipeline(config: FramesConfig = TINY) -> FramePipeline:
@@ -80,6 +80,8 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     first, again = with_future(3), video_batches(2, [videos], 5, with_future=True)(3)
     assert first.keys() == {"clip", "future"} and first["clip"].shape == (2, CLIP_FRAMES, HEIGHT, WIDTH, 3)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    only_second = FrameVideos(np.arange(3 * 22, dtype=np.uint8).reshape(3, 22, 1, 1, 1), videos.masks, np.array([1]))
+    assert video_batches(1, [only_second], 0, with_future=True)(0)["clip"][0, 0].item() == 22
     tuning = video_batches(4, [videos, videos], 5, with_future=False)
     mirrored = set()
     for step in range(3):
@@ -136,7 +138,8 @@ def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
         def forward(self, clip):
             return clip
 
-    still = FrameVideos(np.repeat(videos.frames[:, :1], NUM_FRAMES, 1), np.repeat(videos.masks[:, :1], NUM_FRAMES, 1))
+    frames, masks = (np.repeat(array[:, :1], NUM_FRAMES, 1) for array in (videos.frames, videos.masks))
+    still = FrameVideos(frames, masks, videos.rows)
 
     def segmenter(frames):
         bright = frames.mean(1) > 0.5
