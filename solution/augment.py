@@ -17,7 +17,7 @@ from data_prep.classes import BACKGROUND, IGNORE  # noqa: E402
 
 
 class FrameAugmentation:
-    """Crop around something, mirror, and vary light and noise a little.
+    """Crop around something, mirror, bend a little, and vary light and noise.
 
     Args:
         crop: (height, width) of the crop in pixels.
@@ -28,6 +28,7 @@ class FrameAugmentation:
             [
                 A.CropNonEmptyMaskIfExists(*crop, ignore_values=[BACKGROUND, IGNORE]),
                 A.HorizontalFlip(p=0.5),
+                A.Affine(scale=(0.8, 1.25), rotate=(-8, 8), shear=(-5, 5), fill_mask=IGNORE, p=0.5),
                 A.RandomBrightnessContrast(0.08, 0.08, p=0.5),
                 A.GaussNoise((0.004, 0.012), p=0.3),
                 A.GaussianBlur((3, 3), p=0.1),

@@ -12,6 +12,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
@@ -30,6 +31,7 @@ class SegmenterConfig:
 
     encoder: str = "resnet34"
     decoder_channels: tuple[int, ...] = (256, 128, 64, 64, 64)
+    downscale: int = 1
     crop: tuple[int, int] = (128, 128)
     steps: int = 6000
     batch: int = 64
@@ -39,7 +41,7 @@ class SegmenterConfig:
 
 def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
     """Return the untrained network of a config."""
-    return SegmentationUNet(config.encoder, config.decoder_channels)
+    return SegmentationUNet(config.encoder, config.decoder_channels, config.downscale)
 
 
 def load_segmenter(config: SegmenterConfig, folder: Path, device: torch.device) -> SegmentationUNet:
@@ -48,7 +50,10 @@ def load_segmenter(config: SegmenterConfig, folder: Path, device: torch.device) 
 
 
 def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weight: float) -> dict[str, Tensor]:
-    """Return cross-entropy over the 49 classes plus Dice of object against floor; mask values of 255 are ignored.
+    """Return cross-entropy plus Dice of object against floor; mask values of 255 are ignored.
+
+    The cross-entropy over 49 classes is taken apart: object or floor over all pixels, and which object over the
+    objects' pixels only, which are few and would otherwise hardly count.
 
     Args:
         model: the segmenter.
@@ -57,13 +62,14 @@ def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weig
         region_weight: of the Dice loss.
     """
     factors = model.factors(frames).float()
-    known = mask != IGNORE
+    known, thing = mask != IGNORE, (mask != IGNORE) & (mask > 0)
     with torch.autocast(factors.device.type, enabled=False):
-        likelihood, odds = model.log_likelihood(factors, torch.where(known, mask, 0).long())
-        cross_entropy = -(likelihood * known).sum() / known.sum().clamp_min(1)
-        target = torch.where(known, mask > 0, IGNORE).float()
+        odds, given = model.log_likelihood(factors, torch.where(known, mask, 0).long())
+        where = F.binary_cross_entropy_with_logits(odds[known], thing[known].float())
+        which = -(given.sum(1) * thing).sum() / thing.sum().clamp_min(1)
+        target = torch.where(known, thing, IGNORE).float()
         region = smp.losses.DiceLoss("binary", from_logits=True, ignore_index=IGNORE)(odds[:, None], target[:, None])
-    return {"loss": cross_entropy + region_weight * region, "cross_entropy": cross_entropy.detach()}
+    return {"loss": where + which + region_weight * region, "where": where.detach(), "which": which.detach()}
 
 
 def train_segmenter(
@@ -100,18 +106,18 @@ def train_segmenter(
             augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)
         ]
         return {
-            "frames": torch.from_numpy(np.stack([frame for frame, _ in crops])),
-            "masks": torch.from_numpy(np.stack([mask for _, mask in crops])),
+            name: torch.from_numpy(np.stack(parts))
+            for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)
         }
 
     def loss(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return mask_loss(model, as_images(tensors["frames"]), tensors["masks"], config.region_weight)
+        return mask_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
 
     looked_at = heldout_rows[:: max(1, len(heldout_rows) * per_video // EVALUATION_FRAMES)]
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predicted = [segment(model, frames[row], device) for row in looked_at]
-        return {"jaccard": jaccard(confusion_matrix(np.stack(predicted), masks[looked_at]))}
+        return {"jaccard": jaccard(confusion_matrix(np.concatenate(predicted), masks[looked_at].reshape(-1, HEIGHT, WIDTH)))}
 
     torch.manual_seed(seed)
     recipe = Recipe(config.steps, config.learning_rate)

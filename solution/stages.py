@@ -10,29 +10,31 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
-from data_prep.classes import IGNORE
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
 from solution.predictors import Clip, Predictor
-from solution.predictors.frames import load_frames, train_frames
+from solution.predictors.frames import FrameVideos, load_frames, train_frames
 from solution.predictors.masks import MaskVideos, load_masks, train_masks
 from solution.predictors.objects import load_objects, train_objects
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
-from solution.tracks import find_tracks, load_tracks, save_tracks
+from solution.tracks import Tracks, find_tracks
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_LEAST = 8
+TRACKED_AT_ONCE = 32
 
 LOADERS = {"objects": load_objects, "masks": load_masks, "frames": load_frames}
 
@@ -145,16 +147,27 @@ class Pipeline:
         """Make the tracks of :meth:`mask_videos`: what the segmenter saw of frames 1–11, the truth of frames 12–22."""
 
         def build(folder: Path) -> None:
-            for i, videos in enumerate(self.mask_videos()):
-                save_tracks(find_tracks(videos.inputs, videos.targets, self.device), folder / f"tracks_{i}.npz")
+            parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in self._whole_masks()]
+            joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)}
+            save_file(joined, folder / "tracks.safetensors")
 
         return self.stage("tracks", self.learned_from(), build)
+
+    def _whole_masks(self) -> Iterator[Tensor]:
+        """Yield (n, 22, 160, 240) uint8 masks, a few videos at a time: frames as seen, then frames as they were."""
+        for videos in self.mask_videos():
+            with tqdm(total=len(videos.inputs), desc="tracks", unit="video", disable=None, leave=False) as bar:
+                for first in range(0, len(videos.inputs), TRACKED_AT_ONCE):
+                    rows = slice(first, first + TRACKED_AT_ONCE)
+                    seen, true = videos.inputs[rows, :CLIP_FRAMES], videos.targets[rows, CLIP_FRAMES:]
+                    yield torch.from_numpy(np.concatenate((seen, true), 1))
+                    bar.update(len(seen))
 
     def objects(self) -> Stage:
         tracks = self.tracks()
 
         def build(folder: Path) -> None:
-            known = load_tracks(sorted(tracks.folder.glob("tracks_*.npz")))
+            known = Tracks(**load_file(tracks.folder / "tracks.safetensors"))
             train_objects(self.config.objects, known, folder, self.device, self.config.seed)
 
         decided_by = {"config": asdict(self.config.objects), "tracks": tracks.key, "seed": self.config.seed}
@@ -168,6 +181,26 @@ class Pipeline:
                 self.config.masks, self.mask_videos(), self.held_out(), folder, self.device, self.config.seed
             ),
         )
+
+    def frames(self) -> Stage:
+        segmenter = self.segmenter()
+
+        def build(folder: Path) -> None:
+            train, unlabeled = self.packed["train"], self.packed.get("unlabeled")
+            train_frames(
+                self.config.frames,
+                self.config.segmenter,
+                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
+                FrameVideos(train.frames[self.fit_rows], train.masks[self.fit_rows]),
+                FrameVideos(unlabeled.frames, self.masks_of(unlabeled)) if unlabeled else None,
+                FrameVideos(train.frames[self.held_out_rows], train.masks[self.held_out_rows]),
+                folder,
+                self.device,
+                self.config.seed,
+            )
+
+        decided_by = {"config": asdict(self.config.frames), "segmenter": segmenter.key} | self.learned_from()
+        return self.stage("frames", decided_by, build)
 
     def member(self, name: str) -> Stage:
         """Make the stage of one ensemble member, see ``EnsembleConfig.members``."""
@@ -275,5 +308,6 @@ def clips(frames: np.ndarray, masks: np.ndarray, device: torch.device) -> Iterat
 
 
 def content(split: PackedSplit) -> dict:
-    """Return what identifies a packed split's content: its source's fingerprint and its rows."""
-    return {"split": split.name, "videos": split.videos, "source": split.source}
+    """Return what identifies a packed split's content, wherever it lies."""
+    source = {name: value for name, value in split.source.items() if name != "folder"}
+    return {"split": split.name, "videos": split.videos, "source": source}

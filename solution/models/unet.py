@@ -30,10 +30,12 @@ class SegmentationUNet(nn.Module):
     Args:
         encoder: name of an smp encoder; it starts from random weights.
         decoder_channels: widths of the decoder stages, coarse to fine; their number is the depth of the encoder.
+        downscale: the U-Net sees frames whose sides are this many times smaller; its logits are interpolated back.
     """
 
-    def __init__(self, encoder: str, decoder_channels: tuple[int, ...]):
+    def __init__(self, encoder: str, decoder_channels: tuple[int, ...], downscale: int = 1):
         super().__init__()
+        self.downscale = downscale
         attributes = torch.zeros(NUM_CLASSES, sum(GROUPS))
         attributes[0, 0] = 1
         for c in range(1, NUM_CLASSES):
@@ -52,7 +54,11 @@ class SegmentationUNet(nn.Module):
 
     def factors(self, frames: Tensor) -> Tensor:
         """Map (N, 3, H, W) frames in [0, 1] to the (N, 14, H, W) logits of background, shape, material, colour."""
-        return self.unet((frames - self.mean) / self.std)
+        frames = (frames - self.mean) / self.std
+        if self.downscale == 1:
+            return self.unet(frames)
+        factors = self.unet(F.avg_pool2d(frames, self.downscale))
+        return F.interpolate(factors, frames.shape[-2:], mode="bilinear", align_corners=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, H, W) frames in [0, 1] to (N, 49, H, W) logits."""
@@ -66,20 +72,19 @@ class SegmentationUNet(nn.Module):
         return torch.where(sum(values) > background[:, 0], chosen, 0).to(torch.uint8)
 
     def log_likelihood(self, factors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what softmax over the 49 logits would say of given classes, without making the 49 channels.
+        """Return the parts of what softmax over the 49 logits says of given classes, without making 49 channels.
 
         Args:
             factors: (N, 14, H, W) float32 from :meth:`factors`.
             classes: (N, H, W) int64 0–48.
 
         Returns:
-            (N, H, W) log-probability of ``classes`` and (N, H, W) log-odds of there being an object.
+            (N, H, W) log-odds of there being an object, and (N, 3, H, W) log-probabilities of its shape, material and
+            colour given that there is one; the latter are meaningless where ``classes`` is 0.
         """
         background, *groups = factors.split(GROUPS, 1)
-        background = background[:, 0]
-        anything = sum(group.logsumexp(1) for group in groups)
         rest = (classes - 1).clamp_min(0)
         parts = rest // 16, rest // 8 % 2, rest % 8
-        score = sum(group.gather(1, part[:, None])[:, 0] for group, part in zip(groups, parts, strict=True))
-        score = torch.where(classes > 0, score, background)
-        return score - torch.logaddexp(background, anything), anything - background
+        given = [group.log_softmax(1).gather(1, part[:, None]) for group, part in zip(groups, parts, strict=True)]
+        anything = sum(group.logsumexp(1) for group in groups)
+        return anything - background[:, 0], torch.cat(given, 1)

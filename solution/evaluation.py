@@ -1,0 +1,76 @@
+"""Scores of everything on the same videos: baselines, each member, the ensemble, and the segmenter's ceiling.
+
+The predictions come from the very path that makes the leaderboard file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from solution.metrics import Score, score
+from solution.predictors import View
+from solution.predictors.baselines import BASELINES
+from solution.segmenter import load_segmenter, segment
+from solution.stages import Pipeline, System, clips, system_probabilities
+
+CEILING = "U-Net on the true frame 22"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by name of the method, worst first as a reader expects them, and the ensemble's masks."""
+
+    scores: dict[str, Score]
+    masks: np.ndarray
+    """(N, 160, 240) uint8 masks of the ensemble."""
+
+
+def evaluate(
+    system: System, frames: np.ndarray, seen: np.ndarray, truth: np.ndarray, device: torch.device
+) -> Evaluation:
+    """Predict frame 22 of every video with every method and score it.
+
+    Args:
+        system: the trained members and their decoding.
+        frames: (N, T, 160, 240, 3) uint8; only the first 11 are looked at.
+        seen: (N, T, 160, 240) uint8, the segmenter's masks of them.
+        truth: (N, 160, 240) uint8, 255 where nothing is scored.
+        device: where networks run.
+    """
+    names = list(system.members)
+    methods = [*BASELINES, *names, "ensemble"]
+    masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
+    with tqdm(total=len(frames), desc="scoring", unit="video", disable=None, leave=False) as bar:
+        for clip, rows in clips(frames, seen, device):
+            for name, baseline in BASELINES.items():
+                masks[name][rows] = baseline.predict(clip, View()).argmax(1).cpu().numpy()
+            probabilities = system_probabilities(system.members, clip, system.config)
+            for name in names:
+                masks[name][rows] = system.decode_alone(name, probabilities)
+            masks["ensemble"][rows] = system.decode(probabilities)
+            bar.update(len(clip.masks))
+    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"])
+
+
+def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:
+    """Score the segmenter on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
+    network = load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)
+    chunks = range(0, len(frames), 16)
+    masks = np.concatenate([segment(network, frames[i : i + 16], pipeline.device) for i in chunks])
+    return score(masks, truth)
+
+
+def print_table(scores: dict[str, Score]) -> None:
+    """Print one line per method: the competition's score, and the steadier mean over objects."""
+    first = next(iter(scores.values()))
+    click.echo(f"\n{'on ' + str(first.videos) + ' videos':32}{'Jaccard':>9}   object IoU")
+    for name, result in scores.items():
+        click.echo(f"{name:32}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
+
+

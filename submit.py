@@ -1,0 +1,108 @@
+"""From raw frames to the leaderboard file, in one command."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from data_prep.errors import UserError, exits_cleanly
+from data_prep.standin.writer import Settings, make_standin
+from solution.config import override
+from solution.evaluation import CEILING, ceiling, evaluate, print_table
+from solution.presets import PRESETS
+from solution.metrics import Score
+from solution.runs import RUNS, STAGES, choose_device, pack_and_report, save_run
+from solution.stages import Pipeline
+from solution.submission import check_submission, check_writable, describe, load_truth, save_submission
+
+STANDIN = Path("data/standin")
+STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: ./data, else a stand-in.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("submission.pt"), show_default=True, help="File to write.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Default: full on a GPU with real data, else quick.")
+@click.option("--run", "run_name", help="Name to remember this run by. Default: the preset's name.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
+@click.option("--members", help="Predictors of the ensemble, separated by commas: objects, masks, frames.")
+@click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@exits_cleanly
+def main(
+    data: Path | None,
+    out: Path,
+    preset: str | None,
+    run_name: str | None,
+    settings: tuple[str, ...],
+    members: str | None,
+    device_name: str | None,
+    overwrite: bool,
+) -> None:
+    """Train on a competition and write the masks of its hidden videos as a leaderboard file.
+
+    Finished stages are kept and interrupted ones go on, so the same command can always be started again.
+    """
+    start = time.perf_counter()
+    check_writable(out, overwrite)
+    device = choose_device(device_name)
+    data = data or default_data()
+    preset = preset or ("full" if data and device.type == "cuda" else "quick")
+    if members:
+        settings = (*settings, f"ensemble.members={members}")
+    config = override(PRESETS[preset], settings)
+    run_name = run_name or preset
+    if data is None:
+        click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
+        data = STANDIN
+        make_standin(data, STANDIN_SETTINGS, device.type)
+    packed = pack_and_report(data)
+    click.echo(f"Preset {preset} on {device}, run {RUNS / run_name}:")
+    pipeline = Pipeline(config, packed, STAGES, device)
+    hidden = packed["hidden"]
+    masks = np.array(pipeline.predictions(hidden))
+    save_run(run_name, pipeline)
+    save_submission(torch.from_numpy(masks), out, overwrite)
+    problems = check_submission(out, len(hidden))
+    if problems:
+        raise UserError(f"{out} does not pass its own check: {'; '.join(problems)}.")
+    print_description(out, pipeline, time.perf_counter() - start)
+    if (data / "hidden_truth.pt").is_file():
+        scores = score_against_standin(pipeline, data)
+        print_table(scores)
+
+
+def default_data() -> Path | None:
+    """Return ``./data`` if a competition lies there."""
+    data = Path("data")
+    return data if any((data / name).is_dir() for name in ("Dataset_Student", "train", "hidden")) else None
+
+
+def print_description(out: Path, pipeline: Pipeline, seconds: float) -> None:
+    """Print what was written, the largest classes in it, and how long each stage took."""
+    found = describe(out)
+    click.echo(f"\n{out}: {found.shape} {found.dtype}, SHA-256 {found.sha256}")
+    objects = sorted((share, name) for name, share in found.class_shares.items() if name != "background")[::-1]
+    click.echo(f"  {found.class_shares.get('background', 0):.1%} background, {len(objects)} of 48 object classes:")
+    for row in range(0, len(objects), 4):
+        click.echo("  " + "".join(f"{name:>22} {share:6.3%}" for share, name in objects[row : row + 4]))
+    stages = ", ".join(f"{name} {stage.seconds:.0f} s" for name, stage in pipeline.done.items())
+    click.echo(f"  time per stage: {stages}; this command {seconds:.0f} s")
+
+
+def score_against_standin(pipeline: Pipeline, data: Path) -> dict[str, Score]:
+    """Score everything on the stand-in's hidden videos, whose truth nobody but the stand-in knows."""
+    hidden, truth = pipeline.packed["hidden"], load_truth(data / "hidden_truth.pt").masks.numpy()
+    scores = evaluate(pipeline.system(), hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device).scores
+    scores["submission"] = scores.pop("ensemble")
+    if not (data / "hidden_last_frames.npy").is_file(): return scores
+    last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
+    return scores | {CEILING: ceiling(pipeline, last_frames, truth)}
+
+
+if __name__ == "__main__":
+    main()

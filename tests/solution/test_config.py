@@ -1,0 +1,39 @@
+"""Overrides are typed, unknown keys name the nearest, and a config survives JSON."""
+
+import pytest
+
+from data_prep.errors import UserError
+from solution.config import Config, from_json, override, to_json
+from solution.presets import PRESETS
+
+
+def test_overrides_take_the_field_s_type():
+    config = override(
+        Config(), ["seed=3", "segmenter.steps=12", "segmenter.learning_rate=1e-4", "ensemble.members=objects,masks", "segmenter.crop=64,96"]
+    )
+    assert config.seed == 3 and config.segmenter.steps == 12 and config.segmenter.learning_rate == 1e-4
+    assert config.ensemble.members == ("objects", "masks") and config.segmenter.crop == (64, 96)
+    assert Config().segmenter.steps != 12
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("segmenter.step=3", "nearest is segmenter.steps"),
+        ("segmentr.steps=3", "nearest is segmenter.steps"),
+        ("segmenter=3", "no such key"),
+        ("segmenter.steps.more=3", "no such key"),
+        ("segmenter.steps=many", "expected a value of type int, found 'many'"),
+        ("segmenter.steps", "expected section.key=value"),
+        ("ensemble.members=objects,luck", "expected one of objects"),
+        ("ensemble.decode=best", "expected one of fitted, argmax"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(setting, message):
+    with pytest.raises(UserError, match=message):
+        override(Config(), [setting])
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_json_round_trip(preset):
+    assert from_json(to_json(preset)) == preset

@@ -1,0 +1,142 @@
+"""Views, weights and decoding against hand-made predictors and direct searches."""
+
+import numpy as np
+import pytest
+import torch
+
+from solution.ensemble import (
+    THRESHOLDS,
+    EnsembleConfig,
+    ThresholdTable,
+    decode,
+    fit_decoding,
+    member_probabilities,
+    views_of,
+    weighted,
+)
+from solution.predictors import Clip, View
+from solution.predictors.baselines import Background, Copy, DampedVelocity, one_hot
+
+
+class Shifted:
+    """Not equivariant on purpose: moves the mask of frame 11 three pixels to the right."""
+
+    symmetries = frozenset({"flip"})
+
+    def predict(self, clip: Clip, view: View) -> torch.Tensor:
+        return one_hot(clip.masks[:, -1].roll(3, -1))
+
+
+@pytest.fixture
+def clip() -> Clip:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(0, 49, (2, 11, 160, 240), generator=generator).to(torch.uint8)
+    return Clip(torch.zeros(2, 11, 160, 240, 3, dtype=torch.uint8), masks)
+
+
+def test_views_are_distinct_and_limited_to_symmetries():
+    config = EnsembleConfig(view_count=8)
+    assert views_of(Copy(), config) == [View()]
+    assert views_of(Shifted(), config) == [View(), View(flip=True)]
+    turning = type("Turning", (), {"symmetries": frozenset({"flip", "turn"})})()
+    views = views_of(turning, config)
+    assert len(set(views)) == 8 and views[0] == View()
+    assert sum(view.flip for view in views) == 4
+    assert len({view.turn for view in views}) == 4
+
+
+def test_a_flipped_view_is_flipped_back(clip):
+    both = member_probabilities(Shifted(), clip, [View(), View(flip=True)])
+    by_hand = (one_hot(clip.masks[:, -1].roll(3, -1)) + one_hot(clip.masks[:, -1].roll(-3, -1))) / 2
+    assert torch.equal(both, by_hand)
+
+
+def test_copies_of_one_member_equal_that_member(clip):
+    one = member_probabilities(Copy(), clip, [View()])
+    mixed = weighted({"a": one, "b": one}, {"a": 0.25, "b": 0.75})
+    assert torch.allclose(mixed, one)
+    assert torch.equal(decode(mixed, 0.4), clip.masks[:, -1])
+
+
+def test_decoding_draws_what_exceeds_the_threshold():
+    probabilities = torch.zeros(1, 49, 1, 3)
+    probabilities[0, 0, 0] = torch.tensor([0.6, 0.55, 0.2])
+    probabilities[0, 7, 0] = torch.tensor([0.4, 0.25, 0.1])
+    probabilities[0, 9, 0] = torch.tensor([0.0, 0.2, 0.7])
+    assert decode(probabilities, 0.3).tolist() == [[[7, 0, 9]]]
+    assert decode(probabilities, None).tolist() == [[[0, 0, 9]]]
+
+
+def random_case(seed: int, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = torch.randn(batch, 49, 12, 20, generator=generator).mul(3).softmax(1)
+    truth = torch.multinomial(probabilities.movedim(1, -1).reshape(-1, 49), 1, generator=generator)
+    truth = truth.view(batch, 12, 20).to(torch.uint8)
+    truth[:, 0] = 255
+    return probabilities, truth
+
+
+def pooled_jaccard(prediction: torch.Tensor, truth: torch.Tensor) -> float:
+    known = truth != 255
+    prediction, truth = prediction[known], truth[known]
+    hits = ((prediction == truth) & (truth > 0)).sum()
+    return float(hits / ((prediction > 0).sum() + (truth > 0).sum() - hits))
+
+
+def test_best_threshold_equals_a_direct_search():
+    table, cases = ThresholdTable(), [random_case(seed) for seed in range(3)]
+    for probabilities, truth in cases:
+        table.add(probabilities, truth)
+    threshold, value = table.best()
+    probabilities, truth = (torch.cat(parts) for parts in zip(*cases, strict=True))
+    direct = [pooled_jaccard(decode(probabilities, float(t)), truth) for t in THRESHOLDS]
+    assert value == pytest.approx(max(direct))
+    assert threshold == pytest.approx(THRESHOLDS[int(np.argmax(direct))])
+
+
+def test_the_better_member_gets_the_weight():
+    probabilities, truth = random_case(5)
+    noise = random_case(6)[0]
+    batches = [({"good": probabilities, "bad": noise}, truth)]
+    decoding, scores = fit_decoding(("good", "bad"), batches, "fitted")
+    assert decoding.weights["good"] > decoding.weights["bad"]
+    assert sum(decoding.weights.values()) == pytest.approx(1)
+    assert scores["ensemble"] >= max(scores["good"], scores["bad"])
+
+
+def test_argmax_needs_no_fit():
+    decoding, _ = fit_decoding(("a", "b"), iter(()), "argmax")
+    assert decoding.threshold is None and decoding.weights == {"a": 0.5, "b": 0.5}
+
+
+def test_baselines_return_probabilities(clip):
+    for baseline in (Background(), Copy(), DampedVelocity()):
+        out = baseline.predict(clip, View())
+        assert out.shape == (2, 49, 160, 240) and out.dtype == torch.float32
+        assert torch.equal(out.sum(1), torch.ones(2, 160, 240))
+
+
+def moving_clip(step: tuple[int, int], corner: tuple[int, int]) -> Clip:
+    masks = torch.zeros(1, 11, 160, 240, dtype=torch.uint8)
+    masks[:, :, 60:70, 20:30] = 5  # stands still
+    for t in range(11):
+        row, column = corner[0] + step[0] * t, corner[1] + step[1] * t
+        masks[0, t, max(row, 0) : row + 8, max(column, 0) : column + 8] = 20
+    return Clip(torch.zeros(1, 11, 160, 240, 3, dtype=torch.uint8), masks)
+
+
+def test_damped_velocity_slides_on():
+    clip = moving_clip((2, 4), (20, 40))
+    mask = DampedVelocity().predict(clip, View()).argmax(1)[0]
+    assert (mask[60:70, 20:30] == 5).all()
+    rows, columns = (mask == 20).nonzero(as_tuple=True)
+    assert (rows.min(), columns.min()) == (20 + 20 + 11, 40 + 40 + 22)
+    assert len(rows) == 64
+
+
+def test_damped_velocity_puts_the_nearer_object_in_front_and_drops_what_leaves():
+    clip = moving_clip((0, 10), (64, -91 + 11))  # ends on the object at rest, four rows lower
+    mask = DampedVelocity().predict(moving_clip((0, 10), (64, 100)), View()).argmax(1)[0]
+    assert (mask == 20).sum() < 64
+    clip = Clip(clip.frames, clip.masks)
+    assert DampedVelocity().predict(clip, View()).sum() == 160 * 240

@@ -1,0 +1,95 @@
+"""The loop against closed forms, and a killed run against an uninterrupted one."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from solution import training
+from solution.training import Recipe, fit, load_weights
+
+CPU = torch.device("cpu")
+
+
+def batch(step: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.rand(16, 3, 8, 8, generator=generator)
+    return {"x": x, "y": (x.mean((1, 2, 3)) > 0.5).float()}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1)
+    )
+
+
+def loss(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    logits = model(tensors["x"])[:, 0].float()
+    return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, tensors["y"])}
+
+
+def test_rate_is_one_cycle():
+    recipe = Recipe(steps=100, learning_rate=2.0, warmup=0.1)
+    assert recipe.rate(0) == pytest.approx(0.2)
+    assert recipe.rate(9) == pytest.approx(2.0)
+    assert recipe.rate(55) == pytest.approx(1.0)
+    assert recipe.rate(99) == pytest.approx(1 + math.cos(math.pi * 89 / 90))
+
+
+def test_it_learns_and_leaves_weights_log_and_curves(tmp_path):
+    model = fit(network(), loss, batch, tmp_path / "run", Recipe(steps=60, learning_rate=0.02), CPU)
+    log = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    first, last = (float(dict(zip(log[0].split(","), log[i].split(","), strict=True))["loss"]) for i in (1, -1))
+    assert last < first
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 0
+    again = load_weights(network(), tmp_path / "run", CPU)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    recipe = Recipe(steps=12, learning_rate=0.01)
+    whole = fit(network(), loss, batch, tmp_path / "whole", recipe, CPU, seed=3)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    seen = []
+
+    def dies(step: int) -> dict[str, torch.Tensor]:
+        seen.append(step)
+        if step == 7 and seen.count(7) == 1:
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), loss, dies, tmp_path / "killed", recipe, CPU, seed=3)
+    resumed = fit(network(), loss, dies, tmp_path / "killed", recipe, CPU, seed=3)
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 7, *range(7, 12)]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_ema_is_the_weighted_mean_of_the_weights(tmp_path):
+    recipe = Recipe(steps=5, learning_rate=0.1, ema_share=0.4, weight_decay=0.0)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    path = []
+
+    def follow(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        path.append(model.weight.item())
+        return {"loss": model.weight.square().sum()}
+
+    ema = fit(model, follow, lambda step: {"x": torch.zeros(1)}, tmp_path, recipe, CPU)
+    path.append(model.weight.item())
+    expected = path[1]  # the first update copies
+    for value in path[2:]:
+        expected = recipe.ema_decay * expected + (1 - recipe.ema_decay) * value
+    assert ema.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    def bad(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss": model.weight.sum() * math.nan}
+
+    with pytest.raises(FloatingPointError, match="step 1 with learning rate"):
+        fit(nn.Linear(1, 1), bad, lambda step: {"x": torch.zeros(1)}, tmp_path, Recipe(steps=3), CPU)

@@ -1,0 +1,94 @@
+"""Score a prediction, check a leaderboard file, or predict and score the validation videos with a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from data_prep.errors import UserError, exits_cleanly
+from solution.evaluation import CEILING, ceiling, evaluate, print_table
+from solution.metrics import Score, score
+from solution.runs import choose_device, open_run, pack_and_report
+from solution.submission import check_submission, count_hidden, load_submission, load_truth
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--truth", type=click.Path(path_type=Path), help="Score FILE against this split's masks or this tensor.")
+@click.option("--hidden", type=click.Path(path_type=Path), help="Only check the format of FILE for these videos.")
+@click.option("--run", "run_name", help="Predict the val videos of --data with this run, and score every method.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
+@exits_cleanly
+def main(
+    file: Path | None,
+    truth: Path | None,
+    hidden: Path | None,
+    run_name: str | None,
+    data: Path | None,
+    as_json: bool,
+    device_name: str | None,
+) -> None:
+    """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
+    if file and truth and not (hidden or run_name):
+        print_score(score_file(file, truth), as_json)
+    elif file and hidden and not (truth or run_name):
+        check_format(file, hidden)
+    elif run_name and data and not (file or truth or hidden):
+        scores = score_run(run_name, data, device_name)
+        if as_json:
+            methods = {name: found.as_json() for name, found in scores.items()}
+            click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
+        else:
+            print_table(scores)
+    else:
+        raise UserError("expected FILE with --truth, FILE with --hidden, or --run with --data; see --help.")
+
+
+def score_file(file: Path, truth: Path) -> Score:
+    """Score a leaderboard file or any prediction of the same form against the truth."""
+    known = load_truth(truth)
+    for problem in known.problems:
+        click.echo(f"left out: {problem.file}: {problem.problem}", err=True)
+    return score(load_submission(file, len(known.masks)), known.masks)
+
+
+def check_format(file: Path, hidden: Path) -> None:
+    """Print every problem of a leaderboard file's format; exit code 1 if there is one."""
+    problems = check_submission(file, hidden)
+    for problem in problems:
+        click.echo(f"{file}: {problem}")
+    if problems:
+        raise SystemExit(1)
+    click.echo(f"{file} has the right format for {count_hidden(hidden)} hidden videos.")
+
+
+def score_run(run_name: str, data: Path, device_name: str | None) -> dict[str, Score]:
+    """Predict val from its first 11 frames on the path of submit.py, and score every method."""
+    packed = pack_and_report(data, required=("val",))
+    if "val" not in packed:
+        raise UserError(f"{data} has no val split to score on; name a competition that has one.")
+    pipeline = open_run(run_name, packed, choose_device(device_name))
+    val = packed["val"]
+    truth = val.masks[:, -1]
+    scores = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device).scores
+    return scores | {CEILING: ceiling(pipeline, val.frames[:, -1], truth)}
+
+
+def print_score(found: Score, as_json: bool) -> None:
+    """Print the score of one prediction for people, or as JSON."""
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+        return
+    click.echo(f"Jaccard {found.jaccard:.4f} on {found.videos} videos ({found.videos_left_out} left out)")
+    click.echo(f"object IoU {found.object_iou:.4f} ± {found.object_iou_se:.4f} over {found.objects} objects")
+    click.echo(f"{found.ignored:.2%} of the pixels are ignored")
+    for name, iou in found.per_class.items():
+        click.echo(f"  {name:24} {iou:.4f}")
+
+
+if __name__ == "__main__":
+    main()
