@@ -21,8 +21,8 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 SMALLEST = 8
 """Pixels from which an object counts as visible."""
-STILL = 0.3
-"""Pixels per frame under which the middle of what is visible of an object stands still."""
+STILL = 1.0
+"""Pixels per frame under which the middle of what is visible of an object stands still: rough masks flicker so much."""
 TOLERANCE = 0.2
 
 SEEN, TARGET = CLIP_FRAMES - 1, NUM_FRAMES - 1

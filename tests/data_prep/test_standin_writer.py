@@ -1,0 +1,155 @@
+"""The stand-in on disk: layouts agree, interrupted runs end as uninterrupted ones, other folders stay untouched."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from data_prep import pack
+from data_prep.competition import find_competition
+from data_prep.errors import UserError
+from data_prep.standin import renderer, writer
+from data_prep.standin.__main__ import main
+from data_prep.standin.physics import simulate_many, video_seed
+from data_prep.standin.writer import Settings, make_standin
+
+SIZES = {"train": 2, "val": 1, "unlabeled": 1, "hidden": 2, "seed": 4}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    out = tmp_path_factory.mktemp("standin") / "raw"
+    assert make_standin(out, Settings(**SIZES, kind="raw")) == 4 * 22 + 2 * 11
+    return out
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("standin") / "packed"
+    make_standin(out, Settings(**SIZES, kind="packed"))
+    return out
+
+
+def test_the_raw_layout_is_the_real_one(raw):
+    competition = find_competition(raw)
+    numbers = {split: list(videos) for split, videos in competition.splits.items()}
+    assert numbers == {"train": [0, 1], "val": [1000], "unlabeled": [2000], "hidden": [15000, 15001]}
+    assert not any(competition.problems.values())
+    hidden = {path.name for path in (raw / "hidden" / "video_15000").iterdir()}
+    assert hidden == {f"image_{t}.png" for t in range(11)}
+    train = {path.name for path in (raw / "Dataset_Student" / "train" / "video_0").iterdir()}
+    assert train == {f"image_{t}.png" for t in range(22)} | {"mask.npy"}
+
+
+def test_packed_equals_the_packed_raw_one(raw, packed, tmp_path):
+    from_raw, straight = pack.pack(raw, tmp_path / "from_raw"), pack.open_packed(packed)
+    assert list(from_raw) == list(straight)
+    for split, arrays in straight.items():
+        assert arrays.videos == from_raw[split].videos and not arrays.problems
+        np.testing.assert_array_equal(arrays.frames, from_raw[split].frames)
+        assert (arrays.masks is None) == (from_raw[split].masks is None)
+        if arrays.masks is not None:
+            np.testing.assert_array_equal(arrays.masks, from_raw[split].masks)
+    assert (raw / "hidden_truth.pt").read_bytes() == (packed / "hidden_truth.pt").read_bytes()
+
+
+def test_the_truth_is_the_last_mask_of_the_hidden_videos(packed):
+    truth = torch.load(packed / "hidden_truth.pt", weights_only=True)
+    masks = writer.paint_videos(simulate_many(SIZES["seed"], 2, start=15000))
+    assert truth.dtype == torch.uint8
+    np.testing.assert_array_equal(truth, masks[:, -1])
+
+
+def test_frames_are_those_of_the_renderer(packed):
+    video = simulate_many(SIZES["seed"], 1)
+    frames = renderer.film(video, [video_seed(SIZES["seed"], 0)], 22, "cpu")
+    np.testing.assert_array_equal(pack.open_packed(packed)["train"].frames[0], frames[0])
+
+
+def test_masks_only_gives_every_split_masks_and_tracks(tmp_path):
+    assert make_standin(tmp_path / "out", Settings(2, 1, 0, 1, SIZES["seed"], "masks")) == 4 * 22
+    for split, start, count in (("train", 0, 2), ("val", 1000, 1), ("hidden", 15000, 1)):
+        folder = tmp_path / "out" / split
+        videos = simulate_many(SIZES["seed"], count, start)
+        np.testing.assert_array_equal(np.load(folder / "masks.npy"), writer.paint_videos(videos))
+        tracks = np.load(folder / "tracks.npz")
+        np.testing.assert_array_equal(tracks["videos"], np.arange(start, start + count))
+        for row, video in enumerate(videos):
+            there = tracks["class_ids"][row] > 0
+            np.testing.assert_array_equal(tracks["class_ids"][row, there], video.class_ids)
+            np.testing.assert_array_equal(tracks["position"][row][:, there], video.position)
+            assert np.isnan(tracks["yaw"][row][:, ~there]).all()
+
+
+@pytest.mark.parametrize("kind", ["raw", "packed", "masks"])
+def test_a_full_disk_keeps_what_is_done_and_the_rest_follows(kind, tmp_path, monkeypatch):
+    settings = Settings(3, 0, 0, 0, 9, kind)
+    make_standin(tmp_path / "whole", settings)
+    monkeypatch.setattr(writer, "VIDEOS_AT_ONCE", 1)
+    make_videos, calls = writer.make_videos, []
+
+    def fails_once(numbers, *rest, **named):
+        calls.append(numbers)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+        return make_videos(numbers, *rest, **named)
+
+    monkeypatch.setattr(writer, "make_videos", fails_once)
+    with pytest.raises(OSError, match="No space left"):
+        make_standin(tmp_path / "out", settings)
+    assert make_standin(tmp_path / "out", settings) == 22
+    assert calls == [[0], [1], [2], [2]]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert make_standin(tmp_path / "out", settings) == 0
+
+
+def test_other_settings_and_other_folders_are_refused(packed, tmp_path):
+    before = contents(packed)
+    with pytest.raises(UserError, match="seed 4"):
+        make_standin(packed, Settings(**SIZES | {"seed": 5}, kind="packed"))
+    assert contents(packed) == before
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="no stand-in"):
+        make_standin(tmp_path, Settings(1, 0, 0, 0, 0, "raw"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_numbers_never_collide():
+    numbers = Settings(6000, 500, 13000, 7, 0, "masks").numbers()
+    everything = [number for split in numbers.values() for number in split]
+    assert len(set(everything)) == len(everything) == 6000 + 500 + 13000 + 7
+    real = Settings(1000, 1000, 13000, 5000, 0, "raw").numbers()
+    assert [each.start for each in real.values()] == [0, 1000, 2000, 15000]
+
+
+def test_the_command_makes_compares_and_draws(raw, tmp_path):
+    run = CliRunner().invoke
+    sizes = ["--train", "1", "--val", "0", "--hidden", "0", "--seed", "4"]
+    made = run(main, ["--out", str(tmp_path / "out"), *sizes, "--masks-only"])
+    assert made.exit_code == 0 and "22 masks made" in made.output
+    assert json.loads((tmp_path / "out" / "standin.json").read_text())["train"] == 1
+    assert run(main, ["--out", str(tmp_path / "out"), *sizes]).exit_code == 2
+    assert run(main, []).exit_code == 2
+    for folder in (raw, tmp_path / "out"):
+        stats = run(main, ["stats", str(folder)])
+        assert stats.exit_code == 0 and "Jaccard of copying" in stats.output
+    drawn = run(main, ["picture", str(raw), "--real", str(raw), "--out", str(tmp_path / "x.png")])
+    assert drawn.exit_code == 0 and (tmp_path / "x.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_processes_make_the_bytes_of_one_process(tmp_path, monkeypatch):
+    settings = Settings(6, 0, 0, 0, 1, "packed")
+    make_standin(tmp_path / "one", settings)
+    monkeypatch.setattr(writer, "FEW", 0)
+    monkeypatch.setattr(writer, "VIDEOS_AT_ONCE", 2)
+    make_standin(tmp_path / "many", settings)
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
