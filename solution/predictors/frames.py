@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.clips import draw_videos
 from solution.losses import frame_loss, mask_loss, structural_similarity
 from solution.metrics import score
@@ -105,6 +105,8 @@ class FramePipeline(nn.Module):
 
     def __init__(self, config: FramesConfig, segmenter: SegmentationUNet):
         super().__init__()
+        if HEIGHT % config.downscale or WIDTH % config.downscale:
+            raise ValueError(f"downscale divides {HEIGHT} and {WIDTH}, {config.downscale} does not")
         self.downscale = config.downscale
         self.simvp = SimVP(
             hid_S=config.hid_S, hid_T=config.hid_T, N_S=config.N_S, N_T=config.N_T, translator=config.translator

@@ -101,6 +101,11 @@ def test_predicts_probabilities_of_frame_22(videos, downscale):
     assert last_frame(model.simvp, clip, downscale).shape == (1, 3, HEIGHT, WIDTH)
 
 
+def test_downscale_that_does_not_divide_is_named():
+    with pytest.raises(ValueError, match="downscale"):
+        pipeline(replace(TINY, downscale=3))
+
+
 def test_all_stages_run_leave_the_segmenter_alone_and_rebuild(videos, tmp_path):
     segmenter = build_segmenter(SEGMENTER)
     before = weights(segmenter)
