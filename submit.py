@@ -10,22 +10,30 @@ import numpy as np
 import torch
 
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.standin.writer import Settings, make_standin
 from solution.config import override
 from solution.evaluation import CEILING, ceiling, evaluate, print_table
-from solution.presets import PRESETS
 from solution.metrics import Score
-from solution.runs import RUNS, STAGES, choose_device, pack_and_report, save_run
+from solution.presets import PRESETS
+from solution.runs import (
+    RUNS,
+    STAGES,
+    choose_device,
+    default_data,
+    pack_and_report,
+    save_run,
+    standin_data,
+)
 from solution.stages import Pipeline
 from solution.submission import check_submission, check_writable, describe, load_truth, save_submission
 
-STANDIN = Path("data/standin")
-STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
-
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: ./data, else a stand-in.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("submission.pt"), show_default=True, help="File to write.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: ./data, else a stand-in."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("submission.pt"), show_default=True, help="File to write."
+)
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Default: full on a GPU with real data, else quick.")
 @click.option("--run", "run_name", help="Name to remember this run by. Default: the preset's name.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
@@ -56,10 +64,7 @@ def main(
         settings = (*settings, f"ensemble.members={members}")
     config = override(PRESETS[preset], settings)
     run_name = run_name or preset
-    if data is None:
-        click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
-        data = STANDIN
-        make_standin(data, STANDIN_SETTINGS, device.type)
+    data = data or standin_data(device)
     packed = pack_and_report(data)
     click.echo(f"Preset {preset} on {device}, run {RUNS / run_name}:")
     pipeline = Pipeline(config, packed, STAGES, device)
@@ -74,12 +79,6 @@ def main(
     if (data / "hidden_truth.pt").is_file():
         scores = score_against_standin(pipeline, data)
         print_table(scores)
-
-
-def default_data() -> Path | None:
-    """Return ``./data`` if a competition lies there."""
-    data = Path("data")
-    return data if any((data / name).is_dir() for name in ("Dataset_Student", "train", "hidden")) else None
 
 
 def print_description(out: Path, pipeline: Pipeline, seconds: float) -> None:
@@ -99,7 +98,8 @@ def score_against_standin(pipeline: Pipeline, data: Path) -> dict[str, Score]:
     hidden, truth = pipeline.packed["hidden"], load_truth(data / "hidden_truth.pt").masks.numpy()
     scores = evaluate(pipeline.system(), hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device).scores
     scores["submission"] = scores.pop("ensemble")
-    if not (data / "hidden_last_frames.npy").is_file(): return scores
+    if not (data / "hidden_last_frames.npy").is_file():
+        return scores
     last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
     return scores | {CEILING: ceiling(pipeline, last_frames, truth)}
 

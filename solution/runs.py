@@ -17,11 +17,14 @@ import torch
 from data_prep.competition import integrity_report
 from data_prep.errors import UserError
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
+from data_prep.standin.writer import Settings, make_standin
 from solution.config import from_json, to_json
 from solution.stages import Pipeline, Stage
 
 RUNS = Path("runs")
 STAGES = RUNS / "stages"
+STANDIN = Path("data/standin")
+STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -38,6 +41,19 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError):
         raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.") from None
     return device
+
+
+def default_data() -> Path | None:
+    """Return ``./data`` if a competition lies there."""
+    data = Path("data")
+    return data if any((data / name).is_dir() for name in ("Dataset_Student", "train", "hidden")) else None
+
+
+def standin_data(device: torch.device) -> Path:
+    """Return the folder of a small stand-in competition, made here unless it is there."""
+    click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
+    make_standin(STANDIN, STANDIN_SETTINGS, device.type)
+    return STANDIN
 
 
 def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
@@ -91,5 +107,3 @@ def open_run(name: str, packed: dict[str, PackedSplit], device: torch.device) ->
             raise UserError(f"{folder} is missing or unfinished, which run {name} needs; run submit.py again.")
         pipeline.done[stage] = Stage(folder, found["key"], found["seconds"])
     return pipeline
-
-

@@ -25,6 +25,7 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
+from solution.machine import peak_gib, reset_peak
 from solution.predictors import Clip, Predictor
 from solution.predictors.frames import FrameVideos, load_frames, train_frames
 from solution.predictors.masks import MaskVideos, load_masks, train_masks
@@ -41,11 +42,12 @@ LOADERS = {"objects": load_objects, "masks": load_masks, "frames": load_frames}
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: where its files are, the hash of all that decided them, and how long it took."""
+    """A finished stage: where its files are, the hash of all that decided them, and what it took."""
 
     folder: Path
     key: str
     seconds: float
+    peak_gib: float | None = None
 
 
 class Pipeline:
@@ -76,22 +78,23 @@ class Pipeline:
         """
         if name in self.done:
             return self.done[name]
-        key = hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
+        key = stage_key(name, decided_by)
         folder = self.root / f"{name}-{key[:12]}"
         marker = folder / "done.json"
         if marker.exists():
-            seconds = json.loads(marker.read_text())["seconds"]
+            cost = json.loads(marker.read_text())
             click.echo(f"  {name}: kept ({folder})")
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            reset_peak(self.device)
             start = time.perf_counter()
             build(folder)
-            seconds = time.perf_counter() - start
+            cost = {"seconds": time.perf_counter() - start, "peak_gib": peak_gib(self.device)}
             partial = marker.with_suffix(".partial")
-            partial.write_text(json.dumps({"seconds": seconds, "decided_by": decided_by}, default=str, indent=1))
+            partial.write_text(json.dumps(cost | {"decided_by": decided_by}, default=str, indent=1))
             partial.replace(marker)
-            click.echo(f"  {name}: {seconds:.0f} s ({folder})")
-        self.done[name] = Stage(folder, key, seconds)
+            click.echo(f"  {name}: {cost['seconds']:.0f} s ({folder})")
+        self.done[name] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
         return self.done[name]
 
     def segmenter(self) -> Stage:
@@ -113,17 +116,19 @@ class Pipeline:
 
     def masks_of(self, split: PackedSplit) -> np.ndarray:
         """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
+        return np.load(self.masks_stage(split).folder / "masks.npy", mmap_mode="r")
+
+    def masks_stage(self, split: PackedSplit) -> Stage:
         segmenter = self.segmenter()
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
             segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
 
-        stage = self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": content(split)}, build)
-        return np.load(stage.folder / "masks.npy", mmap_mode="r")
+        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": content(split)}, build)
 
     def mask_videos(self) -> list[MaskVideos]:
-        """Return what predictors learn from: labelled training videos and, with the segmenter's masks, unlabeled ones."""
+        """Return what predictors learn from: labelled videos and, with the segmenter's masks, unlabeled ones."""
         train, seen = self.packed["train"], self.masks_of(self.packed["train"])
         videos = [MaskVideos(seen[self.fit_rows], train.masks[self.fit_rows])]
         if "unlabeled" in self.packed:
@@ -139,9 +144,7 @@ class Pipeline:
     def learned_from(self) -> dict:
         """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
         splits = [split for split in ("train", "unlabeled") if split in self.packed]
-        for split in splits:
-            self.masks_of(self.packed[split])
-        return {split: self.done[f"masks_{split}"].key for split in splits} | {"seed": self.config.seed}
+        return {split: self.masks_stage(self.packed[split]).key for split in splits} | {"seed": self.config.seed}
 
     def tracks(self) -> Stage:
         """Make the tracks of :meth:`mask_videos`: what the segmenter saw of frames 1–11, the truth of frames 12–22."""
@@ -234,10 +237,13 @@ class Pipeline:
 
     def predictions(self, split: PackedSplit) -> np.ndarray:
         """Return the (N, 160, 240) uint8 masks of frame 22 of a split's videos, memory-mapped."""
-        decoding, masks = self.decoding(), self.masks_of(split)
+        return np.load(self.predictions_stage(split).folder / "predictions.npy", mmap_mode="r")
+
+    def predictions_stage(self, split: PackedSplit) -> Stage:
+        decoding, seen = self.decoding(), self.masks_stage(split)
 
         def build(folder: Path) -> None:
-            system, chunk = self.system(), batch_size(self.device)
+            system, masks, chunk = self.system(), self.masks_of(split), batch_size(self.device)
 
             def rows(first: int, last: int) -> np.ndarray:
                 return system.predict(make_clip(split.frames[first:last], masks[first:last], self.device))
@@ -245,9 +251,8 @@ class Pipeline:
             shape = (len(split), HEIGHT, WIDTH)
             fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
 
-        keys = {"decoding": decoding.key, "masks": self.done[f"masks_{split.name}"].key}
-        stage = self.stage(f"predictions_{split.name}", keys, build)
-        return np.load(stage.folder / "predictions.npy", mmap_mode="r")
+        keys = {"decoding": decoding.key, "masks": seen.key}
+        return self.stage(f"predictions_{split.name}", keys, build)
 
 
 @dataclass(frozen=True)
@@ -263,13 +268,22 @@ class System:
         used = {name: member for name, member in self.members.items() if self.decoding.weights[name] > 0}
         return self.decode(system_probabilities(used, clip, self.config))
 
+    def combine(self, probabilities: dict[str, Tensor]) -> Tensor:
+        """Return the ensemble's (B, 49, 160, 240) probabilities from the members'."""
+        return weighted(probabilities, self.decoding.weights)
+
     def decode(self, probabilities: dict[str, Tensor]) -> np.ndarray:
         """Return the ensemble's (B, 160, 240) uint8 masks from the members' probabilities."""
-        return decode(weighted(probabilities, self.decoding.weights), self.decoding.threshold).cpu().numpy()
+        return decode(self.combine(probabilities), self.decoding.threshold).cpu().numpy()
 
     def decode_alone(self, name: str, probabilities: dict[str, Tensor]) -> np.ndarray:
         """Return the (B, 160, 240) uint8 masks of one member by itself."""
         return decode(probabilities[name], self.decoding.alone[name]).cpu().numpy()
+
+
+def stage_key(name: str, decided_by: dict) -> str:
+    """Return the hash that names a stage's folder."""
+    return hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
