@@ -6,13 +6,14 @@ The predictions come from the very path that makes the leaderboard file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from data_prep.classes import IGNORE
 from solution.metrics import Score, score
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
@@ -20,6 +21,9 @@ from solution.segmenter import load_segmenter, segment
 from solution.stages import Pipeline, System, clips, system_probabilities
 
 CEILING = "U-Net on the true frame 22"
+RELIABILITY_BINS = 10
+LEAST_PROBABILITY = 0.01
+"""Below it nearly everything is floor far from any object, which would drown the rest."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,28 @@ class Evaluation:
     scores: dict[str, Score]
     masks: np.ndarray
     """(N, 160, 240) uint8 masks of the ensemble."""
+    reliability: Reliability
+
+
+class Reliability:
+    """How often a (pixel, object class) pair was true, by the probability that was predicted for it.
+
+    Attributes:
+        pairs, predicted, true: (10,) float64 sums over pairs of each tenth: how many, their probabilities, the true.
+    """
+
+    def __init__(self):
+        self.pairs, self.predicted, self.true = np.zeros((3, RELIABILITY_BINS))
+
+    def add(self, probabilities: Tensor, truth: Tensor) -> None:
+        """Count (B, 49, H, W) probabilities against (B, H, W) uint8 truth; 255 is ignored."""
+        objects = torch.where((truth != IGNORE)[:, None], probabilities, 0)[:, 1:]
+        own = objects.gather(1, (truth.long() - 1).clamp(0, objects.shape[1] - 1)[:, None])[:, 0]
+        own = own[(truth > 0) & (truth != IGNORE) & (own > LEAST_PROBABILITY)]
+        some = objects[objects > LEAST_PROBABILITY]
+        for values, weights, total in ((some, None, self.pairs), (some, some, self.predicted), (own, None, self.true)):
+            bins = (values * RELIABILITY_BINS).long().clamp_max(RELIABILITY_BINS - 1)
+            total += torch.bincount(bins, weights, RELIABILITY_BINS).double().cpu().numpy()
 
 
 def evaluate(
@@ -46,6 +72,7 @@ def evaluate(
     names = list(system.members)
     methods = [*BASELINES, *names, "ensemble"]
     masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
+    reliability = Reliability()
     with tqdm(total=len(frames), desc="scoring", unit="video", disable=None, leave=False) as bar:
         for clip, rows in clips(frames, seen, device):
             for name, baseline in BASELINES.items():
@@ -54,8 +81,10 @@ def evaluate(
             for name in names:
                 masks[name][rows] = system.decode_alone(name, probabilities)
             masks["ensemble"][rows] = system.decode(probabilities)
+            true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
+            reliability.add(system.combine(probabilities), true)
             bar.update(len(clip.masks))
-    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"])
+    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], reliability)
 
 
 def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:
@@ -72,5 +101,3 @@ def print_table(scores: dict[str, Score]) -> None:
     click.echo(f"\n{'on ' + str(first.videos) + ' videos':32}{'Jaccard':>9}   object IoU")
     for name, result in scores.items():
         click.echo(f"{name:32}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
-
-
