@@ -18,6 +18,7 @@ from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation
+from solution.identity import settle_shapes
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
 from solution.training import Recipe, autocast, fit, load_weights
@@ -102,9 +103,7 @@ def train_segmenter(
         videos = random.choice(fit_rows, config.batch)
         times = random.integers(per_video, size=config.batch)
         seeds = random.integers(2**31, size=config.batch)
-        crops = [
-            augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)
-        ]
+        crops = [augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)]
         return {
             name: torch.from_numpy(np.stack(parts))
             for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)
@@ -117,7 +116,9 @@ def train_segmenter(
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predicted = [segment(model, frames[row], device) for row in looked_at]
-        return {"jaccard": jaccard(confusion_matrix(np.concatenate(predicted), masks[looked_at].reshape(-1, HEIGHT, WIDTH)))}
+        return {
+            "jaccard": jaccard(confusion_matrix(np.concatenate(predicted), masks[looked_at].reshape(-1, HEIGHT, WIDTH)))
+        }
 
     torch.manual_seed(seed)
     recipe = Recipe(config.steps, config.learning_rate)
@@ -133,17 +134,18 @@ def as_images(frames: Tensor) -> Tensor:
 def segment(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.ndarray:
     """Return the (N, 160, 240) uint8 classes of (N, 160, 240, 3) uint8 frames."""
     with autocast(device):
-        classes = model.classes(as_images(torch.from_numpy(np.ascontiguousarray(frames)).to(device)))
+        classes = model.classes(as_images(torch.from_numpy(np.array(frames)).to(device)))
     return classes.cpu().numpy()
 
 
 def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torch.device, label: str) -> np.ndarray:
-    """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``, resumable."""
+    """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``, shapes settled."""
     videos, times = frames.shape[:2]
     chunk = 32 if device.type == "cuda" else 1
 
     def rows(first: int, last: int) -> np.ndarray:
         flat = frames[first:last].reshape(-1, HEIGHT, WIDTH, 3)
-        return segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
+        masks = segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
+        return np.stack([settle_shapes(video) for video in masks])
 
     return fill_rows(path, (videos, times, HEIGHT, WIDTH), chunk, rows, label)

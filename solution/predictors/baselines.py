@@ -13,8 +13,8 @@ from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.predictors import Clip, View
 
-DAMPING = 0.5
-"""Share of the last step that the mean of the coming eleven steps has; DESIGN's prototype found 0.4 to 0.6 best."""
+DAMPING = 0.3
+"""Mean step of the coming eleven frames as a share of the last one: the best of .3, .5, .7 on stand-in videos."""
 
 
 def one_hot(mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from solution.ensemble import (
     weighted,
 )
 from solution.predictors import Clip, View
-from solution.predictors.baselines import Background, Copy, DampedVelocity, one_hot
+from solution.predictors.baselines import DAMPING, Background, Copy, DampedVelocity, one_hot
 
 
 class Shifted:
@@ -130,13 +130,15 @@ def test_damped_velocity_slides_on():
     mask = DampedVelocity().predict(clip, View()).argmax(1)[0]
     assert (mask[60:70, 20:30] == 5).all()
     rows, columns = (mask == 20).nonzero(as_tuple=True)
-    assert (rows.min(), columns.min()) == (20 + 20 + 11, 40 + 40 + 22)
+    assert (rows.min(), columns.min()) == (20 + 20 + round(DAMPING * 22), 40 + 40 + round(DAMPING * 44))
     assert len(rows) == 64
 
 
 def test_damped_velocity_puts_the_nearer_object_in_front_and_drops_what_leaves():
-    clip = moving_clip((0, 10), (64, -91 + 11))  # ends on the object at rest, four rows lower
-    mask = DampedVelocity().predict(moving_clip((0, 10), (64, 100)), View()).argmax(1)[0]
-    assert (mask == 20).sum() < 64
-    clip = Clip(clip.frames, clip.masks)
-    assert DampedVelocity().predict(clip, View()).sum() == 160 * 240
+    towards = moving_clip((0, -4), (66, 80))  # frame 11 at column 40, then on to 40 - 13 on the object at rest
+    mask = DampedVelocity().predict(towards, View()).argmax(1)[0]
+    assert (mask == 20).sum() == 64
+    assert (mask == 5).sum() < 100
+    leaves = moving_clip((0, 10), (100, 100))
+    mask = DampedVelocity().predict(leaves, View()).argmax(1)[0]
+    assert (mask == 20).sum() == 8 * max(0, 240 - 200 - round(DAMPING * 110))
