@@ -60,7 +60,7 @@ def main(
     device = choose_device(device_name)
     data = data or default_data()
     preset = preset or ("full" if data and device.type == "cuda" else "quick")
-    if members:
+    if members is not None:
         settings = (*settings, f"ensemble.members={members}")
     config = override(PRESETS[preset], settings)
     run_name = run_name or preset

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -38,7 +40,8 @@ def main(
     elif file and hidden and not (truth or run_name):
         check_format(file, hidden)
     elif run_name and data and not (file or truth or hidden):
-        scores = score_run(run_name, data, device_name)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
+            scores = score_run(run_name, data, device_name)
         if as_json:
             methods = {name: found.as_json() for name, found in scores.items()}
             click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
@@ -69,8 +72,6 @@ def check_format(file: Path, hidden: Path) -> None:
 def score_run(run_name: str, data: Path, device_name: str | None) -> dict[str, Score]:
     """Predict val from its first 11 frames on the path of submit.py, and score every method."""
     packed = pack_and_report(data, required=("val",))
-    if "val" not in packed:
-        raise UserError(f"{data} has no val split to score on; name a competition that has one.")
     pipeline = open_run(run_name, packed, choose_device(device_name))
     val = packed["val"]
     truth = val.masks[:, -1]

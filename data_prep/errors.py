@@ -16,13 +16,13 @@ class UserError(Exception):
 
 
 def exits_cleanly(command: Callable) -> Callable:
-    """Wrap a click callback so that a ``UserError`` or a full disk is one sentence and exit code 2."""
+    """Wrap a click callback so that a ``UserError``, a diverged loss or a full disk is one sentence and exit code 2."""
 
     @wraps(command)
     def wrapped(*args, **kwargs):
         try:
             return command(*args, **kwargs)
-        except UserError as error:
+        except (UserError, FloatingPointError) as error:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(2) from None
         except OSError as error:

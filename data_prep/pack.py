@@ -102,7 +102,7 @@ def open_split(folder: Path) -> PackedSplit:
     try:
         index = json.loads((folder / "index.json").read_text())
         frames = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False)
-        has_masks = (folder / "masks.npy").is_file()
+        has_masks = folder.name in LABELLED or (folder / "masks.npy").is_file()
         masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False) if has_masks else None
         videos = [int(number) for number in index["videos"]]
         problems = [Problem(**problem) for problem in index["problems"]]

@@ -1,4 +1,4 @@
-"""Row by row work on memory-mapped arrays that survives ``kill -9`` and keeps finished rows.
+"""Row by row work on arrays on disk that survives ``kill -9`` and a full disk, and keeps finished rows.
 
 Nothing here knows what the rows mean.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+from data_prep.pack import create_part, part_of, write_row, write_text
 
 
 def fill_rows(
@@ -25,23 +27,20 @@ def fill_rows(
         label: shown by the progress bar.
     """
     if not path.exists():
-        partial, done = path.with_suffix(".partial"), path.with_suffix(".rows")
-        start = int(done.read_text()) if partial.exists() and done.exists() else 0
-        array = np.lib.format.open_memmap(partial, "r+" if start else "w+", np.uint8, shape)
-        with tqdm(total=shape[0], initial=start, desc=label, unit="video", disable=None, leave=False) as bar:
+        part, done = part_of(path), path.with_suffix(".rows")
+        start = int(done.read_text()) if part.exists() and done.exists() else 0
+        if not start:
+            create_part(path, shape)
+        with (
+            open(part, "r+b", buffering=0) as file,
+            tqdm(total=shape[0], initial=start, desc=label, unit="video", disable=None, leave=False) as bar,
+        ):
             for first in range(start, shape[0], chunk):
                 last = min(first + chunk, shape[0])
-                array[first:last] = rows(first, last)
-                array.flush()
-                _replace_text(done, str(last))
+                for row, values in enumerate(rows(first, last), first):
+                    write_row(file, row, [values])
+                write_text(done, str(last))
                 bar.update(last - first)
-        del array
-        partial.replace(path)
+        part.replace(path)
         done.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text)
-    partial.replace(path)

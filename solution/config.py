@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from data_prep.errors import UserError
 from solution.ensemble import EnsembleConfig
+from solution.models.simvp import TRANSLATORS
 from solution.predictors.frames import FramesConfig
 from solution.predictors.masks import MasksConfig
 from solution.predictors.objects import ObjectsConfig
@@ -36,6 +37,10 @@ CHOICES = {
     "ensemble.members": ("objects", "masks", "frames"),
     "ensemble.views": ("flip", "slots", "turn"),
     "ensemble.decode": ("fitted", "argmax"),
+    "objects.dynamics": ("direct", "simulated", "corrected"),
+    "masks.form": ("oneshot", "rollout"),
+    "masks.translator": tuple(TRANSLATORS),
+    "frames.translator": tuple(TRANSLATORS),
 }
 
 
@@ -62,9 +67,12 @@ def _replaced(section, path: list[str], text: str, name: str):
     if len(path) > 1:
         return replace(section, **{path[0]: _replaced(getattr(section, path[0]), path[1:], text, name)})
     value = _parsed(kinds[path[0]], text, name)
-    for part in value if isinstance(value, tuple) else (value,):
+    parts = value if isinstance(value, tuple) else (value,)
+    for part in parts:
         if name in CHOICES and part not in CHOICES[name]:
             raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
+    if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
+        raise UserError(f"--set {name}: expected one or more different members, found {text!r}.")
     return replace(section, **{path[0]: value})
 
 

@@ -57,9 +57,17 @@ def standin_data(device: torch.device) -> Path:
 
 
 def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
-    """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong."""
+    """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
+
+    Raises:
+        UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
+    """
     if is_packed(data):
-        return open_packed(data)
+        packed = open_packed(data)
+        absent = [split for split in required if split not in packed]
+        if absent:
+            raise UserError(f"{data} has no packed {absent[0]} split, which is needed; pack one that has.")
+        return packed
     place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
     folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
     packed = pack(data, folder, required)

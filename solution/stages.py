@@ -11,15 +11,17 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from data_prep.errors import UserError
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
@@ -50,6 +52,16 @@ class Stage:
     peak_gib: float | None = None
 
 
+def made_once(method: Callable[[Pipeline], Stage]) -> Callable[[Pipeline], Stage]:
+    """Let a method that makes the stage of its own name return it where it is done, without asking what it needs."""
+
+    @wraps(method)
+    def wrapped(pipeline: Pipeline) -> Stage:
+        return pipeline.done.get(method.__name__) or method(pipeline)
+
+    return wrapped
+
+
 class Pipeline:
     """The stages of one config on one packed competition; each method makes its stage unless it is there already.
 
@@ -63,7 +75,7 @@ class Pipeline:
     def __init__(self, config: Config, packed: dict[str, PackedSplit], stages_folder: Path, device: torch.device):
         self.config, self.packed, self.root, self.device = config, packed, stages_folder, device
         self.done: dict[str, Stage] = {}
-        rows = np.arange(len(packed["train"]))
+        rows = np.arange(len(packed.get("train", ())))
         held_out = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * len(rows)))
         self.held_out_rows = rows[:: max(2, len(rows) // held_out)]
         self.fit_rows = np.setdiff1d(rows, self.held_out_rows)
@@ -97,8 +109,11 @@ class Pipeline:
         self.done[name] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
         return self.done[name]
 
+    @made_once
     def segmenter(self) -> Stage:
         train = self.packed["train"]
+        if not len(self.fit_rows):
+            raise UserError(f"{train.frames.filename} has {len(train)} usable train videos; at least 2 are needed.")
         return self.stage(
             "segmenter",
             {"config": asdict(self.config.segmenter), "seed": self.config.seed, "data": content(train)},
@@ -146,13 +161,14 @@ class Pipeline:
         splits = [split for split in ("train", "unlabeled") if split in self.packed]
         return {split: self.masks_stage(self.packed[split]).key for split in splits} | {"seed": self.config.seed}
 
+    @made_once
     def tracks(self) -> Stage:
         """Make the tracks of :meth:`mask_videos`: what the segmenter saw of frames 1–11, the truth of frames 12–22."""
 
         def build(folder: Path) -> None:
             parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in self._whole_masks()]
             joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)}
-            save_file(joined, folder / "tracks.safetensors")
+            (folder / "tracks.safetensors").write_bytes(save(joined))
 
         return self.stage("tracks", self.learned_from(), build)
 
@@ -166,6 +182,7 @@ class Pipeline:
                     yield torch.from_numpy(np.concatenate((seen, true), 1))
                     bar.update(len(seen))
 
+    @made_once
     def objects(self) -> Stage:
         tracks = self.tracks()
 
@@ -176,6 +193,7 @@ class Pipeline:
         decided_by = {"config": asdict(self.config.objects), "tracks": tracks.key, "seed": self.config.seed}
         return self.stage("objects", decided_by, build)
 
+    @made_once
     def masks(self) -> Stage:
         return self.stage(
             "masks",
@@ -185,6 +203,7 @@ class Pipeline:
             ),
         )
 
+    @made_once
     def frames(self) -> Stage:
         segmenter = self.segmenter()
 
@@ -209,6 +228,7 @@ class Pipeline:
         """Make the stage of one ensemble member, see ``EnsembleConfig.members``."""
         return getattr(self, name)()
 
+    @made_once
     def decoding(self) -> Stage:
         """Fit weights and thresholds on the held-out training videos."""
         names = self.config.ensemble.members
@@ -305,7 +325,7 @@ def system_probabilities(members: dict[str, Predictor], clip: Clip, config: Conf
 
 def make_clip(frames: np.ndarray, masks: np.ndarray, device: torch.device) -> Clip:
     """Return the clip of the first 11 of (B, T, 160, 240, 3) frames and (B, T, 160, 240) masks."""
-    first = np.ascontiguousarray(frames[:, :CLIP_FRAMES]), np.ascontiguousarray(masks[:, :CLIP_FRAMES])
+    first = np.array(frames[:, :CLIP_FRAMES]), np.array(masks[:, :CLIP_FRAMES])
     return Clip(*(torch.from_numpy(array).to(device) for array in first))
 
 

@@ -77,6 +77,11 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
         raise UserError(f"{path} is a folder; name a file such as {path / 'submission.pt'}.")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; add --overwrite to replace it or choose another name.")
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(
+            f"{path} cannot be written, because {place} is no folder or is write-protected; choose another."
+        )
 
 
 def load_submission(path: Path, count: int | None = None) -> Tensor:

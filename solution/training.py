@@ -7,22 +7,27 @@ resumed run equal to an uninterrupted one.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
+import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 CHECKPOINT_SECONDS = 60.0
 LOG_ROWS = 100
+CHECKPOINTS = ("resume.pt", "resume.previous.pt")
+"""The newest first."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ def fit(
 ) -> nn.Module:
     """Train ``model`` and return its EMA in evaluation mode, on the device.
 
+    Once, a loss that is not finite sends training back to the last checkpoint, to go on from there at half the rate.
+
     Args:
         model: is trained in place.
         loss: maps (model, batch) to scalars; ``loss`` is minimised, the others are logged. Called under autocast.
@@ -107,76 +114,93 @@ def fit(
         evaluate: maps the EMA model to named values for the log; called ``recipe.evaluations`` times.
 
     Raises:
-        FloatingPointError: the loss is no longer finite; names the step and the learning rate.
+        FloatingPointError: the loss is not finite at half the rate either; names step, learning rate and checkpoint.
     """
+    arguments = (model, loss, batch, folder, recipe, device, seed, evaluate)
+    try:
+        return _fit(*arguments, rate_share=1.0)
+    except FloatingPointError as error:
+        tqdm.write(f"{error}; going on from there once, at half the rate.", sys.stderr)
+        return _fit(*arguments, rate_share=0.5)
+
+
+def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share: float) -> nn.Module:
+    """Train as :func:`fit` does, from the last checkpoint on, at a share of the recipe's rate or what it was then."""
     folder.mkdir(parents=True, exist_ok=True)
     model = model.to(device, memory_format=torch.channels_last)
     ema = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
     )
     optimiser = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
+        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    start, log = _resume(folder, model, ema, optimiser, device)
+    start, log, earlier_share = _resume(folder, model, ema, optimiser, device)
+    rate_share = min(rate_share, earlier_share)
+    if not start:
+        _save_resume(folder, 0, model, ema, optimiser, log, rate_share)
+    good = start
     if device.type == "cuda":
         model.compile()
     eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
     log_every = max(1, recipe.steps // LOG_ROWS)
     saved = clock = time.perf_counter()
     data_seconds = step_seconds = 0.0
-    bar = tqdm(total=recipe.steps, initial=start, desc=folder.name.rsplit("-", 1)[0], disable=None, leave=False)
-    for step, tensors in zip(
-        range(start, recipe.steps), batches(batch, range(start, recipe.steps), device), strict=True
-    ):
-        data_seconds += time.perf_counter() - clock
-        clock = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(step)
-        torch.manual_seed(seed * 1_000_003 + step)
-        model.train()
-        with autocast(device):
-            values = loss(model, tensors)
-        values["loss"].backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        ema.update_parameters(model)
-        last = step + 1 == recipe.steps
-        evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
-        if (step + 1) % log_every == 0 or last or evaluates:
-            row = {"step": step + 1, "rate": recipe.rate(step)} | {k: v.item() for k, v in values.items()}
-            if not math.isfinite(row["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {row['loss']} at step {step + 1} with learning rate {row['rate']:.2e}; "
-                    f"{folder}/resume.pt holds the last good state, train with a lower learning rate"
-                )
-            step_seconds += time.perf_counter() - clock
-            row |= {"data_s": data_seconds / log_every, "step_s": step_seconds / log_every}
-            data_seconds = step_seconds = 0.0
+    title = folder.name.rsplit("-", 1)[0]
+    with tqdm(total=recipe.steps, initial=start, desc=title, disable=None, leave=False) as bar:
+        steps = range(start, recipe.steps)
+        for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
+            data_seconds += time.perf_counter() - clock
             clock = time.perf_counter()
-            if evaluates:
-                row |= evaluate(ema.module.eval())
-            log.append(row)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "rate")})
-        step_seconds += time.perf_counter() - clock
-        clock = time.perf_counter()
-        bar.update()
-        if clock - saved > CHECKPOINT_SECONDS and not last:
-            _save_resume(folder, step + 1, model, ema, optimiser, log)
-            saved = clock = time.perf_counter()
-    bar.close()
+            rate = rate_share * recipe.rate(step)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(seed * 1_000_003 + step)
+            model.train()
+            with autocast(device):
+                values = loss(model, tensors)
+            values["loss"].backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            ema.update_parameters(model)
+            last = step + 1 == recipe.steps
+            saves = not last and clock - saved > CHECKPOINT_SECONDS
+            evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
+            logs = (step + 1) % log_every == 0 or last or evaluates
+            if (logs or saves) and not math.isfinite(values["loss"].item() + norm.item()):
+                raise FloatingPointError(
+                    f"the loss is {values['loss'].item():.3g} at step {step + 1} with learning rate {rate:.2e} and "
+                    f"gradient norm {norm.item():.3g}; {folder}/resume.pt holds the last good state, of step {good}, "
+                    "train on from it with a lower learning rate"
+                )
+            if logs:
+                row = {"step": step + 1, "rate": rate} | {k: v.item() for k, v in values.items()}
+                step_seconds += time.perf_counter() - clock
+                row |= {"data_s": data_seconds / log_every, "step_s": step_seconds / log_every}
+                data_seconds = step_seconds = 0.0
+                clock = time.perf_counter()
+                if evaluates:
+                    row |= evaluate(ema.module.eval())
+                log.append(row)
+                bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "rate")})
+            step_seconds += time.perf_counter() - clock
+            clock = time.perf_counter()
+            bar.update()
+            if saves:
+                _save_resume(folder, step + 1, model, ema, optimiser, log, rate_share)
+                good = step + 1
+                saved = clock = time.perf_counter()
     _write_log(folder, log)
     save_weights(ema.module, folder)
-    (folder / "resume.pt").unlink(missing_ok=True)
+    for name in CHECKPOINTS:
+        (folder / name).unlink(missing_ok=True)
     return ema.module.eval()
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
     """Write ``weights.safetensors``, replacing it only once the new file is complete."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = folder / "weights.partial"
-    save_file(state, partial)
-    partial.replace(folder / "weights.safetensors")
+    _write(folder / "weights.safetensors", save(state))
 
 
 def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
@@ -185,22 +209,51 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Mod
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
-def _save_resume(folder: Path, step: int, model, ema, optimiser, log: list[dict]) -> None:
-    partial = folder / "resume.partial"
+def _save_resume(folder: Path, step: int, model, ema, optimiser, log: list[dict], rate_share: float) -> None:
+    """Write the newest checkpoint; the one before it is kept, and checksums tell later whether they are whole."""
+    newest, previous = (folder / name for name in CHECKPOINTS)
     state = {"model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
-    torch.save({"step": step, "log": json.dumps(log), **state}, partial)
-    partial.replace(folder / "resume.pt")
+    stored = io.BytesIO()
+    torch.save({"step": step, "log": json.dumps(log), "rate_share": rate_share, **state}, stored)
+    if newest.exists():
+        newest.replace(previous)
+    _write(newest, stored.getbuffer())
 
 
-def _resume(folder: Path, model, ema, optimiser, device: torch.device) -> tuple[int, list[dict]]:
-    path = folder / "resume.pt"
-    if not path.exists():
-        return 0, []
-    state = torch.load(path, map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    ema.load_state_dict(state["ema"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"], json.loads(state["log"])
+def _resume(folder: Path, model, ema, optimiser, device: torch.device) -> tuple[int, list[dict], float]:
+    """Load the newest whole checkpoint; return its step, its log and its share of the rate, of none 0, [] and 1."""
+    for path in (folder / name for name in CHECKPOINTS):
+        state = _read_checkpoint(path, device) if path.exists() else None
+        if state is not None:
+            model.load_state_dict(state["model"])
+            ema.load_state_dict(state["ema"])
+            optimiser.load_state_dict(state["optimiser"])
+            return state["step"], json.loads(state["log"]), state["rate_share"]
+    return 0, [], 1.0
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict | None:
+    """Return what a checkpoint holds, or None, with a notice, if its checksums, which torch ignores, do not agree."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None
+    except zipfile.BadZipFile:
+        whole = False
+    if not whole:
+        tqdm.write(f"{path} is damaged; going on from the checkpoint before it.", sys.stderr)
+        path.unlink()
+        return None
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _write(path: Path, stored: bytes | memoryview) -> None:
+    """Write a file atomically; a full disk is an ``OSError``, which it is not where torch writes by itself."""
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(stored)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_log(folder: Path, log: list[dict]) -> None:

@@ -1,0 +1,125 @@
+"""A tiny competition in the raw layout and a run trained on it, made once for all tests of the commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import submit
+import validate
+from data_prep.standin.writer import Settings, make_standin
+
+TINY = {
+    "segmenter.encoder": "resnet18",
+    "segmenter.decoder_channels": "32,24,16",
+    "segmenter.downscale": "4",
+    "segmenter.steps": "6",
+    "segmenter.batch": "4",
+    "objects.width": "16",
+    "objects.layers": "1",
+    "objects.modes": "1",
+    "objects.steps": "6",
+    "objects.batch_size": "4",
+    "objects.samples": "4",
+    "ensemble.view_count": "2",
+}
+"""Networks that learn nothing, for what does not depend on how good they are."""
+
+TINY_OPTIONS = ["--preset", "quick", "--device", "cpu", *(f"--set={key}={value}" for key, value in TINY.items())]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder from which commands are called, with a run of ``submit.py`` in it.
+
+    Attributes:
+        folder: holds ``runs`` and ``submission.pt``.
+        data: the raw competition, outside of ``folder``.
+        printed: what ``submit.py`` printed.
+    """
+
+    folder: Path
+    data: Path
+    printed: str
+
+    @property
+    def submission(self) -> Path:
+        return self.folder / "submission.pt"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Let small tensors be worked on by one thread: more cost time, and sums in another order other bits."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def raw_standin(tmp_path_factory) -> Path:
+    """12 train, 3 val, 4 unlabeled and 6 hidden videos as folders of PNG files; not to be changed."""
+    folder = tmp_path_factory.mktemp("competition") / "standin"
+    make_standin(folder, Settings(train=12, val=3, unlabeled=4, hidden=6, seed=1, kind="raw"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workspace(raw_standin, tmp_path_factory) -> Workspace:
+    """What ``submit.py`` leaves after training on the stand-in; not to be changed."""
+    folder = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        found = run_submit("--data", str(raw_standin))
+    assert found.exit_code == 0, found.output
+    return Workspace(folder, raw_standin, found.output)
+
+
+@pytest.fixture
+def trained(workspace, tmp_path, monkeypatch) -> Workspace:
+    """A copy of the workspace that a test may change, and the current folder of the test."""
+    folder = shutil.copytree(workspace.folder, tmp_path / "workspace")
+    monkeypatch.chdir(folder)
+    return Workspace(folder, workspace.data, workspace.printed)
+
+
+def run_submit(*options: str) -> Result:
+    """Call ``submit.py`` with tiny networks; what goes wrong unexpectedly is raised."""
+    return call(submit.main, *TINY_OPTIONS, *options)
+
+
+def run_validate(*options: str) -> Result:
+    """Call ``validate.py``; what goes wrong unexpectedly is raised."""
+    return call(validate.main, *options)
+
+
+def call(command: Callable, *options: str) -> Result:
+    return CliRunner().invoke(command, [str(option) for option in options], catch_exceptions=False)
+
+
+def assert_one_sentence(found: Result, *words: str) -> None:
+    """Assert that a command ended with exit code 2 and one sentence on standard error that has these words."""
+    assert found.exit_code == 2, found.output
+    lines = found.stderr.strip().splitlines()
+    assert lines and lines[-1].startswith("Error: ") and "Traceback" not in found.output, found.output
+    assert sum(line.startswith("Error") for line in lines) == 1, found.stderr
+    for word in words:
+        assert word in lines[-1], found.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of its own with 160 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    os.chdir(tmp_path)
+    subprocess.run(["umount", str(folder)], check=True)
