@@ -10,11 +10,18 @@ from solution.segmenter import SegmenterConfig
 FULL = Config()
 
 QUICK = Config(
-    segmenter=SegmenterConfig("resnet18", (128, 96, 64, 48, 32), 2, (128, 128), steps=600, batch=32, learning_rate=1e-3),
+    segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1300, batch=48, learning_rate=1e-3),
     objects=objects.QUICK,
     masks=masks.QUICK,
     frames=frames.QUICK,
     ensemble=EnsembleConfig(members=("objects",), view_count=4),
 )
 
-PRESETS = {"quick": QUICK, "full": FULL}
+REPORT_SIMVP = Config(
+    segmenter=SegmenterConfig(learning_rate=1e-4, region_weight=0.0),
+    frames=frames.REPORT,
+    ensemble=EnsembleConfig(members=("frames",), views=(), view_count=1, decode="argmax"),
+)
+"""SimVP with squared error, then the U-Net with cross-entropy; no fine-tuning, no ensemble, no views."""
+
+PRESETS = {"quick": QUICK, "full": FULL, "report-simvp": REPORT_SIMVP}

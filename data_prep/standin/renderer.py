@@ -68,18 +68,19 @@ def solids_of(videos: list[Trajectories]) -> tuple[Tensor, Tensor, Tensor, Tenso
     return tuple(torch.from_numpy(np.concatenate(column)) for column in columns)
 
 
-def film(videos: list[Trajectories], seeds: list[int], length: int, device: str) -> np.ndarray:
-    """Return the first ``length`` frames of V videos, (V, length, 160, 240, 3) uint8 RGB.
+def film(videos: list[Trajectories], seeds: list[int], times: range, device: str) -> np.ndarray:
+    """Return the frames ``times`` of V videos, (V, len(times), 160, 240, 3) uint8 RGB.
 
     Args:
         videos: what happens in them.
         seeds: of the grain; a video's bytes depend on nothing else in the batch.
-        length: frames per video, at most 22.
+        times: consecutive frames, from 0 to 21.
         device: where to compute.
     """
     shape, position, yaw, label, image = solids_of(videos)
-    kept = image % NUM_FRAMES < length
-    image = image // NUM_FRAMES * length + image % NUM_FRAMES
+    length, time = len(times), image % NUM_FRAMES
+    kept = (time >= times.start) & (time < times.stop)
+    image = image // NUM_FRAMES * length + time - times.start
     shape, position, yaw, label, image = (each[kept].to(device) for each in (shape, position, yaw, label, image))
     count = len(videos) * length
 

@@ -12,10 +12,11 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     """Make a stand-in competition in ``out``, or finish an interrupted one.
 
     ``raw`` is the real competition's layout, ``packed`` that of ``data_prep.pack``; both with the hidden videos' masks
-    of frame 22 in ``hidden_truth.pt``, (N, 160, 240) uint8. ``masks`` gives every split ``masks.npy``,
+    of frame 22 in ``hidden_truth.pt``, (N, 160, 240) uint8, and that frame itself in ``hidden_last_frames.npy``. ``masks`` gives every split ``masks.npy``,
     (N, 22, 160, 240) uint8, and ``tracks.npz`` (see ``write_tracks``), and no frames.
 
     Returns:
@@ -92,20 +93,33 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
             else:
                 made += make_array_split(out / split, numbers, settings, device, pool)
     if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
-        write_truth(out / "hidden_truth.pt", settings.numbers()["hidden"], settings.seed)
+        write_truth(out, settings.numbers()["hidden"], settings.seed, device)
     return made
 
 
-def write_truth(path: Path, numbers: range, seed: int) -> None:
-    """Save the masks of the last frame, (N, 160, 240) uint8 torch."""
-    rows = []
+def write_truth(out: Path, numbers: range, seed: int, device: str) -> None:
+    """Save frame 22 of the hidden videos: ``hidden_last_frames.npy``, (N, 160, 240, 3) uint8, and then its masks,
+    ``hidden_truth.pt``, (N, 160, 240) uint8 torch."""
+    masks, frames = [], []
     for number in numbers:
-        *solids, image = solids_of([simulate(video_seed(seed, number))])
+        video = simulate(video_seed(seed, number))
+        *solids, image = solids_of([video])
         last = image == NUM_FRAMES - 1
-        rows.append(paint_solids(*(each[last] for each in solids), image[last] * 0, 1))
+        masks.append(paint_solids(*(each[last] for each in solids), image[last] * 0, 1))
+        frames.append(film([video], [video_seed(seed, number)], range(NUM_FRAMES - 1, NUM_FRAMES), device)[0, 0])
+    with replacing(out / "hidden_last_frames.npy") as file:
+        np.save(file, np.stack(frames))
+    with replacing(out / "hidden_truth.pt") as file:
+        torch.save(torch.cat(masks), file)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` once it is written whole."""
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        torch.save(torch.cat(rows), unfinished)
+        with open(unfinished, "wb") as file:
+            yield file
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -140,7 +154,7 @@ def make_videos(
     """Return trajectories, (V, 22, 160, 240) masks and (V, length, 160, 240, 3) frames; no frames for length 0."""
     seeds = [video_seed(seed, number) for number in numbers]
     videos = [simulate(each) for each in seeds]
-    frames = film(videos, seeds, length, device) if length else None
+    frames = film(videos, seeds, range(length), device) if length else None
     return videos, paint_videos(videos), frames
 
 

@@ -22,7 +22,7 @@ def masks(videos):
 
 
 def film(videos, length=22):
-    return renderer.film(videos, list(range(len(videos))), length, "cpu")
+    return renderer.film(videos, list(range(len(videos))), range(length), "cpu")
 
 
 def test_colour_lies_where_the_mask_is(videos, masks):
@@ -63,7 +63,7 @@ def test_colours_are_the_real_medians():
     counts = []
     for index, video in enumerate(many):
         frames = np.zeros((22, 160, 240, 3), np.uint8)
-        frames[:2] = renderer.film([video], [index], 2, "cpu")[0]
+        frames[:2] = renderer.film([video], [index], range(2), "cpu")[0]
         kept = painted[index] * (np.arange(22) < 2)[:, None, None].astype(np.uint8)
         counts.append(count_video(kept, frames))
     rows = {row.name: row for row in statistics(counts)}

@@ -1,0 +1,45 @@
+"""Train one stage, and whatever it needs, without predicting anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from data_prep.errors import exits_cleanly
+from solution.config import override
+from solution.presets import PRESETS
+from solution.runs import STAGES, choose_device, default_data, pack_and_report, save_run, standin_data
+from solution.stages import Pipeline
+
+TRAINABLE = ("segmenter", "objects", "masks", "frames", "decoding")
+
+
+@click.command()
+@click.argument("stage", type=click.Choice(TRAINABLE))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: as submit.py.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True)
+@click.option("--run", "run_name", help="Name to remember this run by. Default: the preset's name.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
+@click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
+@exits_cleanly
+def main(
+    stage: str,
+    data: Path | None,
+    preset: str,
+    run_name: str | None,
+    settings: tuple[str, ...],
+    device_name: str | None,
+) -> None:
+    """Train STAGE and the stages it needs; submit.py with the same preset and settings finds them done."""
+    device = choose_device(device_name)
+    config = override(PRESETS[preset], settings)
+    packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
+    pipeline = Pipeline(config, packed, STAGES, device)
+    done = getattr(pipeline, stage)()
+    save_run(run_name or preset, pipeline)
+    click.echo(f"{done.folder} holds the trained {stage}.")
+
+
+if __name__ == "__main__":
+    main()
