@@ -12,6 +12,8 @@ import click
 from data_prep.errors import UserError, exits_cleanly
 from solution.evaluation import CEILING, ceiling, evaluate, print_table
 from solution.metrics import Score, score
+from solution.page import write_page
+from solution.report import material_of_file, material_of_run, save_validation
 from solution.runs import choose_device, open_run, pack_and_report
 from solution.submission import check_submission, count_hidden, load_submission, load_truth
 
@@ -21,8 +23,9 @@ from solution.submission import check_submission, count_hidden, load_submission,
 @click.option("--truth", type=click.Path(path_type=Path), help="Score FILE against this split's masks or this tensor.")
 @click.option("--hidden", type=click.Path(path_type=Path), help="Only check the format of FILE for these videos.")
 @click.option("--run", "run_name", help="Predict the val videos of --data with this run, and score every method.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run and --report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write a page that shows where points were lost.")
 @click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
 @exits_cleanly
 def main(
@@ -32,16 +35,17 @@ def main(
     run_name: str | None,
     data: Path | None,
     as_json: bool,
+    report: Path | None,
     device_name: str | None,
 ) -> None:
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
     if file and truth and not (hidden or run_name):
-        print_score(score_file(file, truth), as_json)
-    elif file and hidden and not (truth or run_name):
+        print_score(score_file(file, truth, data, report), as_json)
+    elif file and hidden and not (truth or run_name or report):
         check_format(file, hidden)
     elif run_name and data and not (file or truth or hidden):
         with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
-            scores = score_run(run_name, data, device_name)
+            scores = score_run(run_name, data, device_name, report)
         if as_json:
             methods = {name: found.as_json() for name, found in scores.items()}
             click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
@@ -51,12 +55,17 @@ def main(
         raise UserError("expected FILE with --truth, FILE with --hidden, or --run with --data; see --help.")
 
 
-def score_file(file: Path, truth: Path) -> Score:
-    """Score a leaderboard file or any prediction of the same form against the truth."""
+def score_file(file: Path, truth: Path, data: Path | None, report: Path | None) -> Score:
+    """Score a leaderboard file or any prediction of the same form against the truth, and write its page if wanted."""
     known = load_truth(truth)
     for problem in known.problems:
         click.echo(f"left out: {problem.file}: {problem.problem}", err=True)
-    return score(load_submission(file, len(known.masks)), known.masks)
+    prediction = load_submission(file, len(known.masks))
+    if report:
+        with redirect_stdout(sys.stderr):
+            packed = pack_and_report(data, required=()) if data else {}
+        write_page(report, material_of_file(file, prediction.numpy(), known, truth, packed))
+    return score(prediction, known.masks)
 
 
 def check_format(file: Path, hidden: Path) -> None:
@@ -69,14 +78,18 @@ def check_format(file: Path, hidden: Path) -> None:
     click.echo(f"{file} has the right format for {count_hidden(hidden)} hidden videos.")
 
 
-def score_run(run_name: str, data: Path, device_name: str | None) -> dict[str, Score]:
-    """Predict val from its first 11 frames on the path of submit.py, and score every method."""
+def score_run(run_name: str, data: Path, device_name: str | None, report: Path | None) -> dict[str, Score]:
+    """Predict val from its first 11 frames on the path of submit.py, score every method, and remember the scores."""
     packed = pack_and_report(data, required=("val",))
     pipeline = open_run(run_name, packed, choose_device(device_name))
     val = packed["val"]
     truth = val.masks[:, -1]
-    scores = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device).scores
-    return scores | {CEILING: ceiling(pipeline, val.frames[:, -1], truth)}
+    evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device)
+    scores = evaluation.scores | {CEILING: ceiling(pipeline, val.frames[:, -1], truth)}
+    save_validation(run_name, data, scores)
+    if report:
+        write_page(report, material_of_run(run_name, pipeline, evaluation, scores))
+    return scores
 
 
 def print_score(found: Score, as_json: bool) -> None:

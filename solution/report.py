@@ -1,0 +1,184 @@
+"""What is shown of results that exist: the material of a report page, runs side by side, and README's table.
+
+Nothing here trains or predicts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from data_prep.classes import BACKGROUND
+from data_prep.errors import UserError, exits_cleanly
+from data_prep.pack import PackedSplit, open_split
+from solution.evaluation import Evaluation
+from solution.machine import commit, hardware, versions
+from solution.metrics import Score, score
+from solution.page import Material
+from solution.predictors import View
+from solution.predictors.baselines import BASELINES
+from solution.results_table import README, markdown_table, number, results_block, with_error, with_results, write_whole
+from solution.runs import RUNS
+from solution.stages import Pipeline, make_clip
+from solution.submission import Truth
+
+
+def material_of_run(name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score]) -> Material:
+    """Return the material of a run's page on val.
+
+    Args:
+        name: of the run.
+        pipeline: of the run, on the data that was predicted.
+        evaluation: what was predicted.
+        scores: of every method, the ceiling among them.
+    """
+    val = pipeline.packed["val"]
+    seconds = {stage: f"{done.seconds:.0f} s" for stage, done in pipeline.done.items()}
+    return Material(
+        title=f"Run {name} on {len(val)} val videos",
+        prediction=evaluation.masks,
+        truth=val.masks[:, -1],
+        scores=scores,
+        own="ensemble",
+        videos=val.videos,
+        frames=val.frames,
+        masks=val.masks,
+        reliability=evaluation.reliability,
+        about={
+            "Configuration": asdict(pipeline.config),
+            "Time of the stages": seconds,
+            "Decoding": json.loads((pipeline.done["decoding"].folder / "decoding.json").read_text()),
+            "Commit, hardware, versions": {"commit": commit(), "hardware": hardware(pipeline.device)} | versions(),
+        },
+    )
+
+
+def material_of_file(
+    file: Path, prediction: np.ndarray, known: Truth, truth: Path, packed: dict[str, PackedSplit]
+) -> Material:
+    """Return the material of a leaderboard file's page.
+
+    Args:
+        file: the file's path, for the title.
+        prediction: (N, 160, 240) uint8, what it holds.
+        known: what it is scored against.
+        truth: where that was read from.
+        packed: the competition it belongs to; empty where nobody gave it.
+    """
+    split = matching_split(known, truth, packed)
+    rows, videos = list(range(len(prediction))), known.videos
+    if split is not None and known.videos is not None:
+        places = {video: row for row, video in enumerate(split.videos)}
+        rows = [row for row, video in enumerate(known.videos) if video in places]
+        videos = [known.videos[row] for row in rows]
+        picked = [places[video] for video in videos]
+    else:
+        videos, picked = (split.videos if split else None), rows
+    prediction, masks = prediction[rows], known.masks.numpy()[rows]
+    whole = picked == list(range(len(split))) if split else False
+    frames = None if split is None else split.frames if whole else split.frames[picked]
+    all_masks = None if split is None or split.masks is None else split.masks if whole else split.masks[picked]
+    scores = {"all background": score(np.full_like(prediction, BACKGROUND), masks)}
+    if all_masks is not None:
+        scores |= baselines_on_truth(all_masks, masks)
+    return Material(
+        title=f"{file.name} against {truth.name}",
+        prediction=prediction,
+        truth=masks,
+        scores=scores | {file.name: score(prediction, masks)},
+        own=file.name,
+        videos=videos,
+        frames=frames,
+        masks=all_masks,
+        about={"Files": {"prediction": str(file), "truth": str(truth)}, "Versions": versions() | {"commit": commit()}},
+    )
+
+
+def matching_split(known: Truth, truth: Path, packed: dict[str, PackedSplit]) -> PackedSplit | None:
+    """Return the split whose videos the truth shows: the truth itself where it is packed, else one of the others."""
+    if (truth / "index.json").is_file():
+        return open_split(truth)
+    for split in (packed[name] for name in ("hidden", "val", "train") if name in packed):
+        same = known.videos is None and len(split) == len(known.masks)
+        if same or set(split.videos) & set(known.videos or ()):
+            return split
+    return None
+
+
+def baselines_on_truth(all_masks: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
+    """Score the baselines on (N, 22, 160, 240) true masks, as if a flawless segmenter had seen frames 1–11."""
+    found = {}
+    for name, baseline in list(BASELINES.items())[1:]:
+        drawn = []
+        for first in range(0, len(all_masks), 4):
+            masks = np.where(all_masks[first : first + 4] > 48, BACKGROUND, all_masks[first : first + 4])
+            clip = make_clip(np.zeros((len(masks), 1, 1, 1, 3), np.uint8), masks, torch.device("cpu"))
+            drawn.append(baseline.predict(clip, View()).argmax(1).numpy().astype(np.uint8))
+        found[f"{name}, from true masks"] = score(np.concatenate(drawn), truth)
+    return found
+
+
+def save_validation(run_name: str, data: Path, scores: dict[str, Score]) -> None:
+    """Remember what ``validate.py --run`` found beside the run."""
+    record = {
+        "data": str(data),
+        "commit": commit(),
+        "scores": {name: found.as_json() for name, found in scores.items()},
+    }
+    write_whole(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
+
+
+def compare_runs(names: tuple[str, ...]) -> str:
+    """Return Markdown tables of the scores on val and of the time per stage of some runs.
+
+    Raises:
+        UserError: there is no such run, or it was not validated.
+    """
+    scores, seconds = {}, {}
+    for name in names:
+        for file, remedy in (
+            ("run.json", f"python submit.py --run {name}"),
+            ("validation.json", f"python validate.py --run {name} --data DIR"),
+        ):
+            if not (RUNS / name / file).is_file():
+                raise UserError(f"{RUNS / name / file} is missing; expected a validated run, make it with `{remedy}`.")
+        scores[name] = json.loads((RUNS / name / "validation.json").read_text())["scores"]
+        stages = json.loads((RUNS / name / "run.json").read_text())["stages"]
+        seconds[name] = {stage: found["seconds"] for stage, found in stages.items()}
+    methods = dict.fromkeys(method for found in scores.values() for method in found)
+    rows = [[method, *(described(scores[name].get(method)) for name in names)] for method in methods]
+    stages = dict.fromkeys(stage for found in seconds.values() for stage in found)
+    times = [[stage, *(number(seconds[name].get(stage), ".0f") for name in names)] for stage in stages]
+    times.append(["together", *(number(sum(seconds[name].values()), ".0f") for name in names)])
+    first = markdown_table(["Jaccard (object IoU ± se)", *names], rows)
+    return f"{first}\n\n{markdown_table(['seconds', *names], times)}"
+
+
+def described(found: dict | None) -> str:
+    if found is None:
+        return "–"
+    return f"{number(found['jaccard'])} ({with_error(found['object_iou'], found['object_iou_se'], '.3f')})"
+
+
+@click.command()
+@click.argument("runs", nargs=-1)
+@click.option("--readme", is_flag=True, help="Rewrite README's results from solution/results/*.json.")
+@exits_cleanly
+def main(runs: tuple[str, ...], readme: bool) -> None:
+    """Compare RUNS by their scores on val and the time of their stages."""
+    if readme == bool(runs):
+        raise UserError("expected names of runs to compare, or --readme.")
+    if runs:
+        click.echo(compare_runs(runs))
+        return
+    write_whole(README, with_results(README.read_text(), results_block()))
+    click.echo(f"{README} shows the results of solution/results.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Recorded results: one JSON file per experiment, and the README block that is made from all of them.
+
+A result says by which command, commit, hardware and versions it came about; nothing here computes a score.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from data_prep.errors import UserError
+from solution.machine import ROOT, commit, hardware, versions
+
+RESULTS = ROOT / "solution" / "results"
+README = ROOT / "README.md"
+START, END = "<!-- results -->", "<!-- /results -->"
+
+
+def record_result(
+    path: Path,
+    rows: list[dict],
+    *,
+    command: str,
+    seeds: list[int],
+    data: str,
+    device: torch.device,
+    note: str = "",
+) -> None:
+    """Write an experiment's result as JSON, with the commit, hardware and versions it was made by.
+
+    Args:
+        path: the file; its stem names the experiment. Files in ``solution/results`` appear in the README.
+        rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs) and
+            ``minutes``; None where a number does not exist.
+        command: that repeats it.
+        seeds: of the runs.
+        data: what it was trained and scored on, in words.
+        device: where it ran.
+        note: what a reader must know to read the numbers.
+    """
+    result = {
+        "name": path.stem,
+        "command": command,
+        "commit": commit(),
+        "hardware": hardware(device),
+        "versions": versions(),
+        "seeds": seeds,
+        "data": data,
+        "rows": rows,
+        "note": note,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when complete."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """Return a number as text; a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+def with_error(value: float | None, error: float | None, form: str = ".4f") -> str:
+    """Return ``value ± error``, without the error where there is none."""
+    return number(value, form) + ("" if error is None else f" ± {error:{form}}")
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table whose first column is text and whose others are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def results_block(folder: Path = RESULTS) -> str:
+    """Return the Markdown of every result in a folder, in the order of their names."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return "\n\n".join(map(_section, results)) or "No results are recorded yet."
+
+
+def _section(result: dict) -> str:
+    rows = [
+        [
+            row["method"],
+            with_error(row["jaccard"], row["jaccard_sd"]),
+            with_error(row["object_iou"], row["object_iou_se"]),
+            str(row["n"]),
+            number(row["minutes"], ".1f"),
+        ]
+        for row in result["rows"]
+    ]
+    table = markdown_table(["method", "Jaccard ± sd", "object IoU ± se", "runs", "minutes"], rows)
+    made = f"Commit {result['commit']}, {result['hardware']}, torch {result['versions']['torch']}"
+    seeds = f", seeds {', '.join(map(str, result['seeds']))}" if result["seeds"] else ""
+    note = f" {result['note']}" if result["note"] else ""
+    return f"**{result['name']}** · {result['data']}\n\n{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
+
+
+def with_results(readme: str, block: str, path: Path = README) -> str:
+    """Return a README's text with what is between its markers replaced.
+
+    Raises:
+        UserError: the markers are missing.
+    """
+    if START not in readme or END not in readme.split(START, 1)[1]:
+        raise UserError(f"{path} has no {START} … {END} to put the results between; add both on lines of their own.")
+    between = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
+    return between.sub(lambda _: f"{START}\n{block}\n{END}", readme, count=1)
