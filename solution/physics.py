@@ -1,4 +1,4 @@
-"""A planar simulator of the solids, batched over scenes, and the filter that reads their state off tracks.
+"""A planar simulator of the solids, batched over scenes, and what it is for: reading states, foreseeing, replaying.
 
 Discs (spheres, cylinders) and squares (cubes) slide on the floor, slow down evenly, and bounce with friction. The few
 constants are fitted to the tracks of training videos; nothing here learns or draws.
@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.scene import FRAME_SECONDS, RADIUS
+from data_prep.scene import FOCAL, FRAME_SECONDS, HEIGHT, RADIUS, WIDTH, project
 from solution.tracks import QUARTER, Tracks
 
+SUBSTEPS = 12
+"""Steps of the simulator per frame."""
 REACH = 2 * 2**0.5 * RADIUS
 """No two solids touch whose axes are farther apart."""
 
@@ -28,8 +30,12 @@ class Constants:
     damping: float = 0.06
     spin_deceleration: float = 1.2
     restitution: float = 0.5
-    restitution_spread: float = 0.08
+    restitution_spread: float = 0.05
     friction: float = 0.1
+    position_noise: float = 0.003
+    """Standard deviation of a track's position when the whole outline is seen."""
+    doubt: float = 0.6
+    """What the filter's standard deviations are multiplied by to be true."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +209,9 @@ class Belief:
         random = torch.Generator().manual_seed(seed)
         scenes, solids = state.yaw.shape
         noise = torch.randn(count, 8, generator=random).to(state.yaw.device)
-        root = torch.linalg.cholesky(self.covariance + 1e-8 * torch.eye(5, device=noise.device))
+        root = square_root(self.covariance)
         moved = torch.einsum("skij,nj->snki", root, noise[:, :5]).flatten(0, 1)
-        root = torch.linalg.cholesky(self.turn_variance + 1e-8 * torch.eye(2, device=noise.device))
+        root = square_root(self.turn_variance)
         turned = torch.einsum("skij,nj->snki", root, noise[:, 5:7]).flatten(0, 1)
         many = state.repeat(count)
         restitution = many.restitution + constants.restitution_spread * noise[:, 7].repeat(scenes)
@@ -220,7 +226,6 @@ class Belief:
         )
 
 
-POSITION_NOISE = 0.004
 YAW_NOISE = 0.06
 FIRST_SPEED = 1.0
 """Standard deviation of each velocity component of what has just come into view, units/s."""
@@ -229,7 +234,13 @@ SURPRISE = 16.0
 """Squared Mahalanobis distance from which an observation means a hit that the simulator did not foresee."""
 
 
-def observe(tracks: Tracks, constants: Constants, substeps: int = 8) -> Belief:
+def square_root(covariance: Tensor) -> Tensor:
+    """Return (..., n, n) whose product with its transpose is the covariance, even where that came out indefinite."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return (vectors * values.clamp_min(0).sqrt()[..., None, :]).float()
+
+
+def observe(tracks: Tracks, constants: Constants, substeps: int = SUBSTEPS) -> Belief:
     """Follow all objects through the tracks' frames with a Kalman filter whose motion model is the simulator."""
     videos, frames, slots = tracks.visible.shape
     device = tracks.position.device
@@ -261,7 +272,7 @@ def observe(tracks: Tracks, constants: Constants, substeps: int = 8) -> Belief:
         new = seen & ~state.there
         where, yaw = tracks.position[:, frame], tracks.yaw[:, frame]
         # Less of the outline decides less well.
-        noise = (POSITION_NOISE / tracks.shown[:, frame].clamp(0.1, 1.0)) ** 2
+        noise = (constants.position_noise / tracks.shown[:, frame].clamp(0.1, 1.0)) ** 2
 
         gap = where - state.position
         spread = covariance[..., :2, :2] + noise[..., None, None] * torch.eye(2, device=device)
@@ -293,7 +304,7 @@ def observe(tracks: Tracks, constants: Constants, substeps: int = 8) -> Belief:
         )
         covariance = torch.where(new[..., None, None], birth, covariance)
         turn = torch.where(new[..., None, None], spin_birth, turn)
-    return Belief(state, covariance, turn)
+    return Belief(state, constants.doubt**2 * covariance, constants.doubt**2 * turn)
 
 
 def _shock(gap: Tensor) -> Tensor:
@@ -316,11 +327,11 @@ def _blur(before: State, covariance: Tensor, turn: Tensor, hit: Tensor) -> tuple
     step[..., :2, 4] = -0.5 * dt**2 * heading * moving[..., None]
     covariance = step @ covariance @ step.transpose(-1, -2)
     still = torch.full_like(speed, 1e-6)
-    jolt = (0.15 * hit) ** 2
+    jolt = (0.1 * hit) ** 2
     added = torch.stack((still + jolt * dt**2, still + jolt * dt**2, jolt + 1e-5, jolt + 1e-5, 0 * jolt), -1)
     covariance = covariance + torch.diag_embed(added)
     step = torch.tensor([[1.0, dt], [0.0, 1.0]], device=speed.device)
-    jolt = (1.5 * hit) ** 2
+    jolt = (0.7 * hit) ** 2
     turn = step @ turn @ step.T + torch.diag_embed(torch.stack((jolt * dt**2 / 4, jolt + 1e-3), -1))
     return covariance, turn
 
@@ -341,23 +352,16 @@ class Rollout:
     """(B, K, 3) standard deviations of position, velocity and deceleration at the last frame of the clip."""
 
 
-def roll_out(history: Tracks, constants: Constants, frames: int, versions: int, substeps: int = 8) -> Rollout:
+def roll_out(history: Tracks, constants: Constants, frames: int, versions: int, substeps: int = SUBSTEPS) -> Rollout:
     """Simulate ``frames`` frames after the clip, once from the mean state and else from states drawn around it."""
     belief = observe(history, constants)
     videos, objects = belief.state.yaw.shape
-    drawn = belief.sample(max(versions - 1, 1), constants)
-    state = State(
-        **{
-            f.name: torch.cat(
-                (
-                    getattr(belief.state, f.name)[:, None],
-                    getattr(drawn, f.name).unflatten(0, (videos, -1))[:, : versions - 1],
-                ),
-                1,
-            ).flatten(0, 1)
-            for f in fields(State)
-        }
-    )
+    state = belief.state
+    if versions > 1:
+        drawn = belief.sample(versions - 1, constants)
+        pairs = {f.name: (getattr(state, f.name), getattr(drawn, f.name)) for f in fields(State)}
+        join = {n: torch.cat((a[:, None], b.unflatten(0, (videos, -1))), 1) for n, (a, b) in pairs.items()}
+        state = State(**{name: tensor.flatten(0, 1) for name, tensor in join.items()})
     path, hits = [], []
     for _ in range(frames):
         state, hit = advance(state, constants, FRAME_SECONDS, substeps)
@@ -368,3 +372,124 @@ def roll_out(history: Tracks, constants: Constants, frames: int, versions: int, 
     return Rollout(
         split(torch.stack(path, 2)), split(state.yaw), split(torch.stack(hits, 2)), belief.state.velocity, doubt
     )
+
+
+SEARCHED = {"position_noise": 2.0, "deceleration": 1.15, "restitution": 1.15, "friction": 2.0, "spin_deceleration": 2.0}
+"""Constants that are fitted, and the factor by which they are first changed."""
+FITTED_ON = 200
+
+
+def fit_constants(tracks: Tracks, future: slice) -> Constants:
+    """Return the constants that foresee best where objects are in the frames ``future``, by a coordinate search.
+
+    Args:
+        tracks: of whole videos; the first ``FITTED_ON`` are looked at. What comes before ``future`` is observed.
+        future: the last frames of the videos.
+    """
+    tracks = tracks[slice(FITTED_ON)]
+    history, coming = tracks.frames(slice(future.start)), tracks.frames(future)
+    known = coming.visible & history.visible.any(1)[:, None]
+
+    def quality(constants: Constants) -> float:
+        path = roll_out(history, constants, coming.visible.shape[1], 1).path[:, :, 0].transpose(1, 2)
+        error = (path - coming.position).norm(dim=-1)
+        # About the share of the silhouette that is met.
+        return float((1 - error / (1.5 * RADIUS)).clamp_min(0)[known].mean())
+
+    best = Constants()
+    reached = quality(best)
+    for shrink in (1.0, 0.5):
+        for name, factor in SEARCHED.items():
+            for step in (factor**shrink, factor**-shrink):
+                tried = replace(best, **{name: getattr(best, name) * step})
+                found = quality(tried)
+                while found > reached:
+                    best, reached = tried, found
+                    tried = replace(best, **{name: getattr(best, name) * step})
+                    found = quality(tried)
+    return best
+
+
+ENTRY_TURN, ENTRY_STRETCH, ENTRY_SHIFT, ENTRY_SPIN = 0.12, 0.1, 0.03, 0.5
+"""Standard deviations of how a replay differs: radians, log speed, units, radians/s."""
+SHOWN_AT_MOST = 0.95
+"""Share of a whole silhouette that the tracks call shown."""
+
+
+def replay(tracks: Tracks, constants: Constants, seed: int) -> Tracks:
+    """Return what tracks of these videos might have been, had every object come into view a little differently.
+
+    Each object starts in its first seen frame, at its speed there but for a random change; then the simulator has it.
+    """
+    random = torch.Generator().manual_seed(seed)
+    videos, frames, slots = tracks.visible.shape
+    device = tracks.visible.device
+
+    def normal(*last: int) -> Tensor:
+        return torch.randn(videos, *last, generator=random).to(device)
+
+    first = torch.where(tracks.visible, torch.arange(frames, device=device)[:, None], frames).amin(1)  # (V, K)
+    begin, after = first.clamp_max(frames - 1)[:, None], (first + 1).clamp_max(frames - 1)[:, None]
+    start, then = (tracks.position.gather(1, f[..., None].expand(-1, -1, -1, 2))[:, 0] for f in (begin, after))
+    measured = tracks.visible.gather(1, after)[:, 0] & (first < frames - 1)
+    step = (then - start) / FRAME_SECONDS
+    speed = step.norm(dim=-1)
+    moves = measured & (speed > 0.08)
+    speed = torch.where(moves, speed * (ENTRY_STRETCH * normal(slots)).exp(), 0.0)
+    state = State(
+        shape=tracks.shape,
+        there=torch.zeros(videos, slots, dtype=torch.bool, device=device),
+        position=start + ENTRY_SHIFT * normal(slots, 2),
+        velocity=speed[..., None] * heading(torch.atan2(step[..., 1], step[..., 0]) + ENTRY_TURN * normal(slots)),
+        yaw=QUARTER * normal(slots),
+        spin=ENTRY_SPIN * normal(slots) * moves,
+        deceleration=(constants.deceleration + constants.deceleration_spread * normal(slots)).clamp_min(0.03),
+        restitution=(constants.restitution + constants.restitution_spread * normal()).clamp(0, 1),
+    )
+    position, yaw, there = [], [], []
+    for frame in range(frames):
+        if frame:
+            moved, _ = advance(state, constants, FRAME_SECONDS, SUBSTEPS)
+            waits = ~state.there
+            state = replace(
+                moved,
+                position=torch.where(waits[..., None], state.position, moved.position),
+                velocity=torch.where(waits[..., None], state.velocity, moved.velocity),
+                yaw=torch.where(waits, state.yaw, moved.yaw),
+                spin=torch.where(waits, state.spin, moved.spin),
+            )
+        # Nothing comes into being inside something else.
+        gap = (state.position[:, :, None] - state.position[:, None]).norm(dim=-1) + 9 * torch.eye(slots, device=device)
+        blocked = ((gap < 2 * RADIUS) & state.there[:, None]).any(-1)
+        state = replace(state, there=state.there | ((first == frame) & ~blocked))
+        position.append(state.position)
+        yaw.append(state.yaw)
+        there.append(state.there)
+    position, yaw, there = (torch.stack(values, 1) for values in (position, yaw, there))
+    in_view, shown = _seen(position, there)
+    visible = there & (shown > 0.08)
+    noise = constants.position_noise / shown.clamp_min(0.1)
+    position = position + noise[..., None] * normal(frames, slots, 2)
+    yaw = torch.remainder(yaw + YAW_NOISE * normal(frames, slots) + QUARTER / 2, QUARTER) - QUARTER / 2
+    return Tracks(
+        classes=tracks.classes,
+        visible=visible,
+        position=position * visible[..., None],
+        yaw=yaw * visible * (tracks.shape == 0)[:, None],
+        border=visible & (in_view < 0.98),
+        shown=shown * visible,
+    )
+
+
+def _seen(position: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (V, T, K) which share of each box lies in the image, and how much of it is not hidden either, roughly."""
+    centre = project(torch.cat((position, torch.full_like(position[..., :1], RADIUS)), -1))
+    depth = 5.0 - 0.866 * position[..., 0] - 0.5 * RADIUS
+    half = FOCAL * RADIUS / depth.clamp_min(0.5)
+    size = torch.tensor([WIDTH, HEIGHT], device=position.device)
+    inside = torch.minimum(centre + half[..., None], size) - (centre - half[..., None]).clamp_min(0)
+    in_view = (inside / (2 * half[..., None])).clamp(0, 1).prod(-1) * (depth > 1.0)
+    apart = (centre[:, :, :, None] - centre[:, :, None]).norm(dim=-1)
+    in_front = there[:, :, None] & (depth[:, :, None] < depth[..., None])
+    hidden = (in_front * (1 - apart / (1.6 * half[..., None])).clamp_min(0)).amax(-1)
+    return in_view, SHOWN_AT_MOST * in_view * (1 - hidden)

@@ -15,6 +15,8 @@ from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, project, unproject
 
 MAX_OBJECTS = 8
+LOOKALIKES = 16
+"""Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
 QUARTER = math.pi / 2
 """A cube looks the same after this turn."""
 
@@ -23,6 +25,12 @@ RIM = 64
 COARSE, FINE = (32, 64), (128, 128)
 """Rays along which an edge is searched and normals of the hull: to come near, and for a tenth of a pixel."""
 MIN_PIXELS = 8
+LOOKS = 4
+"""Frames of every object by whose outline its shape is judged."""
+OUTLINE_COUNTS = 30.0
+"""An overlap better by a thirtieth weighs as much as all of the segmenter's votes."""
+FITS = 0.7
+"""Overlap from which an outline is believed to be one object's."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,66 @@ def find_tracks(masks: Tensor, videos_at_once: int = 32) -> Tracks:
     Slots go to the classes with the most pixels in the first ``CLIP_FRAMES`` frames, then in the others.
     """
     parts = [_find(masks[i : i + videos_at_once]) for i in range(0, len(masks), videos_at_once)]
-    return Tracks(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Tracks)})
+    return join(parts)
+
+
+def join(parts: list[Tracks]) -> Tracks:
+    """Return the tracks of several sets of videos, one after the other."""
+    return Tracks(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)})
+
+
+def settle_shapes(masks: Tensor) -> Tensor:
+    """Return the (V, T, 160, 240) uint8 masks with one shape for all that has the same material and colour in a video.
+
+    Segmenters see colours well and shapes badly; the outline of the known solids tells the shape better. What looks
+    like two objects of one material and colour keeps its labels.
+    """
+    videos, frames = masks.shape[:2]
+    device = masks.device
+    rows, columns = (p[:, :, 1:].unflatten(2, (3, LOOKALIKES)) for p in _profiles(masks))  # (V, T, 3, 16, 160 or 240)
+    votes = rows.sum((1, 4))  # (V, 3, 16)
+    votes = votes / votes.sum(1, keepdim=True).clamp_min(1)
+    rows, columns = rows.sum(2), columns.sum(2)
+    area = rows.sum(-1)  # (V, T, 16)
+    box, cut = _boxes(rows.flatten(0, 2), columns.flatten(0, 2))
+    box, cut = box.view(videos, frames, -1, 4), cut.view(videos, frames, -1, 4)
+    size = 13.0 + 0.23 * (box[..., 0] + box[..., 1]) / 2
+    extent = torch.maximum(box[..., 1] - box[..., 0], box[..., 3] - box[..., 2]) / size
+    seen = area >= MIN_PIXELS
+    double = (seen & (extent > 1.7)).sum(1) > 1  # (V, 16)
+    usable = seen & (extent < 1.7) & (area > 0.2 * size**2) & ~double[:, None]
+    # What the image's edge cuts is looked at only where nothing better is to be had.
+    clear = area * usable * torch.where(cut.any(-1) | (area < 0.4 * size**2), 1e-3, 1.0)
+
+    best, frame = clear.topk(min(LOOKS, frames), 1)  # (V, LOOKS, 16)
+    video, look, group = (best > 0).nonzero(as_tuple=True)
+    image = (video * frames + frame[video, look, group]).repeat(3)
+    shape = torch.arange(3, device=device).repeat_interleave(len(video))
+    group_label = (group + 1).repeat(3)
+    pixels = torch.where((masks > 0) & (masks < NUM_CLASSES), (masks - 1) % LOOKALIKES + 1, masks).reshape(-1)
+    fit = _Outlines(pixels, image, group_label, shape, videos * frames, *COARSE)
+    position = _stand(box.flatten(0, 1)[image, group_label - 1], cut.flatten(0, 1)[image, group_label - 1])
+    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
+    for width in (6, 4, 3):
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    overlap = fit.overlap(position, yaw, area.flatten(0, 1)[image, group_label - 1])
+    score = torch.zeros_like(votes)
+    count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(group), group), area.new_ones(()), True)[:, :1]
+    score.index_put_((video.repeat(3), shape, group_label - 1), overlap, True)
+    score = score / count.clamp_min(1)
+    winner = (OUTLINE_COUNTS * score + votes).argmax(1)  # (V, 16)
+    kept = double | ((count[:, 0] > 0) & (score.amax(1) < FITS))
+
+    table = torch.arange(256, dtype=torch.uint8, device=device).repeat(videos, 1)
+    settled = (1 + LOOKALIKES * winner + torch.arange(LOOKALIKES, device=device)).to(torch.uint8)
+    for kind in range(3):
+        part = table[:, 1 + LOOKALIKES * kind : 1 + LOOKALIKES * (kind + 1)]
+        part.copy_(torch.where(kept, part, settled))
+    return table.gather(1, masks.flatten(1).long()).view_as(masks)
 
 
 def _find(masks: Tensor) -> Tracks:
+    masks = settle_shapes(masks)
     videos, frames = masks.shape[:2]
     device = masks.device
     rows, columns = _profiles(masks)
@@ -321,6 +385,17 @@ class _Outlines:
             known = ((seen != 0) * area).sum((1, 2))
             support[chosen], shown[chosen] = own / known.clamp_min(1e-6), own
         return support, shown
+
+    def overlap(self, position: Tensor, yaw: Tensor, pixels: Tensor) -> Tensor:
+        """Return (N,) intersection over union of the outline's visible inside and the ``pixels`` of the class."""
+        support, shown = self.judge(position, yaw)
+        area = torch.zeros_like(yaw)
+        for kind, chosen in enumerate(self.chosen):
+            if len(chosen) > 0:
+                radius, _ = self.radii(kind, position[chosen], yaw[chosen], self.centre(position[chosen]))
+                area[chosen] = math.pi * radius.square().mean(1)
+        own = shown * area
+        return own / (pixels + own / support.clamp_min(1e-6) - own).clamp_min(1)
 
     def remember(self, position: Tensor) -> None:
         """Keep how far every class stands in its image, for who hides whom."""

@@ -18,12 +18,13 @@ from torch import Tensor
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, HEIGHT, NUM_FRAMES, WIDTH
 from solution.models.dynamics import Dynamics, Forecast, forecast_loss
-from solution.physics import Constants, Rollout, roll_out
+from solution.physics import Constants, Rollout, fit_constants, replay, roll_out
 from solution.predictors import Clip, View
-from solution.tracks import Tracks, find_tracks, outline
+from solution.tracks import Tracks, find_tracks, join, outline
 from solution.training import Recipe, fit, load_weights
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
+SIMULATED_AT_ONCE = 1000
 DRAWN_NORMALS = 64
 
 
@@ -40,12 +41,14 @@ class ObjectsConfig:
     steps: int = 60_000
     batch_size: int = 128
     learning_rate: float = 1e-3
+    replays: int = 2
+    """How many simulated variants of every training video are learned from besides it."""
     samples: int = 64
     """Positions per object that a probability is averaged from."""
 
 
-QUICK = ObjectsConfig(width=128, layers=4, modes=8, steps=1200, batch_size=64, samples=32)
-"""A few hundred videos and two CPU cores."""
+QUICK = ObjectsConfig(dynamics="simulated", modes=16, samples=32)
+"""A few hundred videos teach a network less than the simulator knows."""
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
@@ -330,23 +333,34 @@ def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path, device: t
     """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    constants = Constants()
+    constants = Constants() if config.dynamics == "direct" else fit_constants(tracks, slice(CLIP_FRAMES, None))
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     if config.dynamics == "simulated":
         return Objects(None, constants, config, device)
-    history = tracks.frames(slice(CLIP_FRAMES))
     rollout = None
     if config.dynamics == "corrected":
-        parts = [
-            roll_out(history[i : i + 500].to(device), constants, HORIZON, config.modes)
-            for i in range(0, len(tracks), 500)
-        ]
-        rollout = Rollout(**{f.name: torch.cat([getattr(p, f.name).cpu() for p in parts]) for f in fields(Rollout)})
+        tracks, rollout = _foreseen(tracks, constants, config, device, seed)
     torch.manual_seed(seed)
     model = build(config)
     batch = training_batches(tracks.to("cpu"), rollout, config, seed)
     model = fit(model, dynamics_loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed)
     return Objects(model, constants, config, device)
+
+
+def _foreseen(
+    tracks: Tracks, constants: Constants, config: ObjectsConfig, device: torch.device, seed: int
+) -> tuple[Tracks, Rollout]:
+    """Return the videos with their replays, and what the simulator expects of all; both on the CPU."""
+    videos, rollouts = [], []
+    for n in range(config.replays + 1):
+        for i in range(0, len(tracks), SIMULATED_AT_ONCE):
+            some = tracks[slice(i, i + SIMULATED_AT_ONCE)].to(device)
+            if n > 0:
+                some = replay(some, constants, seed * 1_000_003 + n * len(tracks) + i)
+            videos.append(some.to("cpu"))
+            rollouts.append(roll_out(some.frames(slice(CLIP_FRAMES)), constants, HORIZON, config.modes))
+    rows = {f.name: torch.cat([getattr(part, f.name).cpu() for part in rollouts]) for f in fields(Rollout)}
+    return join(videos), Rollout(**rows)
 
 
 def load_objects(folder: Path, device: torch.device) -> Objects:

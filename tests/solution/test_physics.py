@@ -1,13 +1,14 @@
 """The simulator against closed forms, and the filter against what it simulated."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
 from data_prep.scene import FRAME_SECONDS, RADIUS
-from solution.physics import Constants, State, advance, contact, observe, roll_out
-from solution.tracks import Tracks
+from solution.physics import Constants, State, advance, contact, fit_constants, observe, replay, roll_out
+from solution.tracks import Tracks, join
 
 SPHERE, CUBE = 1, 0
 
@@ -139,3 +140,29 @@ def test_an_unforeseen_hit_is_believed_after_two_more_frames():
     )
     velocity = observe(joined, constants).state.velocity[0, 0]
     assert abs(velocity[0]) < 0.1 and abs(velocity[1] - 0.65) < 0.1
+
+
+def test_a_replay_enters_like_the_video_and_goes_on_by_the_same_physics():
+    torch.manual_seed(0)
+    constants = Constants()
+    start = scene([SPHERE, CUBE], [[0.0, -1.5], [1.0, 0.5]], [[0.0, 0.6], [0.0, 0.0]], deceleration=0.2)
+    film = filmed(start, constants, 22, 0.0)
+    film = Tracks(**{f.name: getattr(film, f.name).repeat_interleave(50, 0) for f in fields(Tracks)})
+    again, same, other = (replay(film, constants, seed) for seed in (1, 1, 2))
+    assert torch.equal(again.position, same.position) and not torch.equal(again.position, other.position)
+    assert again.visible.all() and (again.position[:, 0] - film.position[:, 0]).norm(dim=-1).mean() < 0.06
+    assert (again.position[:, -1, 1] - film.position[:, -1, 1]).norm(dim=-1).max() < 0.15  # still stands
+    spread = again.position[:, -1, 0] - film.position[:, -1, 0]
+    assert 0.05 < spread.std() < 0.5 and spread.mean().abs() < 0.1
+
+
+def test_constants_are_found_from_films():
+    torch.manual_seed(0)
+    truth = Constants(deceleration=0.32)
+    parts = [
+        filmed(scene([SPHERE], [[0.0, 0.0]], [[1.0 + 0.05 * n, 0.3]], deceleration=0.32), truth, 22, 0.001)
+        for n in range(6)
+    ]
+    found = fit_constants(join(parts), slice(11, 22)).deceleration
+    # What the filter reads off the clips themselves need not be put right by the constant.
+    assert 0.23 < found < 0.4
