@@ -18,9 +18,9 @@ from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation
-from solution.identity import settle_shapes
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
+from solution.tracks import settle_shapes
 from solution.training import Recipe, autocast, fit, load_weights
 
 EVALUATION_FRAMES = 200
@@ -141,11 +141,11 @@ def segment(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.nd
 def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torch.device, label: str) -> np.ndarray:
     """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``, shapes settled."""
     videos, times = frames.shape[:2]
-    chunk = 32 if device.type == "cuda" else 1
+    chunk = 32 if device.type == "cuda" else 2
 
     def rows(first: int, last: int) -> np.ndarray:
         flat = frames[first:last].reshape(-1, HEIGHT, WIDTH, 3)
         masks = segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
-        return np.stack([settle_shapes(video) for video in masks])
+        return settle_shapes(torch.from_numpy(masks).to(device)).cpu().numpy()
 
     return fill_rows(path, (videos, times, HEIGHT, WIDTH), chunk, rows, label)

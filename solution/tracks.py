@@ -87,9 +87,11 @@ def join(parts: list[Tracks]) -> Tracks:
 def settle_shapes(masks: Tensor) -> Tensor:
     """Return the (V, T, 160, 240) uint8 masks with one shape for all that has the same material and colour in a video.
 
+    The first ``CLIP_FRAMES`` frames decide for all: what a predictor is given never depends on the frames after them.
     Segmenters see colours well and shapes badly; the outline of the known solids tells the shape better. What looks
     like two objects of one material and colour keeps its labels.
     """
+    whole, masks = masks, masks[:, :CLIP_FRAMES].contiguous()
     videos, frames = masks.shape[:2]
     device = masks.device
     rows, columns = (p[:, :, 1:].unflatten(2, (3, LOOKALIKES)) for p in _profiles(masks))  # (V, T, 3, 16, 160 or 240)
@@ -131,7 +133,7 @@ def settle_shapes(masks: Tensor) -> Tensor:
     for kind in range(3):
         part = table[:, 1 + LOOKALIKES * kind : 1 + LOOKALIKES * (kind + 1)]
         part.copy_(torch.where(kept, part, settled))
-    return table.gather(1, masks.flatten(1).long()).view_as(masks)
+    return table.gather(1, whole.flatten(1).long()).view_as(whole)
 
 
 def _find(masks: Tensor) -> Tracks:
