@@ -243,10 +243,10 @@ def build(config: ObjectsConfig) -> Dynamics:
 class Objects:
     """The predictor; see ``solution.predictors.Predictor``."""
 
-    symmetries = frozenset({"flip", "turn"})
-
     def __init__(self, model: Dynamics | None, constants: Constants, config: ObjectsConfig, device: torch.device):
         self.model, self.constants, self.config, self.device = model, constants, config, device
+        # The simulator has every symmetry exactly: another view would cost time and change little.
+        self.symmetries = frozenset({"flip", "turn"} if model is not None else ())
 
     @torch.no_grad()
     def predict(self, clip: Clip, view: View) -> Tensor:
@@ -255,11 +255,13 @@ class Objects:
     @torch.no_grad()
     def predict_tracks(self, history: Tracks, view: View) -> Tensor:
         """Return the probabilities from tracks of the 11 frames."""
-        return self._draw(self.forecast(history, view), history)
+        history = history.to(self.device)
+        present = history.visible.any(1)
+        return draw(self.forecast(history, view), history.classes, history.shape, present, self.config.samples)
 
     def forecast(self, history: Tracks, view: View) -> Forecast:
+        """Return where the objects will be, from tracks of the 11 frames on the predictor's device."""
         device = self.device
-        history = history.to(device)
         batch = len(history)
         angle = torch.full((batch,), view.turn, device=device)
         plain = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -277,10 +279,6 @@ class Objects:
         forecast = self.model(**inputs)
         turned = move(forecast.turn, -4 * angle, plain)
         return replace(forecast, mean=move(forecast.mean, -angle, plain), turn=turned)
-
-    def _draw(self, forecast: Forecast, history: Tracks) -> Tensor:
-        present = history.visible.any(1)
-        return draw(forecast, history.classes, history.shape, present, self.config.samples)
 
 
 def simulated(rollout: Rollout) -> Forecast:
