@@ -14,6 +14,7 @@ from solution.config import override
 from solution.evaluation import CEILING, ceiling, evaluate, print_table
 from solution.metrics import Score
 from solution.presets import PRESETS
+from solution.report import record_run
 from solution.runs import (
     RUNS,
     STAGES,
@@ -39,6 +40,7 @@ from solution.submission import check_submission, check_writable, describe, load
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--members", help="Predictors of the ensemble, separated by commas: objects, masks, frames.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
+@click.option("--record", type=click.Path(path_type=Path), help="Also write the stand-in's scores as a JSON result.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @exits_cleanly
 def main(
@@ -49,6 +51,7 @@ def main(
     settings: tuple[str, ...],
     members: str | None,
     device_name: str | None,
+    record: Path | None,
     overwrite: bool,
 ) -> None:
     """Train on a competition and write the masks of its hidden videos as a leaderboard file.
@@ -79,6 +82,9 @@ def main(
     if (data / "hidden_truth.pt").is_file():
         scores = score_against_standin(pipeline, data)
         print_table(scores)
+        if record:
+            sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
+            record_run(record, scores, pipeline, f"stand-in of {sizes} videos, scored on hidden")
 
 
 def print_description(out: Path, pipeline: Pipeline, seconds: float) -> None:

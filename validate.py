@@ -13,7 +13,7 @@ from data_prep.errors import UserError, exits_cleanly
 from solution.evaluation import CEILING, ceiling, evaluate, print_table
 from solution.metrics import Score, score
 from solution.page import write_page
-from solution.report import material_of_file, material_of_run, save_validation
+from solution.report import material_of_file, material_of_run, record_run, save_validation
 from solution.runs import choose_device, open_run, pack_and_report
 from solution.submission import check_submission, count_hidden, load_submission, load_truth
 
@@ -26,6 +26,7 @@ from solution.submission import check_submission, count_hidden, load_submission,
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run and --report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a page that shows where points were lost.")
+@click.option("--record", type=click.Path(path_type=Path), help="Also write the scores of --run as a JSON result.")
 @click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
 @exits_cleanly
 def main(
@@ -36,6 +37,7 @@ def main(
     data: Path | None,
     as_json: bool,
     report: Path | None,
+    record: Path | None,
     device_name: str | None,
 ) -> None:
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
@@ -45,7 +47,7 @@ def main(
         check_format(file, hidden)
     elif run_name and data and not (file or truth or hidden):
         with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
-            scores = score_run(run_name, data, device_name, report)
+            scores = score_run(run_name, data, device_name, report, record)
         if as_json:
             methods = {name: found.as_json() for name, found in scores.items()}
             click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
@@ -78,7 +80,9 @@ def check_format(file: Path, hidden: Path) -> None:
     click.echo(f"{file} has the right format for {count_hidden(hidden)} hidden videos.")
 
 
-def score_run(run_name: str, data: Path, device_name: str | None, report: Path | None) -> dict[str, Score]:
+def score_run(
+    run_name: str, data: Path, device_name: str | None, report: Path | None, record: Path | None
+) -> dict[str, Score]:
     """Predict val from its first 11 frames on the path of submit.py, score every method, and remember the scores."""
     packed = pack_and_report(data, required=("val",))
     pipeline = open_run(run_name, packed, choose_device(device_name))
@@ -89,6 +93,8 @@ def score_run(run_name: str, data: Path, device_name: str | None, report: Path |
     save_validation(run_name, data, scores)
     if report:
         write_page(report, material_of_run(run_name, pipeline, evaluation, scores))
+    if record:
+        record_run(record, scores, pipeline, f"run {run_name} of {data.name}, scored on its {len(val)} val videos")
     return scores
 
 

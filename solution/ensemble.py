@@ -29,7 +29,7 @@ class EnsembleConfig:
 
     Attributes:
         members: predictors that vote, of ``objects``, ``masks`` and ``frames``.
-        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; a member uses those it was trained with.
+        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
         view_count: how many views of a clip a member averages, at most.
         decode: ``fitted`` threshold or plain ``argmax``.
     """

@@ -6,6 +6,7 @@ Nothing here trains or predicts.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,16 @@ from solution.metrics import Score, score
 from solution.page import Material
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
-from solution.results_table import README, markdown_table, number, results_block, with_error, with_results, write_whole
+from solution.results_table import (
+    README,
+    markdown_table,
+    number,
+    record_result,
+    results_block,
+    with_error,
+    with_results,
+    write_whole,
+)
 from solution.runs import RUNS
 from solution.stages import Pipeline, make_clip
 from solution.submission import Truth
@@ -131,6 +141,36 @@ def save_validation(run_name: str, data: Path, scores: dict[str, Score]) -> None
         "scores": {name: found.as_json() for name, found in scores.items()},
     }
     write_whole(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
+
+
+def record_run(path: Path, scores: dict[str, Score], pipeline: Pipeline, data: str) -> None:
+    """Record the scores of one run as a result, with the command that was given but not the folder of the data."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    for option in ("--data", "--record"):
+        if option in words:
+            words[words.index(option) + 1] = option.removeprefix("--").upper()
+    minutes = sum(stage.seconds for stage in pipeline.done.values()) / 60
+    rows = [
+        {
+            "method": name,
+            "jaccard": found.jaccard,
+            "jaccard_sd": None,
+            "object_iou": found.object_iou,
+            "object_iou_se": found.object_iou_se,
+            "n": 1,
+            "minutes": minutes if name in ("submission", "ensemble") else None,
+        }
+        for name, found in scores.items()
+    ]
+    record_result(
+        path,
+        rows,
+        command=" ".join(["python", *words]),
+        seeds=[pipeline.config.seed],
+        data=data,
+        device=pipeline.device,
+        note="Minutes are those of all stages together.",
+    )
 
 
 def compare_runs(names: tuple[str, ...]) -> str:
