@@ -66,7 +66,8 @@ def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weig
     known, thing = mask != IGNORE, (mask != IGNORE) & (mask > 0)
     with torch.autocast(factors.device.type, enabled=False):
         odds, given = model.log_likelihood(factors, torch.where(known, mask, 0).long())
-        where = F.binary_cross_entropy_with_logits(odds[known], thing[known].float())
+        where = F.binary_cross_entropy_with_logits(odds[known], thing[known].float(), reduction="sum")
+        where = where / known.sum().clamp_min(1)
         which = -(given.sum(1) * thing).sum() / thing.sum().clamp_min(1)
         target = torch.where(known, thing, IGNORE).float()
         region = smp.losses.DiceLoss("binary", from_logits=True, ignore_index=IGNORE)(odds[:, None], target[:, None])

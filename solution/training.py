@@ -237,7 +237,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict | None:
     try:
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None
-    except zipfile.BadZipFile:
+    except Exception:  # a damaged file can end in any of them
         whole = False
     if not whole:
         tqdm.write(f"{path} is damaged; going on from the checkpoint before it.", sys.stderr)

@@ -63,9 +63,9 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def raw_standin(tmp_path_factory) -> Path:
-    """12 train, 3 val, 4 unlabeled and 6 hidden videos as folders of PNG files; not to be changed."""
+    """7 train, 2 val, 2 unlabeled and 5 hidden videos as folders of PNG files; not to be changed."""
     folder = tmp_path_factory.mktemp("competition") / "standin"
-    make_standin(folder, Settings(train=12, val=3, unlabeled=4, hidden=6, seed=1, kind="raw"))
+    make_standin(folder, Settings(train=7, val=2, unlabeled=2, hidden=5, seed=1, kind="raw"))
     return folder
 
 

@@ -1,17 +1,55 @@
-"""The benchmark prints one line of numbers for every translator and precision."""
+"""Every benchmark runs at a small size and records its numbers with what they were measured on."""
 
 import json
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from solution import benchmark
 
 
-def test_every_translator_in_both_precisions(monkeypatch):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "RECORDS", tmp_path / "benchmarks")
+
+    def run(name: str, *options: str | Path) -> list[dict]:
+        found = CliRunner().invoke(benchmark.main, [name, *map(str, options)], catch_exceptions=False)
+        assert found.exit_code == 0, found.output
+        made = json.loads((tmp_path / "benchmarks" / f"{name}.json").read_text())
+        assert made["command"].startswith("python -m solution.benchmark") and made["commit"]
+        assert made["hardware"] and made["cores"] >= 1 and "torch" in made["versions"]
+        assert [json.loads(line) for line in found.stdout.splitlines()] == made["rows"]
+        return made["rows"]
+
+    return run
+
+
+def test_simvp_in_both_precisions(run, monkeypatch):
     monkeypatch.setattr(benchmark, "HEIGHT", 16)
     monkeypatch.setattr(benchmark, "WIDTH", 24)
-    result = CliRunner().invoke(benchmark.main, ["--device", "cpu", "--repeats", "1", "--hid-s", "8", "--hid-t", "16"])
-    assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in result.output.splitlines()]
+    rows = run("simvp", "--device", "cpu", "--repeats", "1", "--hid-s", "8", "--hid-t", "16")
     assert [row["translator"] for row in rows] == ["inception", "inception", "gsta", "gsta"]
     assert all(row["train_clips_per_s"] > 0 and row["forward_clips_per_s"] > 0 and row["peak_gib"] > 0 for row in rows)
+
+
+def test_score(run):
+    (row,) = run("score", "--videos", "5")
+    assert row["videos"] == 5 and row["seconds"] > 0
+
+
+def test_pack(run, raw_standin):
+    (row,) = run("pack", raw_standin)
+    assert row["frames"] == 11 * 22 + 5 * 11
+    assert row["ratio"] == pytest.approx(row["pack_frames_per_s"] / row["imdecode_frames_per_s"])
+    assert not [path for path in raw_standin.parent.iterdir() if path != raw_standin]
+
+
+def test_render(run):
+    (row,) = run("render", "--videos", "1", "--device", "cpu")
+    assert row["frames"] == 22 and row["frames_per_s"] > 0
+
+
+def test_no_frames_is_one_sentence(tmp_path):
+    found = CliRunner().invoke(benchmark.main, ["pack", str(tmp_path)])
+    assert found.exit_code == 2 and found.stderr.startswith("Error: ")

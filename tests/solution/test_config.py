@@ -9,7 +9,14 @@ from solution.presets import PRESETS
 
 def test_overrides_take_the_field_s_type():
     config = override(
-        Config(), ["seed=3", "segmenter.steps=12", "segmenter.learning_rate=1e-4", "ensemble.members=objects,masks", "segmenter.crop=64,96"]
+        Config(),
+        [
+            "seed=3",
+            "segmenter.steps=12",
+            "segmenter.learning_rate=1e-4",
+            "ensemble.members=objects,masks",
+            "segmenter.crop=64,96",
+        ],
     )
     assert config.seed == 3 and config.segmenter.steps == 12 and config.segmenter.learning_rate == 1e-4
     assert config.ensemble.members == ("objects", "masks") and config.segmenter.crop == (64, 96)

@@ -1,6 +1,10 @@
 """The loop against closed forms, and a killed run against an uninterrupted one."""
 
+import csv
 import math
+import os
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +25,13 @@ def batch(step: int) -> dict[str, torch.Tensor]:
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1)
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 1),
     )
 
 
@@ -85,6 +95,71 @@ def test_ema_is_the_weighted_mean_of_the_weights(tmp_path):
     for value in path[2:]:
         expected = recipe.ema_decay * expected + (1 - recipe.ema_decay) * value
     assert ema.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def stop_at(step: int, folder: Path, monkeypatch, recipe: Recipe) -> None:
+    """Train until a step, with a checkpoint after every one."""
+
+    def dies(asked: int) -> dict[str, torch.Tensor]:
+        if asked == step:
+            raise KeyboardInterrupt
+        return batch(asked)
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), loss, dies, folder, recipe, CPU, seed=3)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change a tensor without a trace in the file's structure."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(
+            (name for name in archive.namelist() if "/data/" in name), key=lambda n: archive.getinfo(n).file_size
+        )
+        content[content.index(archive.read(largest)) + 5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_a_bit, lambda path: os.truncate(path, 1000), lambda path: path.write_bytes(b"")]
+)
+@pytest.mark.parametrize(("damaged", "first_step"), [(1, 6), (2, 0)])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
+    tmp_path, monkeypatch, capsys, damage, damaged, first_step
+):
+    recipe = Recipe(steps=12, learning_rate=0.01)
+    whole = fit(network(), loss, batch, tmp_path / "whole", recipe, CPU, seed=3)
+    stop_at(7, tmp_path / "stopped", monkeypatch, recipe)
+    for name in training.CHECKPOINTS[:damaged]:
+        damage(tmp_path / "stopped" / name)
+    seen = []
+    resumed = fit(network(), loss, lambda s: seen.append(s) or batch(s), tmp_path / "stopped", recipe, CPU, seed=3)
+    assert seen == list(range(first_step, 12))
+    assert capsys.readouterr().err.count("is damaged") == damaged
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_goes_on_once_at_half_the_rate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    recipe, seen = Recipe(steps=10, learning_rate=0.01), []
+
+    def spoilt(step: int) -> dict[str, torch.Tensor]:
+        seen.append(step)
+        return {
+            name: value * (math.nan if seen.count(5) == 1 and step == 5 else 1) for name, value in batch(step).items()
+        }
+
+    model = fit(network(), loss, spoilt, tmp_path, recipe, CPU)
+    assert seen == [*range(6), *range(5, 10)]
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    with open(tmp_path / "log.csv") as file:
+        rates = {int(row["step"]): float(row["rate"]) for row in csv.DictReader(file)}
+    assert rates == {s + 1: pytest.approx(recipe.rate(s) * (1 if s < 5 else 0.5)) for s in range(10)}
+    notice = capsys.readouterr().err
+    assert "nan at step 6 with learning rate" in notice and "resume.pt holds the last good state, of step 5" in notice
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.csv", "weights.safetensors"]
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):

@@ -1,0 +1,82 @@
+"""The factored head against the 49 logits that it stands for."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from data_prep.classes import NUM_CLASSES, class_parts
+from solution.models.unet import GROUPS, SegmentationUNet
+
+
+@pytest.fixture(scope="module")
+def network() -> SegmentationUNet:
+    torch.manual_seed(0)
+    return SegmentationUNet("resnet18", (32, 24, 16), 2).eval()
+
+
+@pytest.fixture
+def factors() -> torch.Tensor:
+    return 3 * torch.randn(2, sum(GROUPS), 6, 8, generator=torch.Generator().manual_seed(1))
+
+
+def logits_by_hand(factors: torch.Tensor) -> torch.Tensor:
+    """Return (N, 49, H, W) float64 logits, class by class."""
+    factors = factors.double()
+    shape, material, colour = 1, 4, 6
+    logits = [factors[:, 0]]
+    for c in range(1, NUM_CLASSES):
+        s, m, k = class_parts(c)
+        logits.append(factors[:, shape + s] + factors[:, material + m] + factors[:, colour + k])
+    return torch.stack(logits, 1)
+
+
+def with_factors(network: SegmentationUNet, factors: torch.Tensor, monkeypatch) -> SegmentationUNet:
+    monkeypatch.setattr(network, "factors", lambda frames: factors)
+    return network
+
+
+def test_a_class_s_logit_is_the_sum_of_its_attributes(network, factors, monkeypatch):
+    found = with_factors(network, factors, monkeypatch)(None)
+    torch.testing.assert_close(found.double(), logits_by_hand(factors), atol=1e-5, rtol=0)
+
+
+def test_classes_are_the_arg_max_of_the_logits(network, factors, monkeypatch):
+    classes = with_factors(network, factors, monkeypatch).classes(None)
+    assert classes.dtype == torch.uint8 and (classes == 0).any() and len(classes.unique()) > 10
+    assert torch.equal(classes.long(), logits_by_hand(factors).argmax(1))
+
+
+def test_classes_are_the_arg_max_of_forward(network):
+    frames = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        logits, classes = network(frames), network.classes(frames)
+    assert logits.shape == (2, 49, 32, 48) and classes.shape == (2, 32, 48)
+    first, second = logits.topk(2, 1).values.unbind(1)
+    clear = first - second > 1e-5
+    assert clear.float().mean() > 0.9 and torch.equal(classes[clear].long(), logits.argmax(1)[clear])
+
+
+def test_likelihood_is_the_softmax_over_all_classes(network, factors):
+    classes = torch.randint(0, NUM_CLASSES, (2, 6, 8), generator=torch.Generator().manual_seed(3))
+    classes[0, 0, 0] = 0
+    odds, given = network.log_likelihood(factors.double(), classes)
+    expected = logits_by_hand(factors).log_softmax(1).gather(1, classes[:, None])[:, 0]
+    found = torch.where(classes > 0, F.logsigmoid(odds) + given.sum(1), F.logsigmoid(-odds))
+    torch.testing.assert_close(found, expected)
+
+
+def test_knowing_nothing_costs_the_logarithms_of_the_choices(network):
+    odds, given = network.log_likelihood(torch.zeros(1, 14, 2, 2), torch.full((1, 2, 2), 30))
+    assert odds.unique().item() == pytest.approx(math.log(48))
+    expected = torch.tensor([math.log(3), math.log(2), math.log(8)]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    torch.testing.assert_close(-given, expected)
+
+
+@pytest.mark.parametrize("downscale", [1, 2, 4])
+def test_shapes(downscale):
+    network = SegmentationUNet("resnet18", (16, 12, 8), downscale).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
+        assert network.factors(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64, 64)

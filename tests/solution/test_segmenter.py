@@ -1,0 +1,174 @@
+"""The segmenter's loss against plain formulas, its augmentation against its promises, and that it can learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.classes import IGNORE
+from solution import training
+from solution.augment import FrameAugmentation
+from solution.models.unet import SegmentationUNet
+from solution.segmenter import (
+    SegmenterConfig,
+    as_images,
+    build_segmenter,
+    load_segmenter,
+    mask_loss,
+    segment,
+    segment_split,
+    train_segmenter,
+)
+
+CPU = torch.device("cpu")
+TINY = SegmenterConfig("resnet18", (32, 24, 16), downscale=2, crop=(64, 64), steps=4, batch=4)
+
+
+class Fixed:
+    """Has given factors instead of a network."""
+
+    log_likelihood = SegmentationUNet.log_likelihood
+
+    def __init__(self, factors: torch.Tensor):
+        self.fixed = factors
+
+    def factors(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.fixed
+
+
+def case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (2, 14, 6, 8) factors and a (2, 6, 8) mask with floor, objects and ignored pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = torch.randn(2, 14, 6, 8, generator=generator)
+    mask = torch.randint(0, 49, (2, 6, 8), generator=generator).to(torch.uint8)
+    mask[:, :3] = 0
+    mask[:, :, 0] = IGNORE
+    return factors, mask
+
+
+def test_loss_equals_plain_formulas():
+    factors, mask = case()
+    found = mask_loss(Fixed(factors), None, mask, region_weight=0.7)
+    attributes = SegmentationUNet("resnet18", (8, 8, 8)).attributes.double()
+    log_p = torch.einsum("kc,nchw->nkhw", attributes, factors.double()).log_softmax(1)
+    known = mask != IGNORE
+    floor, thing = log_p[:, 0], log_p[:, 1:].logsumexp(1)
+    is_thing = known & (mask > 0)
+    where = -(torch.where(is_thing, thing, floor))[known].mean()
+    own = log_p.gather(1, torch.where(known, mask, 0).long()[:, None])[:, 0]
+    which = -(own - thing)[is_thing].mean()
+    p, t = thing.exp()[known], is_thing[known].double()
+    dice = 1 - 2 * (p * t).sum() / (p + t).sum()
+    assert found["where"].item() == pytest.approx(where.item(), rel=1e-5)
+    assert found["which"].item() == pytest.approx(which.item(), rel=1e-5)
+    assert found["loss"].item() == pytest.approx((where + which + 0.7 * dice).item(), rel=1e-4)
+
+
+def test_ignored_pixels_teach_nothing():
+    factors, mask = case()
+    factors.requires_grad_()
+    mask_loss(Fixed(factors), None, mask, 0.5)["loss"].backward()
+    ignored = (mask == IGNORE)[:, None].expand_as(factors)
+    assert (factors.grad[ignored] == 0).all() and (factors.grad[~ignored] != 0).any()
+
+
+@pytest.mark.parametrize("value", [0, IGNORE])
+def test_a_batch_without_objects_has_a_finite_loss(value):
+    factors = case()[0].requires_grad_()
+    loss = mask_loss(Fixed(factors), None, torch.full((2, 6, 8), value, dtype=torch.uint8), 0.5)["loss"]
+    loss.backward()
+    assert loss.isfinite() and factors.grad.isfinite().all()
+
+
+def test_an_untrained_network_knows_nothing():
+    torch.manual_seed(0)
+    frames = torch.rand(2, 3, 64, 64)
+    mask = torch.randint(1, 49, (2, 64, 64)).to(torch.uint8)
+    found = mask_loss(build_segmenter(TINY), frames, mask, 0.5)
+    assert found["which"].item() == pytest.approx(math.log(3) + math.log(2) + math.log(8), abs=0.5)
+
+
+def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a (160, 240, 3) uint8 frame with a bright and a dark rectangle, classes 2 and 30, and its mask."""
+    random = np.random.default_rng(seed)
+    mask = np.zeros((160, 240), np.uint8)
+    for c in (2, 30):
+        row, column = random.integers(10, 110), random.integers(10, 190)
+        mask[row : row + 40, column : column + 40] = c
+    frame = np.choose(np.select([mask == 2, mask == 30], [1, 2]), [124, 220, 30])[..., None]
+    return np.clip(frame + random.normal(0, 1.4, (160, 240, 3)), 0, 255).astype(np.uint8), mask
+
+
+def test_augmentation_is_a_function_of_its_seed():
+    augment, again = FrameAugmentation((64, 96)), FrameAugmentation((64, 96))
+    frame, mask = scene(0)
+    crops = [augment(frame, mask, seed) for seed in range(6)]
+    for seed in (3, 0, 5):
+        for one, other in zip(crops[seed], again(frame, mask, seed), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len({crop.tobytes() for crop, _ in crops}) == 6
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_augmentation_keeps_labels_on_their_objects(seed):
+    frame, mask = FrameAugmentation((96, 128))(*scene(seed), seed)
+    assert frame.shape == (96, 128, 3) and mask.shape == (96, 128) and frame.dtype == mask.dtype == np.uint8
+    assert set(np.unique(mask)) <= {0, 2, 30, IGNORE} and np.isin(mask, (2, 30)).any()
+    for c, low, high in ((2, 170, 256), (30, 0, 75), (0, 95, 155)):
+        values = frame[mask == c].mean(-1)
+        assert not len(values) or ((values >= low) & (values < high)).mean() > 0.9, c
+    spread = frame.astype(int).max(-1) - frame.astype(int).min(-1)
+    assert np.median(spread) < 12, "grey stays grey"
+
+
+@pytest.fixture(scope="module")
+def videos() -> tuple[np.ndarray, np.ndarray]:
+    frames, masks = zip(*(scene(seed) for seed in range(8)), strict=True)
+    return np.stack(frames).reshape(4, 2, 160, 240, 3), np.stack(masks).reshape(4, 2, 160, 240)
+
+
+def test_one_batch_can_be_overfitted(videos):
+    frames, mask = (
+        torch.from_numpy(videos[0][:2, 0, ::2, ::2].copy()),
+        torch.from_numpy(videos[1][:2, 0, ::2, ::2].copy()),
+    )
+    torch.manual_seed(0)
+    network = build_segmenter(SegmenterConfig("resnet18", (32, 24, 16)))
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    for _ in range(40):
+        found = mask_loss(network, as_images(frames), mask, 0.5)
+        optimiser.zero_grad()
+        found["loss"].backward()
+        optimiser.step()
+    assert found["where"] < 0.05 and found["which"] < 0.05
+    assert (network.classes(as_images(frames)) == mask).float().mean() > 0.98
+
+
+def test_training_is_reproducible_and_survives_a_stop(videos, tmp_path, monkeypatch):
+    def train(folder: str) -> dict[str, torch.Tensor]:
+        rows = np.arange(3), np.array([3])
+        return train_segmenter(TINY, *videos, *rows, tmp_path / folder, CPU, seed=1).state_dict()
+
+    once = train("once")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    save = training._save_resume
+
+    def stopping(folder, step, *rest):
+        save(folder, step, *rest)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_save_resume", stopping)
+        train("stopped")
+    resumed = train("stopped")
+    assert all(torch.equal(value, resumed[name]) for name, value in once.items())
+    loaded = load_segmenter(TINY, tmp_path / "once", CPU)
+    frames = videos[0][0]
+    np.testing.assert_array_equal(
+        segment(loaded, frames, CPU), segment(load_segmenter(TINY, tmp_path / "stopped", CPU), frames, CPU)
+    )
+    found = segment_split(loaded, videos[0], tmp_path / "masks.npy", CPU, "masks")
+    assert found.shape == (4, 2, 160, 240) and found.dtype == np.uint8
+    assert (found[2] == segment(loaded, videos[0][2], CPU)).mean() > 0.99, "bfloat16 ties may fall either way"

@@ -1,0 +1,297 @@
+"""The main command, from raw folders to a leaderboard file: complete, resumable after any kill, clear about errors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, run_submit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def times(folder: Path) -> dict[str, int]:
+    """Return when every stage was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs" / "stages").glob("*/done.json")}
+
+
+def stage(folder: Path, name: str) -> Path:
+    (found,) = (folder / "runs" / "stages").glob(f"{name}-*")
+    return found
+
+
+@pytest.fixture
+def data(raw_standin, tmp_path) -> Path:
+    """The raw competition as hard links that a test may remove and replace."""
+    return shutil.copytree(raw_standin, tmp_path / "data", copy_function=os.link)
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    path.unlink()  # never write through a hard link
+    path.write_bytes(content)
+
+
+def test_the_file_is_what_the_leaderboard_takes(workspace):
+    masks = torch.load(workspace.submission, weights_only=True)
+    assert masks.shape == (5, 160, 240) and masks.dtype == torch.uint8 and masks.is_contiguous() and masks.max() < 49
+    digest = hashlib.sha256(workspace.submission.read_bytes()).hexdigest()
+    for words in (digest, "(5, 160, 240) uint8", "background", "time per stage", "all background", "copy frame 11"):
+        assert words in workspace.printed, words
+    assert sorted(os.listdir(workspace.folder)) == ["runs", "submission.pt"]
+    leftovers = [path for path in workspace.folder.rglob("*") if path.suffix in (".partial", ".tmp", ".part", ".rows")]
+    assert not leftovers and not list(workspace.folder.rglob("resume*.pt"))
+
+
+def test_a_second_time_repeats_nothing(trained):
+    before, first = times(trained.folder), trained.submission.read_bytes()
+    assert_one_sentence(run_submit("--data", trained.data), "submission.pt exists", "--overwrite")
+    found = run_submit("--data", trained.data, "--overwrite")
+    assert found.exit_code == 0, found.output
+    assert times(trained.folder) == before and len(before) == 8
+    assert trained.submission.read_bytes() == first
+
+
+def test_a_change_of_config_repeats_only_what_depends_on_it(trained):
+    before = times(trained.folder)
+    found = run_submit("--data", trained.data, "--overwrite", "--set", "ensemble.decode=argmax")
+    assert found.exit_code == 0, found.output
+    made = {name.split("-")[0] for name in times(trained.folder).keys() - before.keys()}
+    assert made == {"decoding", "predictions_hidden"}
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+import submit
+from data_prep import pack
+from solution import stages, training
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+calls = []
+def kill_at(call, original):
+    def counting(*arguments, **options):
+        calls.append(call)
+        return die() if len(calls) == call else original(*arguments, **options)
+    return counting
+training.CHECKPOINT_SECONDS = 0.0
+{patch}
+submit.main({options!r})
+"""
+
+KILLS = {
+    "packing": "pack.pack_video = kill_at(9, pack.pack_video)",
+    "training": "training._save_resume = kill_at(4, training._save_resume)",
+    "prediction": "stages.System.predict = kill_at(2, stages.System.predict)",
+}
+
+
+def test_killed_anywhere_it_ends_with_the_same_file(workspace, tmp_path, monkeypatch):
+    """SIGKILL in the middle of packing, of training and of prediction, one after the other."""
+    options = [*TINY_OPTIONS, "--data", str(workspace.data)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    finished = {}
+    for name, patch in KILLS.items():
+        code = KILLED.format(patch=patch, options=options)
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert found.returncode == -signal.SIGKILL, (name, found.stdout, found.stderr)
+        assert not (tmp_path / "submission.pt").exists()
+        kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}
+        assert finished.items() <= kept.items(), name
+        finished = kept
+        if name == "packing":
+            assert list(tmp_path.rglob("packing.jsonl"))
+        if name == "training":
+            assert (stage(tmp_path, "segmenter") / "resume.pt").exists()
+    rows = stage(tmp_path, "predictions_hidden") / "predictions.rows"
+    assert rows.read_text() == "4"
+    monkeypatch.chdir(tmp_path)
+    found = run_submit("--data", str(workspace.data))
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "submission.pt").read_bytes() == workspace.submission.read_bytes()
+    assert finished.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}.items()
+
+
+def remove_split(data: Path, split: str) -> None:
+    shutil.rmtree(data / split if split == "hidden" else data / "Dataset_Student" / split)
+
+
+def remove_masks(data: Path) -> None:
+    for path in (data / "Dataset_Student" / "train").rglob("mask.npy"):
+        path.unlink()
+
+
+def small_frames(data: Path) -> None:
+    content = cv2.imencode(".png", np.zeros((80, 120, 3), np.uint8))[1].tobytes()
+    for path in (data / "hidden").rglob("*.png"):
+        replace_bytes(path, content)
+    for path in (data / "Dataset_Student" / "train").rglob("*.png"):
+        replace_bytes(path, content)
+
+
+def text_frames(data: Path) -> None:
+    for path in (data / "Dataset_Student" / "train").rglob("*.png"):
+        replace_bytes(path, b"text")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda data: shutil.rmtree(data), ["data", "no existing folder"]),
+        (lambda data: (shutil.rmtree(data), data.mkdir()), ["is empty", "expected train, val, unlabeled and hidden"]),
+        (lambda data: (shutil.rmtree(data), data.touch()), ["not a folder"]),
+        (lambda data: remove_split(data, "hidden"), ["no folder hidden", "hidden is needed"]),
+        (lambda data: remove_split(data, "train"), ["no folder train", "train is needed"]),
+        (remove_masks, ["mask.npy", "add the train masks"]),
+        (small_frames, ["120 wide and 80 high instead of 240 and 160"]),
+        (text_frames, ["image_0.png", "not a PNG"]),
+    ],
+    ids=["no folder", "empty folder", "a file", "no hidden", "no train", "no masks", "other size", "text"],
+)
+def test_unusable_data_is_one_sentence(data, empty, spoil, words):
+    spoil(data)
+    assert_one_sentence(run_submit("--data", data), *words)
+    left = [
+        path
+        for path in empty.rglob("*")
+        if path.is_file() and path.name not in ("index.json", "frames.npy", "masks.npy")
+    ]
+    assert not left, "half-written files"
+    assert not (empty / "submission.pt").exists()
+
+
+def test_a_few_bad_files_are_reported_and_done_without(data, empty):
+    train = data / "Dataset_Student" / "train"
+    replace_bytes(train / "video_1" / "image_3.png", b"text")
+    replace_bytes(data / "hidden" / "video_15001" / "image_0.png", b"")
+    found = run_submit("--data", data)
+    assert found.exit_code == 0, found.output
+    assert "6 train, 2 val, 2 unlabeled, 5 hidden" in found.output and "2 problems" in found.output
+    assert "1 × not a PNG: video left out" in found.output
+    assert "1 × empty file: nearest readable frame repeated" in found.output
+    assert torch.load("submission.pt", weights_only=True).shape == (5, 160, 240)
+
+
+def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
+    for split in ("val", "unlabeled"):
+        remove_split(data, split)
+    (data / "hidden_truth.pt").unlink()
+    for folder in [
+        *sorted((data / "Dataset_Student" / "train").iterdir())[2:],
+        *sorted((data / "hidden").iterdir())[1:],
+    ]:
+        shutil.rmtree(folder)
+    found = run_submit("--data", data)
+    assert found.exit_code == 0, found.output
+    assert "2 train, 1 hidden videos" in found.output
+    assert torch.load("submission.pt", weights_only=True).shape == (1, 160, 240)
+    shutil.rmtree(next((data / "Dataset_Student" / "train").iterdir()))
+    assert_one_sentence(run_submit("--data", data, "--overwrite"), "1 usable train videos", "at least 2")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "segmenter.stepz=3"], ["segmenter.stepz", "the nearest is segmenter.steps"]),
+        (["--set", "segmenter.steps=many"], ["expected a value of type int", "'many'"]),
+        (["--members", "objects,luck"], ["expected one of objects, masks, frames", "'luck'"]),
+        (["--members", "objects,objects"], ["different members"]),
+        (["--members", ""], ["one or more"]),
+        (["--device", "abacus"], ["--device abacus", "expected cpu or cuda"]),
+        (["--out", "."], ["is a folder"]),
+        (["--out", "a_file/submission.pt"], ["cannot be written", "a_file"]),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_before_any_work(raw_standin, empty, options, words):
+    (empty / "a_file").touch()
+    assert_one_sentence(run_submit("--data", raw_standin, *options), *words)
+    assert os.listdir(empty) == ["a_file"]
+
+
+def test_packed_data_without_a_needed_split_is_one_sentence(trained, empty):
+    (packed,) = (trained.folder / "runs" / "packed").iterdir()
+    shutil.rmtree(packed / "hidden")
+    assert_one_sentence(run_submit("--data", packed), "no packed hidden split")
+    (packed / "train" / "masks.npy").unlink()
+    assert_one_sentence(run_submit("--data", packed), "masks.npy is missing")
+    assert os.listdir(empty) == []
+
+
+def test_a_diverging_loss_is_one_sentence_and_the_disk_keeps_the_last_good_state(trained):
+    found = run_submit("--data", trained.data, "--overwrite", "--set", "segmenter.learning_rate=1e30")
+    assert_one_sentence(found, "the loss is", "at step", "learning rate 5.00e+", "resume.pt", "lower learning rate")
+    assert "going on from there once, at half the rate" in found.stderr
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Fill a disk but for some bytes."""
+    filler, free = folder / "filler", shutil.disk_usage(folder).free
+    with open(filler, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free - leave)
+    return filler
+
+
+def test_a_full_disk_loses_nothing(workspace, small_disk, monkeypatch):
+    monkeypatch.chdir(small_disk)
+    options = ["--data", workspace.data]
+    filler = fill(small_disk, 2**20)
+    assert_one_sentence(run_submit(*options), "No space left on device", "finished work is kept")
+    filler.unlink()
+    shutil.copytree(workspace.folder / "runs", small_disk / "runs", dirs_exist_ok=True)
+    for name, leave in (("segmenter", 2**16), ("tracks", 0), ("objects", 2**14), ("predictions_hidden", 2**14)):
+        shutil.rmtree(stage(small_disk, name))
+        filler = fill(small_disk, leave)
+        found = run_submit(*options)
+        assert_one_sentence(found, "No space left on device")
+        assert not (small_disk / "submission.pt").exists(), name
+        filler.unlink()
+    found = run_submit(*options)
+    assert found.exit_code == 0, found.output
+    assert (small_disk / "submission.pt").read_bytes() == workspace.submission.read_bytes()
+
+
+@pytest.mark.slow
+def test_all_members_together(trained):
+    tiny = {
+        "masks.hid_S": 8,
+        "masks.hid_T": 16,
+        "masks.N_T": 2,
+        "masks.steps": 2,
+        "masks.batch_size": 1,
+        "frames.hid_S": 8,
+        "frames.hid_T": 16,
+        "frames.N_T": 2,
+        "frames.steps": 2,
+        "frames.segmenter_steps": 1,
+        "frames.joint_steps": 1,
+        "frames.pseudo_steps": 1,
+        "frames.batch_size": 1,
+    }
+    settings = [f"--set={key}={value}" for key, value in tiny.items()]
+    found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames", *settings)
+    assert found.exit_code == 0, found.output
+    for name in ("objects", "masks", "frames"):
+        assert f"\n{name} " in found.output
+    again = trained.submission.read_bytes()
+    found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames", *settings)
+    assert found.exit_code == 0 and trained.submission.read_bytes() == again

@@ -1,0 +1,204 @@
+"""The validator against the organisers' metric, and one sentence for every file that is no prediction."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+from torchmetrics import JaccardIndex
+
+from tests.conftest import assert_one_sentence, run_validate
+
+
+def guess_at(truth: torch.Tensor) -> torch.Tensor:
+    """Return a prediction that is partly right: the truth moved a little, some of its classes confused."""
+    moved = truth.roll((2, 3), (1, 2))
+    return torch.where(moved % 7 == 3, 48 - moved, moved)
+
+
+def reference(prediction: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
+    """Return the score by torchmetrics and by scikit-learn."""
+    organisers = JaccardIndex(task="multiclass", num_classes=49)(prediction.long(), truth.long())
+    flat = truth.numpy().reshape(-1), prediction.numpy().reshape(-1)
+    return organisers.item(), jaccard_score(*flat, average="macro")
+
+
+@pytest.fixture
+def truth_file(workspace) -> Path:
+    return workspace.data / "hidden_truth.pt"
+
+
+@pytest.fixture
+def prediction(truth_file, tmp_path) -> Path:
+    torch.save(guess_at(torch.load(truth_file)), tmp_path / "prediction.pt")
+    return tmp_path / "prediction.pt"
+
+
+def only_object(text: str) -> dict:
+    """Return the JSON object that is all of a text."""
+    assert text.count("\n") == 1
+    return json.loads(text)
+
+
+def test_the_number_is_the_organisers(prediction, truth_file):
+    found = run_validate(prediction, "--truth", truth_file, "--json")
+    assert found.exit_code == 0 and found.stderr == ""
+    result = only_object(found.stdout)
+    organisers, scikit = reference(torch.load(prediction), torch.load(truth_file))
+    assert 0.05 < organisers < 0.9
+    assert result["jaccard"] == pytest.approx(organisers, abs=1e-6) and result["jaccard"] == pytest.approx(scikit)
+    assert result["videos"] == 5 and result["per_class"]["background"] > 0.8 and 0 < result["object_iou"] < 1
+    printed = run_validate(prediction, "--truth", truth_file).output
+    assert f"Jaccard {organisers:.4f} on 5 videos (0 left out)" in printed
+    assert all(name in printed for name in result["per_class"])
+
+
+def test_truth_may_be_a_split_with_a_bad_video(workspace, tmp_path):
+    val = shutil.copytree(workspace.data / "Dataset_Student" / "val", tmp_path / "val")
+    truth = torch.from_numpy(np.stack([np.load(val / f"video_{number}" / "mask.npy")[-1] for number in (1000, 1001)]))
+    torch.save(guess_at(truth), tmp_path / "prediction.pt")
+    np.save(val / "video_1000" / "mask.npy", np.zeros((22, 160, 100), np.uint8))
+    found = run_validate(tmp_path / "prediction.pt", "--truth", val, "--json")
+    result = only_object(found.stdout)
+    assert result["jaccard"] == pytest.approx(reference(guess_at(truth)[1:], truth[1:])[0], abs=1e-6)
+    assert result["videos"] == 1 and result["videos_left_out"] == 1
+    assert "left out: " in found.stderr and "video_1000" in found.stderr and "(22, 160, 100)" in found.stderr
+
+
+def test_a_run_scores_every_method_and_does_so_again_alike(trained):
+    options = ["--run", "quick", "--data", trained.data, "--device", "cpu"]
+    found = run_validate(*options, "--json")
+    assert found.exit_code == 0, found.output
+    result = only_object(found.stdout)
+    methods = result.pop("methods")
+    assert list(methods) == [
+        "all background",
+        "copy frame 11",
+        "damped velocity",
+        "objects",
+        "ensemble",
+        "U-Net on the true frame 22",
+    ]
+    assert methods["ensemble"] == result and result["videos"] == 2
+    assert {"jaccard", "object_iou", "per_class", "videos"} <= result.keys()
+    assert only_object(run_validate(*options, "--json").stdout)["methods"] == methods
+    printed = run_validate(*options).output
+    for name, score in methods.items():
+        assert f"\n{name:32}{score['jaccard']:9.4f}" in printed
+
+
+def test_a_run_scores_a_competition_of_val_alone_and_its_bad_video_not(trained, tmp_path):
+    alone = tmp_path / "alone"
+    val = shutil.copytree(trained.data / "Dataset_Student" / "val", alone / "val")
+    before = set((trained.folder / "runs" / "stages").iterdir())
+    whole = only_object(run_validate("--run", "quick", "--data", alone, "--device", "cpu", "--json").stdout)
+    assert whole["videos"] == 2
+    made = {path.name.split("-")[0] for path in set((trained.folder / "runs" / "stages").iterdir()) - before}
+    assert made == {"masks_val"}, "nothing is trained or segmented that is not scored"
+    (val / "video_1001" / "image_7.png").write_text("text")
+    found = run_validate("--run", "quick", "--data", alone, "--device", "cpu", "--json")
+    result = only_object(found.stdout)
+    assert result["videos"] == 1 and result["videos_left_out"] == 1 and "row kept, not scored" in found.stderr
+
+
+def test_a_run_that_is_not_there_is_one_sentence(trained, tmp_path):
+    assert_one_sentence(run_validate("--run", "quikc", "--data", trained.data), "quikc", "there are quick")
+    (tmp_path / "nothing").mkdir()
+    assert_one_sentence(run_validate("--run", "quick", "--data", tmp_path / "nothing"), "is empty")
+    (stage,) = (trained.folder / "runs" / "stages").glob("objects-*")
+    shutil.rmtree(stage)
+    found = run_validate("--run", "quick", "--data", trained.data)
+    assert_one_sentence(found, stage.name, "run submit.py again")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["file.pt"], ["--run", "quick"], ["--truth", "a.pt"], ["file.pt", "--truth", "a.pt", "--hidden", "hidden"]],
+)
+def test_options_that_make_no_sense_are_one_sentence(options):
+    assert_one_sentence(run_validate(*options), "expected FILE with --truth", "--run with --data")
+
+
+def test_the_format_of_a_right_file(workspace):
+    found = run_validate(workspace.submission, "--hidden", workspace.data)
+    assert found.exit_code == 0 and "right format for 5 hidden videos" in found.output
+
+
+def test_every_problem_of_the_format_is_listed(workspace, tmp_path):
+    wrong = torch.zeros(4, 160, 240)
+    wrong[0, 0, 0], wrong[1, 1, 1] = 49, -1
+    torch.save(wrong, tmp_path / "wrong.pt")
+    found = run_validate(tmp_path / "wrong.pt", "--hidden", workspace.data / "hidden")
+    assert found.exit_code == 1
+    problems = found.output.splitlines()
+    assert len(problems) == 4 and all(line.startswith(f"{tmp_path / 'wrong.pt'}: ") for line in problems)
+    for words in ("expected (5, 160, 240), found (4, 160, 240)", "found 49 as the", "found -1 as the", "float32"):
+        assert words in found.output, words
+
+
+class Attack:
+    """Pickles to a call that makes a folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def no_labels(value: float) -> torch.Tensor:
+    masks = torch.zeros(5, 160, 240, dtype=torch.uint8 if value > 0 else torch.float32)
+    masks[2, 3, 4] = value
+    return masks
+
+
+def write_truncated(path: Path) -> None:
+    torch.save(torch.zeros(5, 160, 240, dtype=torch.uint8), path)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+BAD_FILES = {
+    "missing": (lambda path: None, ["is missing"]),
+    "a folder": (lambda path: path.mkdir(), ["is a folder"]),
+    "wrong count": (
+        lambda path: torch.save(torch.zeros(4, 160, 240), path),
+        ["expected (5, 160, 240)", "(4, 160, 240)"],
+    ),
+    "wrong size": (lambda path: torch.save(torch.zeros(5, 80, 120), path), ["expected (5, 160, 240)", "(5, 80, 120)"]),
+    "not a number": (lambda path: torch.save(no_labels(torch.nan), path), ["1 that are NaN"]),
+    "no class": (lambda path: torch.save(no_labels(49), path), ["expected 0 to 48, found 49"]),
+    "a dict": (lambda path: torch.save({"masks": torch.zeros(5, 160, 240)}, path), ["holds a dict"]),
+    "text": (lambda path: path.write_text("text"), ["truncated or damaged"]),
+    "empty": (lambda path: path.touch(), ["truncated or damaged"]),
+    "truncated": (write_truncated, ["truncated or damaged"]),
+}
+
+
+@pytest.mark.parametrize(("write", "words"), BAD_FILES.values(), ids=BAD_FILES)
+def test_what_is_no_prediction_is_one_sentence(truth_file, workspace, tmp_path, write, words):
+    path = tmp_path / "bad.pt"
+    write(path)
+    assert_one_sentence(run_validate(path, "--truth", truth_file), "bad.pt", *words)
+    found = run_validate(path, "--hidden", workspace.data)
+    assert found.exit_code == 1 and all(word in found.output for word in words)
+
+
+def test_a_pickle_is_never_executed(truth_file, workspace, tmp_path):
+    torch.save([Attack(tmp_path / "executed")], tmp_path / "bad.pt")
+    for option, place in (("--truth", truth_file), ("--hidden", workspace.data)):
+        found = run_validate(tmp_path / "bad.pt", option, place)
+        assert found.exit_code and "not loaded because that could run code" in found.output
+    torch.save(Attack(tmp_path / "executed"), tmp_path / "truth.pt")
+    assert_one_sentence(run_validate(workspace.submission, "--truth", tmp_path / "truth.pt"), "truth.pt")
+    assert set(os.listdir(tmp_path)) == {"bad.pt", "truth.pt"}
+
+
+def test_a_truth_without_masks_is_one_sentence(workspace):
+    found = run_validate(workspace.submission, "--truth", workspace.data / "hidden")
+    assert_one_sentence(found, "hidden", "mask.npy", "val")
