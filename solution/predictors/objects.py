@@ -30,25 +30,27 @@ DRAWN_NORMALS = 64
 
 @dataclass(frozen=True)
 class ObjectsConfig:
-    """How the objects predictor is built and trained; the defaults are for all videos and a GPU."""
+    """How the objects predictor is built and trained; the defaults are for all videos and a GPU.
 
-    dynamics: str = "corrected"
+    The network's part has been tried with up to 3,000 videos and short training only, where it did not help.
+    """
+
+    dynamics: str = "simulated"
     """``direct``: the network alone; ``simulated``: the simulator alone; ``corrected``: the network corrects it."""
+    modes: int = 48
+    """Trajectories per object, of which the first follows the mean state."""
+    samples: int = 96
+    """Positions per object that a probability is averaged from."""
     width: int = 256
     layers: int = 6
-    modes: int = 16
-    """Trajectories per object, of which the first follows the mean state."""
     steps: int = 60_000
     batch_size: int = 128
     learning_rate: float = 1e-3
     replays: int = 2
-    """How many simulated variants of every training video are learned from besides it."""
-    samples: int = 64
-    """Positions per object that a probability is averaged from."""
+    """How many simulated variants of every training video the network learns from besides it."""
 
 
-QUICK = ObjectsConfig(dynamics="simulated", modes=16, samples=32)
-"""A few hundred videos teach a network less than the simulator knows."""
+QUICK = ObjectsConfig(modes=16, samples=32)
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:

@@ -20,7 +20,7 @@ from solution.predictors.objects import (
 )
 from solution.tracks import find_tracks
 
-TINY = ObjectsConfig(width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
+TINY = ObjectsConfig("corrected", width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
 CLASSES = torch.tensor([[3, 20, 40]])
 
 
