@@ -94,7 +94,7 @@ def print_description(out: Path, pipeline: Pipeline, seconds: float) -> None:
     objects = sorted((share, name) for name, share in found.class_shares.items() if name != "background")[::-1]
     click.echo(f"  {found.class_shares.get('background', 0):.1%} background, {len(objects)} of 48 object classes:")
     for row in range(0, len(objects), 4):
-        click.echo("  " + "".join(f"{name:>22} {share:6.3%}" for share, name in objects[row : row + 4]))
+        click.echo("  " + "".join(f"{name:>23} {share:7.3%}" for share, name in objects[row : row + 4]))
     stages = ", ".join(f"{name} {stage.seconds:.0f} s" for name, stage in pipeline.done.items())
     click.echo(f"  time per stage: {stages}; this command {seconds:.0f} s")
 
