@@ -1,11 +1,9 @@
-"""The 49 classes of the competition: id ↔ (shape, material, colour), names and a palette.
+"""The 49 classes of the competition: id ↔ (shape, material, colour), and names.
 
 Nothing here reads a file.
 """
 
 from __future__ import annotations
-
-import colorsys
 
 import numpy as np
 
@@ -42,16 +40,3 @@ def class_name(class_id: int) -> str:
 
 SHAPE_OF_CLASS = np.array([-1] + [class_parts(c)[0] for c in range(1, NUM_CLASSES)], dtype=np.int64)
 """(49,) index into ``SHAPES`` of every class; -1 for the background."""
-
-
-def palette() -> np.ndarray:
-    """Return (256, 3) uint8 RGB display colours: the object's own colour, lighter for rubber, shaded by shape."""
-    hue_saturation = ((0.0, 0.0), (0.0, 0.75), (0.61, 0.75), (0.33, 0.7), (0.07, 0.75), (0.5, 0.75), (0.78, 0.7), (0.16, 0.8))
-    table = np.full((256, 3), 255, dtype=np.uint8)
-    table[BACKGROUND] = 24
-    for c in range(1, NUM_CLASSES):
-        shape, material, colour = class_parts(c)
-        hue, saturation = hue_saturation[colour]
-        value = (0.62 if material == 0 else 0.9) - 0.1 * shape
-        table[c] = np.round(255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value)))
-    return table

@@ -69,8 +69,9 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     """Make a stand-in competition in ``out``, or finish an interrupted one.
 
     ``raw`` is the real competition's layout, ``packed`` that of ``data_prep.pack``; both with the hidden videos' masks
-    of frame 22 in ``hidden_truth.pt``, (N, 160, 240) uint8, and that frame itself in ``hidden_last_frames.npy``. ``masks`` gives every split ``masks.npy``,
-    (N, 22, 160, 240) uint8, and ``tracks.npz`` (see ``write_tracks``), and no frames.
+    of frame 22 in ``hidden_truth.pt``, (N, 160, 240) uint8, and that frame itself in ``hidden_last_frames.npy``.
+    ``masks`` gives every split ``masks.npy``, (N, 22, 160, 240) uint8, and ``tracks.npz`` (see ``write_tracks``), and
+    no frames.
 
     Returns:
         How many frames were made by this call.

@@ -1,6 +1,5 @@
 """The class ids against the rule of the competition, spelled out."""
 
-import numpy as np
 import pytest
 
 from data_prep.classes import (
@@ -13,7 +12,6 @@ from data_prep.classes import (
     class_id,
     class_name,
     class_parts,
-    palette,
 )
 
 
@@ -37,11 +35,3 @@ def test_parts_of_no_object_are_refused(no_object):
 
 def test_shape_of_class():
     assert SHAPE_OF_CLASS.tolist() == [-1] + [0] * 16 + [1] * 16 + [2] * 16
-
-
-def test_palette_tells_all_classes_apart():
-    table = palette()
-    assert table.shape == (256, 3) and table.dtype == np.uint8
-    assert len(np.unique(table[:NUM_CLASSES], axis=0)) == NUM_CLASSES
-    red, blue = table[class_id(0, 1, 1)], table[class_id(0, 1, 2)]
-    assert red.argmax() == 0 and blue.argmax() == 2
