@@ -218,7 +218,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
     problems = competition.problems[split] + [problem for row in sorted(done) for problem in done[row][1]]
     if not usable:
         discard(folder)
-        first = done[0][1][-1]
+        first = next(problem for problem in done[0][1] if "ignored" not in problem.action)
         raise UserError(
             f"not one of the {len(videos)} videos in {source['folder']} can be used, for example {first.file} "
             f"({first.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT} in every video."
