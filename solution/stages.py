@@ -213,9 +213,11 @@ class Pipeline:
                 self.config.frames,
                 self.config.segmenter,
                 load_segmenter(self.config.segmenter, segmenter.folder, self.device),
-                FrameVideos(train.frames[self.fit_rows], train.masks[self.fit_rows]),
-                FrameVideos(unlabeled.frames, self.masks_of(unlabeled)) if unlabeled else None,
-                FrameVideos(train.frames[self.held_out_rows], train.masks[self.held_out_rows]),
+                FrameVideos(train.frames, train.masks, self.fit_rows),
+                FrameVideos(unlabeled.frames, self.masks_of(unlabeled), np.arange(len(unlabeled)))
+                if unlabeled
+                else None,
+                FrameVideos(train.frames, train.masks, self.held_out_rows),
                 folder,
                 self.device,
                 self.config.seed,

@@ -254,7 +254,12 @@ def test_killed_process_goes_on_where_it_was(tmp_path, monkeypatch, torn):
             os.link(
                 tmp_path / f"{(number + index) % 7}.png", data / "unlabeled" / f"video_{number}" / f"image_{index}.png"
             )
-    command = f"from data_prep.pack import *; pack(Path({str(data)!r}), Path({str(out)!r}), required=())"
+    # Each video takes a while, so that the signal cannot come too late.
+    command = (
+        "import time; from data_prep import pack; whole = pack.pack_video; "
+        "pack.pack_video = lambda *job: (time.sleep(0.2), whole(*job))[1]; "
+        f"pack.pack(pack.Path({str(data)!r}), pack.Path({str(out)!r}), required=())"
+    )
     journal = out / "unlabeled" / "packing.jsonl"
     with subprocess.Popen([sys.executable, "-c", command]) as process:
         while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 4):
@@ -343,7 +348,7 @@ def test_split_that_is_gone_is_noticed(data, tmp_path):
 def test_what_is_not_packed_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no packed competition"):
         open_packed(tmp_path)
-    folder = tmp_path / "val"
+    folder = tmp_path / "unlabeled"
     folder.mkdir()
     np.save(folder / "frames.npy", np.zeros((2, 22, 1, 1, 3), np.uint8))
     write_index(folder, [1, 2, 3], [], {})
