@@ -50,9 +50,6 @@ class ObjectsConfig:
     """How many simulated variants of every training video the network learns from besides it."""
 
 
-QUICK = ObjectsConfig(modes=16, samples=32)
-
-
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
     """Return the tracks with the floor mirrored in y (B,) bool, turned (B,) radians, and shifted (B, 2)."""
     yaw = torch.where(mirror[:, None, None], -tracks.yaw, tracks.yaw) + angle[:, None, None]
