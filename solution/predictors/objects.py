@@ -245,7 +245,7 @@ class Objects:
     def __init__(self, model: Dynamics | None, constants: Constants, config: ObjectsConfig, device: torch.device):
         self.model, self.constants, self.config, self.device = model, constants, config, device
         # The simulator has every symmetry exactly: another view would cost time and change little.
-        self.symmetries = frozenset({"flip", "turn"} if model is not None else ())
+        self.symmetries = frozenset({"flip", "turn"} if model is not None else {"flip"})
 
     @torch.no_grad()
     def predict(self, clip: Clip, view: View) -> Tensor:

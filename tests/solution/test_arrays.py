@@ -79,5 +79,5 @@ def test_a_killed_process_leaves_whole_rows(tmp_path):
 def test_a_full_disk_is_an_error_that_can_be_caught(small_disk):
     """A store to mapped memory would end the process instead."""
     with pytest.raises(OSError, match="No space left"):
-        fill_rows(small_disk / "a.npy", (5000, 160, 240), 4, values, "rows")
+        fill_rows(small_disk / "a.npy", (20_000, 160, 240), 4, values, "rows")
     assert not (small_disk / "a.npy").exists()

@@ -78,7 +78,7 @@ def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
     trained = train_objects(config, find_tracks(masks), tmp_path, torch.device("cpu"))
     clip = Clip(torch.zeros(4, 11, 1, 1, 3, dtype=torch.uint8), masks[:, :11])
     drawn = trained.predict(clip, View())
-    assert trained.symmetries == (set() if dynamics == "simulated" else {"flip", "turn"})
+    assert trained.symmetries == ({"flip"} if dynamics == "simulated" else {"flip", "turn"})
     assert drawn.shape == (4, 49, 160, 240) and drawn.dtype == torch.float32
     assert torch.allclose(drawn.sum(1), torch.ones(()), atol=1e-4) and drawn.min() >= 0
     assert drawn[:, [0, 3, 20, 40]].sum() == pytest.approx(4 * 160 * 240, rel=1e-4)
