@@ -244,7 +244,7 @@ class Objects:
 
     def __init__(self, model: Dynamics | None, constants: Constants, config: ObjectsConfig, device: torch.device):
         self.model, self.constants, self.config, self.device = model, constants, config, device
-        # The simulator has every symmetry exactly: another view would cost time and change little.
+        # The simulator turns with the floor exactly; mirrored masks are fitted anew, which averages out what fits err.
         self.symmetries = frozenset({"flip", "turn"} if model is not None else {"flip"})
 
     @torch.no_grad()
