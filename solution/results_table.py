@@ -83,8 +83,9 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def results_block(folder: Path = RESULTS) -> str:
-    """Return the Markdown of every result in a folder, in the order of their names."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    """Return the Markdown of every result in a folder by name, ablations last."""
+    paths = sorted(folder.glob("*.json"), key=lambda path: (path.stem.startswith("ablate-"), path.stem))
+    results = [json.loads(path.read_text()) for path in paths]
     return "\n\n".join(map(_section, results)) or "No results are recorded yet."
 
 
