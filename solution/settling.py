@@ -85,7 +85,7 @@ def settle_shapes(masks: Tensor) -> Tensor:
     score.index_put_((video.repeat(3), shape, group_label - 1), overlap, True)
     score = score / count.clamp_min(1)
     winner = (OUTLINE_COUNTS * score + votes).argmax(1)  # (V, 16)
-    kept = double | ((count[:, 0] > 0) & (score.amax(1) < FITS))
+    kept = double | (votes.sum(1) == 0) | ((count[:, 0] > 0) & (score.amax(1) < FITS))
 
     table = torch.arange(256, dtype=torch.uint8, device=device).repeat(videos, 1)
     settled = (1 + LOOKALIKES * winner + torch.arange(LOOKALIKES, device=device)).to(torch.uint8)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from solution.settling import absorb_ghosts, settle, settle_shapes
-from tests.solution.test_tracks import CLASSES, film
+from tests.solution.test_tracks import CLASSES, film, one
 
 CUBE, BALL, GHOST = CLASSES["cube"], CLASSES["sphere"], 45
 
@@ -24,6 +24,12 @@ def test_two_objects_of_one_material_and_colour_keep_their_labels():
     position = torch.tensor([[[[0.0, -1.0], [0.5, 1.0]]] * 3])
     masks = film(torch.tensor([[3, 19]]), position.view(1, 3, 2, 2), torch.full((1, 3, 2), 0.5))
     assert torch.equal(settle_shapes(masks), masks)
+
+
+def test_what_comes_after_the_clip_keeps_its_label():
+    masks = one("cylinder", 0.3, 0.2).repeat(1, 12, 1, 1)
+    masks[:, :11] = 0
+    assert torch.equal(settle(masks), masks)
 
 
 def two_objects() -> torch.Tensor:
