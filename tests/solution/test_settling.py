@@ -26,6 +26,18 @@ def test_two_objects_of_one_material_and_colour_keep_their_labels():
     assert torch.equal(settle_shapes(masks), masks)
 
 
+def test_two_bodies_of_one_material_and_colour_that_are_called_alike_get_their_own_shapes():
+    """They start apart, come near each other, and one leaves the view before the end."""
+    ball = torch.stack((torch.zeros(8), torch.linspace(-0.8, -0.3, 8)), -1)
+    cube = torch.stack((torch.linspace(0.0, 4.2, 8), torch.full((8,), 0.3)), -1)
+    masks = film(torch.tensor([[19, 3]]), torch.stack((ball, cube), 1)[None], torch.full((1, 8, 2), 0.5))
+    assert (masks[0, 0] == 3).any() and not (masks[0, -1] == 3).any()
+    mistaken = masks.clone()
+    mistaken[masks == 19] = 3
+    mistaken[:, ::2][masks[:, ::2] > 0] = 35
+    assert torch.equal(settle_shapes(mistaken), masks)
+
+
 def test_what_comes_after_the_clip_keeps_its_label():
     masks = one("cylinder", 0.3, 0.2).repeat(1, 12, 1, 1)
     masks[:, :11] = 0
