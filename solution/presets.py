@@ -10,7 +10,7 @@ from solution.segmenter import SegmenterConfig
 FULL = Config()
 
 QUICK = Config(
-    segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1000, batch=48, learning_rate=3e-3),
+    segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1500, batch=48, learning_rate=3e-3),
     masks=masks.QUICK,
     frames=frames.QUICK,
     ensemble=EnsembleConfig(members=("objects",), view_count=4),

@@ -147,10 +147,14 @@ class Pipeline:
 
         return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": content(split)}, build)
 
+    def labelled(self, rows: np.ndarray) -> MaskVideos:
+        """Return rows of the labelled training videos."""
+        train = self.packed["train"]
+        return MaskVideos(self.masks_of(train), train.masks)[rows]
+
     def mask_videos(self) -> list[MaskVideos]:
         """Return what predictors learn from: labelled videos and, with the segmenter's masks, unlabeled ones."""
-        train, seen = self.packed["train"], self.masks_of(self.packed["train"])
-        videos = [MaskVideos(seen, train.masks)[self.fit_rows]]
+        videos = [self.labelled(self.fit_rows)]
         if "unlabeled" in self.packed:
             pseudo = self.masks_of(self.packed["unlabeled"])
             videos.append(MaskVideos(pseudo, pseudo))
@@ -158,8 +162,7 @@ class Pipeline:
 
     def held_out(self) -> MaskVideos:
         """Return the labelled training videos that no stage learns from; weights and thresholds are fitted on them."""
-        train = self.packed["train"]
-        return MaskVideos(self.masks_of(train), train.masks)[self.held_out_rows]
+        return self.labelled(self.held_out_rows)
 
     def learned_from(self) -> dict:
         """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
@@ -168,29 +171,23 @@ class Pipeline:
 
     @made_once
     def tracks(self) -> Stage:
-        """Make the tracks of :meth:`mask_videos`: what the segmenter saw of frames 1–11, the truth of frames 12–22.
+        """Make the tracks that objects learn from: what the segmenter saw of frames 1–11, the truth of frames 12–22.
 
-        The simulator alone needs few.
+        The constants of the simulator need few videos, a network needs all.
         """
-        enough = FITTED_ON if self.config.objects.dynamics == "simulated" else None
+        few = self.config.objects.dynamics == "simulated"
+        rows = self.fit_rows[:FITTED_ON]
+        decided_by = self.learned_from()
+        if few:
+            decided_by = {"train": self.masks_stage(self.packed["train"]).key, "videos": len(rows)}
 
         def build(folder: Path) -> None:
-            parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in self._whole_masks(enough)]
+            videos = [self.labelled(rows)] if few else self.mask_videos()
+            parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in whole_masks(videos)]
             joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)}
             (folder / "tracks.safetensors").write_bytes(save(joined))
 
-        return self.stage("tracks", self.learned_from() | {"videos": enough}, build)
-
-    def _whole_masks(self, enough: int | None) -> Iterator[Tensor]:
-        """Yield (n, 22, 160, 240) uint8 masks of at most so many videos: frames as seen, then frames as they were."""
-        parts = [videos[slice(enough)] for videos in self.mask_videos()][: 1 if enough else None]
-        with tqdm(total=sum(map(len, parts)), desc="tracks", unit="video", disable=None, leave=False) as bar:
-            for videos in parts:
-                for first in range(0, len(videos), TRACKED_AT_ONCE):
-                    some = videos[first : first + TRACKED_AT_ONCE]
-                    seen, true = some.inputs[:, :CLIP_FRAMES], some.targets[:, CLIP_FRAMES:]
-                    yield torch.from_numpy(np.concatenate((seen, true), 1))
-                    bar.update(len(some))
+        return self.stage("tracks", decided_by, build)
 
     @made_once
     def objects(self) -> Stage:
@@ -318,6 +315,17 @@ class System:
 def stage_key(name: str, decided_by: dict) -> str:
     """Return the hash that names a stage's folder."""
     return hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def whole_masks(parts: list[MaskVideos]) -> Iterator[Tensor]:
+    """Yield (n, 22, 160, 240) uint8 masks, a few videos at a time: frames as seen, then frames as they were."""
+    with tqdm(total=sum(map(len, parts)), desc="tracks", unit="video", disable=None, leave=False) as bar:
+        for videos in parts:
+            for first in range(0, len(videos), TRACKED_AT_ONCE):
+                some = videos[first : first + TRACKED_AT_ONCE]
+                seen, true = some.inputs[:, :CLIP_FRAMES], some.targets[:, CLIP_FRAMES:]
+                yield torch.from_numpy(np.concatenate((seen, true), 1))
+                bar.update(len(some))
 
 
 def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
