@@ -25,7 +25,7 @@ from solution.segmenter import load_segmenter, segment
 from solution.stages import TRACKED_AT_ONCE, Pipeline, System, clips, system_probabilities
 from solution.tracks import find_tracks
 
-CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of the objects seen"
+CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of seen objects"
 """What perfect foresight would reach: with frames, and in a stand-in of masks only."""
 RELIABILITY_BINS = 10
 LEAST_PROBABILITY = 0.01
@@ -39,6 +39,8 @@ class Evaluation:
     scores: dict[str, Score]
     masks: np.ndarray
     """(N, 160, 240) uint8 masks of the ensemble."""
+    presence: np.ndarray
+    """(N, 160, 240) uint8: the ensemble's probability of any object, 255 is certain."""
     reliability: Reliability
 
 
@@ -78,6 +80,7 @@ def evaluate(
     names = list(system.members)
     methods = [*BASELINES, *names, "ensemble"]
     masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
+    presence = np.empty(truth.shape, np.uint8)
     reliability = Reliability()
     with tqdm(total=len(truth), desc="scoring", unit="video", disable=None, leave=False) as bar:
         for clip, rows in clips(frames, seen, device):
@@ -88,9 +91,11 @@ def evaluate(
                 masks[name][rows] = system.decode_alone(name, probabilities)
             masks["ensemble"][rows] = system.decode(probabilities)
             true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
-            reliability.add(system.combine(probabilities), true)
+            combined = system.combine(probabilities)
+            presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
+            reliability.add(combined, true)
             bar.update(len(clip.masks))
-    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], reliability)
+    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], presence, reliability)
 
 
 def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:

@@ -58,6 +58,7 @@ def material_of_run(name: str, pipeline: Pipeline, evaluation: Evaluation, score
         videos=val.videos,
         frames=val.frames,
         masks=val.masks,
+        presence=evaluation.presence,
         reliability=evaluation.reliability,
         about={
             "Configuration": asdict(pipeline.config),
