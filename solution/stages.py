@@ -29,7 +29,7 @@ from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
 from solution.machine import peak_gib, reset_peak
 from solution.predictors import Clip, Predictor
-from solution.predictors.frames import FrameVideos, load_frames, train_frames
+from solution.predictors.frames import FrameVideos, load_frames, train_frames, train_simvp, untuned
 from solution.predictors.masks import MaskVideos, load_masks, train_masks
 from solution.predictors.objects import load_objects, train_objects
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
@@ -204,27 +204,55 @@ class Pipeline:
         )
 
     @made_once
-    def frames(self) -> Stage:
-        segmenter = self.segmenter()
+    def simvp(self) -> Stage:
+        """Train what draws the frames of ``frames``; the segmenter scores it meanwhile and decides nothing."""
+        segmenter, config = self.segmenter(), untuned(self.config.frames)
 
         def build(folder: Path) -> None:
-            train, unlabeled = self.packed["train"], self.packed.get("unlabeled")
-            train_frames(
-                self.config.frames,
-                self.config.segmenter,
+            train_simvp(
+                config,
                 load_segmenter(self.config.segmenter, segmenter.folder, self.device),
-                FrameVideos(train.frames, train.masks, self.fit_rows),
-                FrameVideos(unlabeled.frames, self.masks_of(unlabeled), np.arange(len(unlabeled)))
-                if unlabeled
-                else None,
-                FrameVideos(train.frames, train.masks, self.held_out_rows),
+                self._all_frames(),
+                self._labelled_frames(self.held_out_rows),
                 folder,
                 self.device,
                 self.config.seed,
             )
 
-        decided_by = {"config": asdict(self.config.frames), "segmenter": segmenter.key} | self.learned_from()
-        return self.stage("frames", decided_by, build)
+        splits = [content(self.packed[name]) for name in ("train", "unlabeled") if name in self.packed]
+        return self.stage("simvp", {"config": asdict(config), "data": splits, "seed": self.config.seed}, build)
+
+    @made_once
+    def frames(self) -> Stage:
+        simvp, segmenter, config = self.simvp(), self.segmenter(), self.config.frames
+        unlabeled = self.packed.get("unlabeled") if config.pseudo_steps else None
+        keys = {"simvp": simvp.key, "segmenter": segmenter.key}
+        if unlabeled:
+            keys["pseudo"] = self.masks_stage(unlabeled).key
+
+        def build(folder: Path) -> None:
+            train_frames(
+                config,
+                self.config.segmenter,
+                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
+                simvp.folder,
+                self._labelled_frames(self.fit_rows),
+                unlabeled and FrameVideos(unlabeled.frames, self.masks_of(unlabeled), np.arange(len(unlabeled))),
+                self._labelled_frames(self.held_out_rows),
+                folder,
+                self.device,
+                self.config.seed,
+            )
+
+        return self.stage("frames", {"config": asdict(config), "seed": self.config.seed} | keys, build)
+
+    def _labelled_frames(self, rows: np.ndarray) -> FrameVideos:
+        return FrameVideos(self.packed["train"].frames, self.packed["train"].masks, rows)
+
+    def _all_frames(self) -> list[FrameVideos]:
+        rows = {"train": self.fit_rows}
+        splits = [self.packed[name] for name in ("train", "unlabeled") if name in self.packed]
+        return [FrameVideos(s.frames, None, rows.get(s.name, np.arange(len(s)))) for s in splits]
 
     def member(self, name: str) -> Stage:
         """Make the stage of one ensemble member, see ``EnsembleConfig.members``."""
