@@ -108,6 +108,14 @@ def test_predicts_probabilities_of_frame_22(videos, downscale):
     assert last_frame(model.simvp, clip, downscale).shape == (1, 3, HEIGHT, WIDTH)
 
 
+def test_a_residual_network_that_says_nothing_repeats_frame_11(videos):
+    model = pipeline(replace(TINY, downscale=1, residual=True))
+    torch.nn.init.zeros_(model.simvp.network.readout.weight)
+    torch.nn.init.zeros_(model.simvp.network.readout.bias)
+    clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
+    assert torch.equal(last_frame(model.simvp, clip, 1), as_clip(clip, 1)[:, -1])
+
+
 def test_downscale_that_does_not_divide_is_named():
     with pytest.raises(ValueError, match="downscale"):
         pipeline(replace(TINY, downscale=3))
