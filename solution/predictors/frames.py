@@ -115,11 +115,16 @@ class FrameVideos:
 
 
 class Residual(nn.Module):
-    """Adds what a network maps a (B, 11, 3, H, W) clip to, in the same shape, to the clip's last frame."""
+    """Adds what a network maps a (B, 11, 3, H, W) clip to, in the same shape, to the clip's last frame.
+
+    The network's last layer, ``readout``, starts at zero: untrained, the last frame is repeated.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+        for parameter in network.readout.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, clip: Tensor) -> Tensor:
         return clip[:, -1:] + self.network(clip)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.losses import frame_loss, mask_loss
 from solution.predictors import Clip, View
 from solution.predictors.frames import (
     REPORT,
@@ -108,12 +109,15 @@ def test_predicts_probabilities_of_frame_22(videos, downscale):
     assert last_frame(model.simvp, clip, downscale).shape == (1, 3, HEIGHT, WIDTH)
 
 
-def test_a_residual_network_that_says_nothing_repeats_frame_11(videos):
-    model = pipeline(replace(TINY, downscale=1, residual=True))
-    torch.nn.init.zeros_(model.simvp.network.readout.weight)
-    torch.nn.init.zeros_(model.simvp.network.readout.bias)
-    clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
-    assert torch.equal(last_frame(model.simvp, clip, 1), as_clip(clip, 1)[:, -1])
+def test_initial_losses_are_those_of_repeating_frame_11_and_of_guessing_a_class(videos):
+    model = pipeline(replace(TINY, downscale=1))
+    clip, future = (torch.from_numpy(videos.frames[:1, part]) for part in (np.s_[:CLIP_FRAMES], np.s_[CLIP_FRAMES:]))
+    predicted, truth = model.simvp(as_clip(clip, 1)), as_clip(future, 1)
+    repeated = (as_clip(clip, 1)[:, -1:] - truth).square().mean().item()
+    assert frame_loss(predicted, truth)["mse"].item() == pytest.approx(repeated)
+    target = torch.randint(NUM_CLASSES, (1, 1, HEIGHT, WIDTH))
+    guessing = mask_loss(model(clip)[:, None], target)["cross_entropy"].item()
+    assert guessing == pytest.approx(np.log(NUM_CLASSES), rel=0.15)
 
 
 def test_downscale_that_does_not_divide_is_named():
