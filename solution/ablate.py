@@ -25,12 +25,14 @@ import torch
 
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit
-from solution.config import CHOICES, Config, override
+from solution.config import Config, override
+from solution.ensemble import EnsembleConfig
 from solution.machine import commit
 from solution.metrics import score
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
 from solution.predictors.frames import FramePipeline
+from solution.predictors.jepa import JepaPipeline
 from solution.presets import PRESETS
 from solution.results_table import RESULTS, markdown_table, number, record_result, with_error, write_whole
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
@@ -38,9 +40,9 @@ from solution.segmenter import build_segmenter
 from solution.stages import Pipeline, Stage, clips, content, stage_key
 
 ABLATIONS = RUNS / "ablations"
-MEMBERS, VIEWS = CHOICES["ensemble.members"], CHOICES["ensemble.views"]
+MEMBERS, VIEWS = EnsembleConfig.members, EnsembleConfig.views
 AT_LEAST_ONE = frozenset(
-    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "modes", "samples"}
+    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "heads", "modes", "samples"}
 )
 
 
@@ -92,6 +94,14 @@ SPECS = {
         {encoder: (f"segmenter.encoder={encoder}",) for encoder in ("resnet18", "resnet34", "efficientnet-b0")}
         | {"with region loss": ("segmenter.region_weight=0.5",), "no region loss": ("segmenter.region_weight=0",)},
     ),
+    "jepa": Spec(
+        ("ensemble.members=jepa",),
+        {
+            "pseudo masks, then labelled": (),
+            "labelled only": ("jepa.decoder.pseudo_steps=0",),
+            "without pixels": ("jepa.generator.pixel_weight=0",),
+        },
+    ),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),
 }
 
@@ -141,14 +151,12 @@ def check_possible(config: Config, label: str) -> None:
         UserError: names the variant.
     """
     numbers = {
-        f"{section}.{key}": value
-        for section, values in asdict(config).items()
-        if isinstance(values, dict)
-        for key, value in values.items()
+        path.replace("/", "."): value
+        for path, value in leaves(asdict(config)).items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     for name, value in numbers.items():
-        least = 1 if name.rsplit(".", 1)[1] in AT_LEAST_ONE else 0
+        least = 1 if name.rsplit(".", 1)[-1] in AT_LEAST_ONE else 0
         if not (math.isfinite(value) and value >= least):
             raise UserError(f"{label}: expected {name} to be a number of at least {least}, found {value}.")
     try:
@@ -156,7 +164,9 @@ def check_possible(config: Config, label: str) -> None:
             network = build_segmenter(config.segmenter)
             if "frames" in config.ensemble.members:
                 FramePipeline(config.frames, network)
-    except (KeyError, ValueError, RuntimeError) as error:
+            if "jepa" in config.ensemble.members:
+                JepaPipeline(config.jepa)
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
         text = str(error.args[0] if error.args else error).splitlines()[0]
         raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.") from None
 
@@ -405,7 +415,7 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants of the solution on val: frames, loss, views, members, segmenter, decode, or --vary anything.
+    """Compare variants of the solution on val: frames, loss, views, members, segmenter, jepa, decode, or --vary.
 
     Interrupted at any moment, the same command goes on where it was.
     """

@@ -17,10 +17,12 @@ from data_prep.classes import IGNORE
 from solution.metrics import Score, score
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
-from solution.segmenter import load_segmenter, segment
+from solution.predictors.jepa import load_jepa
+from solution.segmenter import load_segmenter, segment_in_chunks
 from solution.stages import Pipeline, System, clips, system_probabilities
 
 CEILING = "U-Net on the true frame 22"
+DECODER_CEILING = "mask decoder on the true frame 22"
 RELIABILITY_BINS = 10
 LEAST_PROBABILITY = 0.01
 """Below it nearly everything is floor far from any object, which would drown the rest."""
@@ -87,12 +89,12 @@ def evaluate(
     return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], reliability)
 
 
-def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:
-    """Score the segmenter on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
-    network = load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)
-    chunks = range(0, len(frames), 16)
-    masks = np.concatenate([segment(network, frames[i : i + 16], pipeline.device) for i in chunks])
-    return score(masks, truth)
+def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
+    """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
+    segmenters = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)}
+    if "jepa" in pipeline.config.ensemble.members:
+        segmenters[DECODER_CEILING] = load_jepa(pipeline.jepa().folder, pipeline.device).pipeline.segmenter
+    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth) for name, s in segmenters.items()}
 
 
 def print_table(scores: dict[str, Score]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from data_prep.scene import HEIGHT, WIDTH
 from solution.config import Config
 from solution.ensemble import EnsembleConfig
-from solution.predictors import frames, masks
+from solution.predictors import frames, jepa, masks
 from solution.segmenter import SegmenterConfig
 
 FULL = Config()
@@ -14,6 +14,7 @@ QUICK = Config(
     segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1000, batch=48, learning_rate=3e-3),
     masks=masks.QUICK,
     frames=frames.QUICK,
+    jepa=jepa.QUICK,
     ensemble=EnsembleConfig(members=("objects",), view_count=4),
 )
 
@@ -29,4 +30,10 @@ are the factored classes of the U-Net, whose cross-entropy takes object or floor
 augmentation, the warm-up, the clipped gradient and the EMA.
 """
 
-PRESETS = {"quick": QUICK, "full": FULL, "report-simvp": REPORT_SIMVP}
+REPORT_JEPA = Config(
+    segmenter=REPORT_SIMVP.segmenter,
+    ensemble=EnsembleConfig(members=("jepa",), views=(), view_count=1, decode="argmax"),
+)
+"""I-JEPA, ViViT and mask decoder in the report's sizes, which are the defaults; no ensemble, no views."""
+
+PRESETS = {"quick": QUICK, "full": FULL, "report-simvp": REPORT_SIMVP, "report-jepa": REPORT_JEPA}

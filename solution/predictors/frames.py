@@ -22,6 +22,7 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.clips import draw_videos
 from solution.losses import frame_loss, mask_loss, structural_similarity
 from solution.metrics import score
+from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
 from solution.predictors import Clip, View
@@ -37,6 +38,7 @@ class FramesConfig:
     """SimVP's size and training, and how long each kind of fine-tuning goes on; the defaults are for a GPU.
 
     Attributes:
+        network: ``simvp``, or in its place ``convlstm`` with ``N_S`` layers of ``hid_S`` channels, for comparison.
         downscale: SimVP sees and draws frames whose sides are this many times smaller.
         residual: SimVP draws what changes after frame 11 instead of whole frames.
         ssim_weight: of 1 − SSIM beside the squared error.
@@ -47,6 +49,7 @@ class FramesConfig:
         jaccard_weight: of the soft Jaccard in fine-tuning.
     """
 
+    network: str = "simvp"
     translator: str = "gsta"
     hid_S: int = 64
     hid_T: int = 256
@@ -105,7 +108,7 @@ class FrameVideos:
 
     Attributes:
         frames: (N, 22, 160, 240, 3) uint8 RGB.
-        masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore. None where only SimVP learns.
+        masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore. None where no masks are learned.
         rows: (n,) which of the N videos.
     """
 
@@ -130,6 +133,16 @@ class Residual(nn.Module):
         return clip[:, -1:] + self.network(clip)
 
 
+def build_simvp(config: FramesConfig) -> nn.Module:
+    """Return the untrained SimVP of a config."""
+    simvp = SimVP(hid_S=config.hid_S, hid_T=config.hid_T, N_S=config.N_S, N_T=config.N_T, translator=config.translator)
+    return Residual(simvp) if config.residual else simvp
+
+
+NETWORKS = {"simvp": build_simvp, "convlstm": lambda config: ConvLSTM(config.hid_S, config.N_S)}
+"""What draws frames, by the name a config gives it."""
+
+
 class FramePipeline(nn.Module):
     """Eleven frames → eleven predicted frames → class logits of the last."""
 
@@ -138,11 +151,7 @@ class FramePipeline(nn.Module):
         if HEIGHT % config.downscale or WIDTH % config.downscale:
             raise ValueError(f"downscale divides {HEIGHT} and {WIDTH}, {config.downscale} does not")
         self.downscale = config.downscale
-        self.simvp = SimVP(
-            hid_S=config.hid_S, hid_T=config.hid_T, N_S=config.N_S, N_T=config.N_T, translator=config.translator
-        )
-        if config.residual:
-            self.simvp = Residual(self.simvp)
+        self.simvp = NETWORKS[config.network](config)
         self.segmenter = segmenter
 
     def forward(self, clip: Tensor) -> Tensor:

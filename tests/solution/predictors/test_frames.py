@@ -102,9 +102,9 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     assert mirrored == {True, False}
 
 
-@pytest.mark.parametrize("downscale", [1, 2])
-def test_predicts_probabilities_of_frame_22(videos, downscale):
-    model = pipeline(replace(TINY, downscale=downscale))
+@pytest.mark.parametrize(("network", "downscale"), [("simvp", 1), ("simvp", 2), ("convlstm", 1), ("convlstm", 2)])
+def test_predicts_frame_22(videos, network, downscale):
+    model = pipeline(replace(TINY, network=network, downscale=downscale))
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
     assert last_frame(model.simvp, clip, downscale).shape == (1, 3, HEIGHT, WIDTH)
 
@@ -151,12 +151,14 @@ def test_every_kind_of_tuning_runs_leaves_the_segmenter_alone_and_rebuilds(video
     assert torch.equal(kept.predict(Clip(clip, clip[..., 0]), View()), probabilities)
 
 
-def test_tuning_without_steps_is_skipped_and_both_networks_are_as_they_came(videos, simvp, tmp_path):
-    segmenter = build_segmenter(SEGMENTER)
-    predictor = train_frames(untuned(TINY), SEGMENTER, segmenter, simvp, videos, None, videos, tmp_path, CPU)
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+@pytest.mark.parametrize("network", ["simvp", "convlstm"])
+def test_tuning_without_steps_is_skipped_and_both_networks_are_as_they_came(videos, tmp_path, network):
+    config, segmenter, drawer = untuned(replace(TINY, network=network)), build_segmenter(SEGMENTER), tmp_path / "drawer"
+    train_simvp(config, segmenter, [videos], videos, drawer, CPU)
+    predictor = train_frames(config, SEGMENTER, segmenter, drawer, videos, None, videos, tmp_path / "frames", CPU)
+    assert not [path for path in (tmp_path / "frames").iterdir() if path.is_dir()]
     assert not changed(predictor.pipeline.segmenter, weights(segmenter))
-    assert not changed(predictor.pipeline.simvp, weights(load_weights(pipeline().simvp, simvp, CPU)))
+    assert not changed(predictor.pipeline.simvp, weights(load_weights(pipeline(config).simvp, drawer, CPU)))
 
 
 def test_each_tuning_changes_its_own_networks(videos, tmp_path):
