@@ -96,11 +96,11 @@ SPECS = {
     ),
     "jepa": Spec(
         ("ensemble.members=jepa",),
-        {
-            "pseudo masks, then labelled": (),
-            "labelled only": ("jepa.decoder.pseudo_steps=0",),
-            "without pixels": ("jepa.generator.pixel_weight=0",),
-        },
+        {"pseudo masks, then labelled": (), "labelled only": ("jepa.decoder.pseudo_steps=0",)},
+    ),
+    "network": Spec(
+        ("ensemble.members=frames",),
+        {"SimVP": ("frames.network=simvp",), "ConvLSTM": ("frames.network=convlstm",)},
     ),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),
 }
@@ -415,7 +415,7 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants of the solution on val: frames, loss, views, members, segmenter, jepa, decode, or --vary.
+    """Compare variants of the solution on val; SPEC is frames, network, jepa, loss, views, members, segmenter or decode.
 
     Interrupted at any moment, the same command goes on where it was.
     """
