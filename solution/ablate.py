@@ -415,7 +415,7 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants of the solution on val; SPEC is frames, network, jepa, loss, views, members, segmenter or decode.
+    """Compare variants on val; SPEC is frames, network, jepa, loss, views, members, segmenter or decode.
 
     Interrupted at any moment, the same command goes on where it was.
     """

@@ -64,7 +64,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """ViViT of the report's size; ``pixel_weight`` is that of the squared error of pixels beside that of features."""
+    """ViViT of the report's size; steps and rate are ours.
+
+    Attributes:
+        pixel_weight: of the squared error of pixels, beside that of features; the report has none.
+    """
 
     width: int = 768
     layers: int = 12
@@ -77,7 +81,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The mask decoder, as wide as the encoder, and how long it learns from what; 0 steps are off.
+    """The mask decoder, as wide as the encoder, and how long, in steps of ours, it learns from what; 0 is off.
 
     Attributes:
         pseudo_steps: on frames of unlabeled videos with the segmenter's masks.
