@@ -18,12 +18,13 @@ KERNEL = 5
 class ConvLSTM(nn.Module):
     """Read a clip frame by frame, then predict frame by frame, each prediction being the next input.
 
-    Maps (B, T, 3, H, W) to the (B, ``frames_out``, 3, H, W) that follow; 4 divides H and W.
+    Maps (B, T, 3, H, W) to the (B, ``frames_out``, 3, H, W) that follow; 4 divides H and W. If ``residual``, every
+    prediction is what changes in the frame before it.
     """
 
-    def __init__(self, width: int, layers: int, frames_out: int = 11):
+    def __init__(self, width: int, layers: int, frames_out: int = 11, residual: bool = False):
         super().__init__()
-        self.frames_out = frames_out
+        self.frames_out, self.residual = frames_out, residual
         pixels = 3 * PATCH**2
         self.cells = nn.ModuleList(Cell(pixels if i == 0 else width, width) for i in range(layers))
         self.readout = nn.Conv2d(layers * width, pixels, 1)
@@ -33,10 +34,12 @@ class ConvLSTM(nn.Module):
         states: list[tuple[Tensor, Tensor] | None] = [None] * len(self.cells)
         for frame in seen.unbind(1):
             states = self.step(frame, states)
-        predicted = [self.read(states)]
-        while len(predicted) < self.frames_out:
-            states = self.step(predicted[-1], states)
-            predicted.append(self.read(states))
+        frame, predicted = seen[:, -1], []
+        for horizon in range(self.frames_out):
+            if horizon:
+                states = self.step(frame, states)
+            frame = self.read(states) + (frame if self.residual else 0)
+            predicted.append(frame)
         return F.pixel_shuffle(torch.stack(predicted, 1), PATCH)
 
     def step(self, x: Tensor, states: list[tuple[Tensor, Tensor] | None]) -> list[tuple[Tensor, Tensor]]:
@@ -48,7 +51,7 @@ class ConvLSTM(nn.Module):
         return new
 
     def read(self, states: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the (B, 48, h, w) patches of the next frame."""
+        """Return the (B, 48, h, w) patches of the next frame, or their change."""
         return self.readout(torch.cat([hidden for hidden, _ in states], 1))
 
 

@@ -40,7 +40,7 @@ class FramesConfig:
     Attributes:
         network: ``simvp``, or in its place ``convlstm`` with ``N_S`` layers of ``hid_S`` channels, for comparison.
         downscale: SimVP sees and draws frames whose sides are this many times smaller.
-        residual: SimVP draws what changes after frame 11 instead of whole frames.
+        residual: SimVP draws what changes after frame 11, ConvLSTM what changes at every step, and not whole frames.
         ssim_weight: of 1 − SSIM beside the squared error.
         last_weight: of frame 22's error, where the other predicted frames weigh 1.
         segmenter_steps: of the U-Net on predicted frames; 0 is off, here and below.
@@ -139,7 +139,10 @@ def build_simvp(config: FramesConfig) -> nn.Module:
     return Residual(simvp) if config.residual else simvp
 
 
-NETWORKS = {"simvp": build_simvp, "convlstm": lambda config: ConvLSTM(config.hid_S, config.N_S)}
+NETWORKS = {
+    "simvp": build_simvp,
+    "convlstm": lambda config: ConvLSTM(config.hid_S, config.N_S, residual=config.residual),
+}
 """What draws frames, by the name a config gives it."""
 
 

@@ -1,5 +1,6 @@
 """ConvLSTM's cell against its formula pixel by pixel, its rollout against itself, and one clip learned by heart."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -23,13 +24,21 @@ def test_a_cell_is_an_lstm_at_every_pixel():
         torch.testing.assert_close(found[0].flatten(1).T, expected)
 
 
-def test_what_is_predicted_is_the_next_input():
+@pytest.mark.parametrize("residual", [False, True])
+def test_what_is_predicted_is_the_next_input(residual):
     torch.manual_seed(0)
-    model, clip = ConvLSTM(8, 2, frames_out=3).eval(), torch.rand(2, 4, 3, 16, 24)
+    model, clip = ConvLSTM(8, 2, frames_out=3, residual=residual).eval(), torch.rand(2, 4, 3, 16, 24)
     predicted = model(clip)
     assert predicted.shape == (2, 3, 3, 16, 24)
     longer = torch.cat((clip, predicted[:, :1]), 1)
     torch.testing.assert_close(model(longer)[:, :2], predicted[:, 1:])
+
+
+def test_without_a_change_the_last_frame_stays():
+    model, clip = ConvLSTM(8, 2, frames_out=3, residual=True), torch.rand(2, 4, 3, 16, 24)
+    for parameter in model.readout.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(model(clip), clip[:, -1:].expand(-1, 3, -1, -1, -1))
 
 
 def test_one_clip_is_learned_by_heart():
