@@ -18,8 +18,8 @@ KERNEL = 5
 class ConvLSTM(nn.Module):
     """Read a clip frame by frame, then predict frame by frame, each prediction being the next input.
 
-    Maps (B, T, 3, H, W) to the (B, ``frames_out``, 3, H, W) that follow; 4 divides H and W. If ``residual``, every
-    prediction is what changes in the frame before it.
+    Maps (B, T, 3, H, W) to the (B, ``frames_out``, 3, H, W) that follow; 4 divides H and W. If ``residual``, what is
+    read out is what changes in the frame before; untrained, that is nothing.
     """
 
     def __init__(self, width: int, layers: int, frames_out: int = 11, residual: bool = False):
@@ -28,6 +28,9 @@ class ConvLSTM(nn.Module):
         pixels = 3 * PATCH**2
         self.cells = nn.ModuleList(Cell(pixels if i == 0 else width, width) for i in range(layers))
         self.readout = nn.Conv2d(layers * width, pixels, 1)
+        if residual:
+            for parameter in self.readout.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, clip: Tensor) -> Tensor:
         seen = F.pixel_unshuffle(clip, PATCH)  # (B, T, 48, H/4, W/4)
