@@ -17,7 +17,7 @@ from data_prep.classes import IGNORE
 from solution.metrics import Score, score
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
-from solution.predictors.jepa import load_jepa
+from solution.predictors.jepa import load_patch_segmenter
 from solution.segmenter import load_segmenter, segment_in_chunks
 from solution.stages import Pipeline, System, clips, system_probabilities
 
@@ -93,7 +93,7 @@ def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[
     """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
     segmenters = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)}
     if "jepa" in pipeline.config.ensemble.members:
-        segmenters[DECODER_CEILING] = load_jepa(pipeline.jepa().folder, pipeline.device).pipeline.segmenter
+        segmenters[DECODER_CEILING] = load_patch_segmenter(pipeline.jepa().folder, pipeline.device)
     return {name: score(segment_in_chunks(s, frames, pipeline.device), truth) for name, s in segmenters.items()}
 
 

@@ -313,6 +313,15 @@ def load_jepa(folder: Path, device: torch.device) -> FramesPredictor:
     return FramesPredictor(load_weights(JepaPipeline(config), folder, device))
 
 
+def load_patch_segmenter(folder: Path, device: torch.device) -> PatchSegmenter:
+    """Return what reads masks off true frames: the decoder of ``folder`` as it was before tuning on drawn ones."""
+    segmenter = load_jepa(folder, device).pipeline.segmenter
+    learned = [folder / kind for kind in ("labelled", "pseudo") if (folder / kind).is_dir()]
+    if learned:
+        load_weights(segmenter.decoder, learned[0], device)
+    return segmenter
+
+
 def load_encoder(config: EncoderConfig, folder: Path, device: torch.device) -> Encoder:
     """Return the target encoder that :func:`train_encoder` left in ``folder``, in evaluation mode."""
     return load_weights(Jepa(config.width, config.layers, config.heads), folder, device).target

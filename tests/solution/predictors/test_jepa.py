@@ -28,6 +28,7 @@ from solution.predictors.jepa import (
     frame_batches,
     load_encoder,
     load_jepa,
+    load_patch_segmenter,
     look_at_features,
     probe_precision,
     train_encoder,
@@ -185,6 +186,7 @@ def test_all_kinds_of_masks_teach_the_decoder_alone_and_the_predictor_rebuilds(v
     decoders = [weights_in(tmp_path / kind) for kind in ("pseudo", "labelled", "tuned")]
     assert not same(decoders[0], decoders[1]) and not same(decoders[1], decoders[2])
     assert same(decoders[2], predictor.pipeline.segmenter.decoder.state_dict())
+    assert same(decoders[1], load_patch_segmenter(tmp_path, CPU).decoder.state_dict())
     assert same(weights_in(pretrained / "generator"), predictor.pipeline.generator.state_dict())
     encoder = load_encoder(TINY.encoder, pretrained / "encoder", CPU)
     assert same(encoder.state_dict(), predictor.pipeline.segmenter.encoder.state_dict())
