@@ -100,6 +100,6 @@ def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[
 def print_table(scores: dict[str, Score]) -> None:
     """Print one line per method: the competition's score, and the steadier mean over objects."""
     first = next(iter(scores.values()))
-    click.echo(f"\n{'on ' + str(first.videos) + ' videos':32}{'Jaccard':>9}   object IoU")
+    click.echo(f"\n{'on ' + str(first.videos) + ' videos':34}{'Jaccard':>9}   object IoU")
     for name, result in scores.items():
-        click.echo(f"{name:32}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
+        click.echo(f"{name:34}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
