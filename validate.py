@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from data_prep.errors import UserError, exits_cleanly
-from solution.evaluation import ceilings, evaluate, print_table
+from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_table
 from solution.metrics import Score, score
 from solution.page import write_page
 from solution.report import material_of_file, material_of_run, record_run, save_validation
@@ -89,7 +89,8 @@ def score_run(
     val = packed["val"]
     truth = val.masks[:, -1]
     evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device)
-    scores = evaluation.scores | ceilings(pipeline, val.frames[:, -1], truth)
+    best = {FORESIGHT: foresight(val.masks)} if val.frames is None else ceilings(pipeline, val.frames[:, -1], truth)
+    scores = evaluation.scores | best
     save_validation(run_name, data, scores)
     if report:
         write_page(report, material_of_run(run_name, pipeline, evaluation, scores))

@@ -25,7 +25,7 @@ import torch
 
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit
-from solution.config import Config, override
+from solution.config import CHOICES, Config, override
 from solution.ensemble import EnsembleConfig
 from solution.machine import commit
 from solution.metrics import score
@@ -101,6 +101,9 @@ SPECS = {
     "network": Spec(
         ("ensemble.members=frames",),
         {"SimVP": ("frames.network=simvp",), "ConvLSTM": ("frames.network=convlstm",)},
+    ),
+    "dynamics": Spec(
+        ("ensemble.members=objects",), {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
     ),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),
 }
@@ -415,7 +418,7 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants on val; SPEC is frames, network, jepa, loss, views, members, segmenter or decode.
+    """Compare variants on val; SPEC is frames, network, jepa, dynamics, loss, views, members, segmenter or decode.
 
     Interrupted at any moment, the same command goes on where it was.
     """
