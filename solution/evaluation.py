@@ -27,7 +27,7 @@ from solution.stages import TRACKED_AT_ONCE, Pipeline, System, clips, system_pro
 from solution.tracks import find_tracks
 
 CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of the objects seen"
-DECODER_CEILING = "mask decoder on the true frame 22"
+DECODER_CEILING = "mask decoder on true frame 22"
 """What perfect foresight would reach: with frames, in a stand-in of masks only, and with the decoder of ``jepa``."""
 RELIABILITY_BINS = 10
 LEAST_PROBABILITY = 0.01
@@ -120,6 +120,6 @@ def foresight(masks: np.ndarray) -> Score:
 def print_table(scores: dict[str, Score]) -> None:
     """Print one line per method: the competition's score, and the steadier mean over objects."""
     first = next(iter(scores.values()))
-    click.echo(f"\n{'on ' + str(first.videos) + ' videos':34}{'Jaccard':>9}   object IoU")
+    click.echo(f"\n{'on ' + str(first.videos) + ' videos':32}{'Jaccard':>9}   object IoU")
     for name, result in scores.items():
-        click.echo(f"{name:34}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
+        click.echo(f"{name:32}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
