@@ -11,7 +11,7 @@ import torch
 
 from data_prep.errors import UserError, exits_cleanly
 from solution.config import override
-from solution.evaluation import CEILING, ceiling, evaluate, print_table
+from solution.evaluation import ceilings, evaluate, print_table
 from solution.metrics import Score
 from solution.presets import PRESETS
 from solution.report import record_run
@@ -105,7 +105,7 @@ def score_against_standin(pipeline: Pipeline, data: Path) -> dict[str, Score]:
     scores = evaluate(pipeline.system(), hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device).scores
     scores["submission"] = scores.pop("ensemble")
     last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
-    return scores | {CEILING: ceiling(pipeline, last_frames, truth)}
+    return scores | ceilings(pipeline, last_frames, truth)
 
 
 if __name__ == "__main__":

@@ -26,19 +26,23 @@ import torch
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit
 from solution.config import CHOICES, Config, override
+from solution.ensemble import EnsembleConfig
 from solution.machine import commit
 from solution.metrics import score
+from solution.predictors import View
+from solution.predictors.baselines import BASELINES
 from solution.predictors.frames import FramePipeline
+from solution.predictors.jepa import JepaPipeline
 from solution.presets import PRESETS
 from solution.results_table import RESULTS, markdown_table, number, record_result, with_error, write_whole
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
 from solution.segmenter import build_segmenter
-from solution.stages import Pipeline, Stage, content, stage_key
+from solution.stages import Pipeline, Stage, clips, content, stage_key
 
 ABLATIONS = RUNS / "ablations"
-MEMBERS, VIEWS = CHOICES["ensemble.members"], CHOICES["ensemble.views"]
+MEMBERS, VIEWS = EnsembleConfig.members, EnsembleConfig.views
 AT_LEAST_ONE = frozenset(
-    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "modes", "samples"}
+    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "heads", "modes", "samples"}
 )
 
 
@@ -57,7 +61,27 @@ def subsets(names: Iterable[str], key: str, least: int) -> dict[str, tuple[str, 
     return {" + ".join(some) or "none": (f"{key}={','.join(some)}",) for some in chosen}
 
 
+def tuned(*kinds: str) -> tuple[str, ...]:
+    """Return the settings that leave of the frame predictor's fine-tuning these kinds."""
+    return tuple(f"frames.{kind}_steps=0" for kind in ("segmenter", "joint", "pseudo") if kind not in kinds)
+
+
+REPORT_FRAMES = ("frames.residual=false", "frames.ssim_weight=0", "frames.last_weight=1", "frames.weight_decay=0")
+
 SPECS = {
+    "frames": Spec(
+        ("ensemble.members=frames",),
+        {
+            "all tuned": (),
+            "report: MSE only": (*REPORT_FRAMES, *tuned(), "ensemble.views=", "ensemble.decode=argmax"),
+            "report, views and fitted threshold": (*REPORT_FRAMES, *tuned()),
+            "MSE, changes only": ("frames.ssim_weight=0", *tuned()),
+            "MSE + SSIM, changes only": tuned(),
+            "then U-Net tuned": tuned("segmenter"),
+            "then both tuned": tuned("joint"),
+            "then both tuned, pseudo masks too": tuned("pseudo"),
+        },
+    ),
     "loss": Spec(
         ("ensemble.members=frames",),
         {"squared error": ("frames.ssim_weight=0",)}
@@ -69,6 +93,14 @@ SPECS = {
         (),
         {encoder: (f"segmenter.encoder={encoder}",) for encoder in ("resnet18", "resnet34", "efficientnet-b0")}
         | {"with region loss": ("segmenter.region_weight=0.5",), "no region loss": ("segmenter.region_weight=0",)},
+    ),
+    "jepa": Spec(
+        ("ensemble.members=jepa",),
+        {"pseudo masks, then labelled": (), "labelled only": ("jepa.decoder.pseudo_steps=0",)},
+    ),
+    "network": Spec(
+        ("ensemble.members=frames",),
+        {"SimVP": ("frames.network=simvp",), "ConvLSTM": ("frames.network=convlstm",)},
     ),
     "dynamics": Spec(
         ("ensemble.members=objects",), {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
@@ -122,14 +154,12 @@ def check_possible(config: Config, label: str) -> None:
         UserError: names the variant.
     """
     numbers = {
-        f"{section}.{key}": value
-        for section, values in asdict(config).items()
-        if isinstance(values, dict)
-        for key, value in values.items()
+        path.replace("/", "."): value
+        for path, value in leaves(asdict(config)).items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     for name, value in numbers.items():
-        least = 1 if name.rsplit(".", 1)[1] in AT_LEAST_ONE else 0
+        least = 1 if name.rsplit(".", 1)[-1] in AT_LEAST_ONE else 0
         if not (math.isfinite(value) and value >= least):
             raise UserError(f"{label}: expected {name} to be a number of at least {least}, found {value}.")
     try:
@@ -137,7 +167,9 @@ def check_possible(config: Config, label: str) -> None:
             network = build_segmenter(config.segmenter)
             if "frames" in config.ensemble.members:
                 FramePipeline(config.frames, network)
-    except (KeyError, ValueError, RuntimeError) as error:
+            if "jepa" in config.ensemble.members:
+                JepaPipeline(config.jepa)
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
         text = str(error.args[0] if error.args else error).splitlines()[0]
         raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.") from None
 
@@ -294,6 +326,19 @@ class Ablation:
             )
         return table
 
+    def baselines(self) -> list[dict]:
+        """Return rows like :meth:`summary`'s for what learns nothing, on the masks of the base's segmenter."""
+        val = self.packed["val"]
+        seen = Pipeline(next(iter(self.configs.values())), self.packed, STAGES, self.device).masks_of(val)
+        table = []
+        for name, baseline in BASELINES.items():
+            masks = [baseline.predict(clip, View()).argmax(1) for clip, _ in clips(val.frames, seen, self.device)]
+            found = score(torch.cat(masks).byte().cpu(), val.masks[:, -1])
+            unknown = dict.fromkeys(("jaccard_sd", "difference", "difference_se", "minutes", "peak_gib"))
+            scores = {key: getattr(found, key) for key in ("jaccard", "object_iou", "object_iou_se")}
+            table.append({"method": name, "n": 1} | unknown | scores)
+        return table
+
 
 def as_markdown(table: list[dict]) -> str:
     """Return the summary as a Markdown table."""
@@ -373,7 +418,7 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants of the solution on val: loss, views, members, segmenter, decode, or --vary anything.
+    """Compare variants on val; SPEC is frames, network, jepa, dynamics, loss, views, members, segmenter or decode.
 
     Interrupted at any moment, the same command goes on where it was.
     """
@@ -392,6 +437,7 @@ def main(
     table = ablation.summary(used)
     if not table:
         raise UserError(f"not one run fits into {minutes:g} minutes; give --minutes more.")
+    table += ablation.baselines()
     text = as_markdown(table)
     if left_out:
         text += "\n\nLeft out: " + "; ".join(left_out) + "."

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from data_prep.errors import UserError
 from solution.ensemble import EnsembleConfig
 from solution.models.simvp import TRANSLATORS
-from solution.predictors.frames import FramesConfig
+from solution.predictors.frames import NETWORKS, FramesConfig
+from solution.predictors.jepa import JepaConfig
 from solution.predictors.masks import MasksConfig
 from solution.predictors.objects import ObjectsConfig
 from solution.segmenter import SegmenterConfig
@@ -30,16 +31,18 @@ class Config:
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)
+    jepa: JepaConfig = field(default_factory=JepaConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
 
 
 CHOICES = {
-    "ensemble.members": ("objects", "masks", "frames"),
+    "ensemble.members": ("objects", "masks", "frames", "jepa"),
     "ensemble.views": ("flip", "slots", "turn"),
     "ensemble.decode": ("fitted", "argmax"),
     "objects.dynamics": ("direct", "simulated", "corrected"),
     "masks.form": ("oneshot", "rollout"),
     "masks.translator": tuple(TRANSLATORS),
+    "frames.network": tuple(NETWORKS),
     "frames.translator": tuple(TRANSLATORS),
 }
 

@@ -28,7 +28,7 @@ class EnsembleConfig:
     """Who predicts and how it is combined.
 
     Attributes:
-        members: predictors that vote, of ``objects``, ``masks`` and ``frames``.
+        members: predictors that vote, of ``objects``, ``masks``, ``frames`` and ``jepa``.
         views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
         view_count: how many views of a clip a member averages, at most.
         decode: ``fitted`` threshold or plain ``argmax``.

@@ -20,13 +20,15 @@ from solution.metrics import Score, score
 from solution.models.dynamics import Forecast
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
+from solution.predictors.jepa import load_patch_segmenter
 from solution.predictors.objects import draw
-from solution.segmenter import load_segmenter, segment
+from solution.segmenter import load_segmenter, segment_in_chunks
 from solution.stages import TRACKED_AT_ONCE, Pipeline, System, clips, system_probabilities
 from solution.tracks import find_tracks
 
 CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of seen objects"
-"""What perfect foresight would reach: with frames, and in a stand-in of masks only."""
+DECODER_CEILING = "mask decoder on true frame 22"
+"""What perfect foresight would reach: with frames, in a stand-in of masks only, and with the decoder of ``jepa``."""
 RELIABILITY_BINS = 10
 LEAST_PROBABILITY = 0.01
 """Below it nearly everything is floor far from any object, which would drown the rest."""
@@ -98,12 +100,12 @@ def evaluate(
     return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], presence, reliability)
 
 
-def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:
-    """Score the segmenter on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
-    network = load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)
-    chunks = range(0, len(frames), 16)
-    masks = np.concatenate([segment(network, frames[i : i + 16], pipeline.device) for i in chunks])
-    return score(masks, truth)
+def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
+    """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
+    segmenters = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)}
+    if "jepa" in pipeline.config.ensemble.members:
+        segmenters[DECODER_CEILING] = load_patch_segmenter(pipeline.jepa().folder, pipeline.device)
+    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth) for name, s in segmenters.items()}
 
 
 def foresight(masks: np.ndarray) -> Score:

@@ -24,6 +24,7 @@ from solution.settling import settle
 from solution.training import Recipe, autocast, fit, load_weights
 
 EVALUATION_FRAMES = 200
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,11 @@ def segment(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.nd
     with autocast(device):
         classes = model.classes(as_images(torch.from_numpy(np.array(frames)).to(device)))
     return classes.cpu().numpy()
+
+
+def segment_in_chunks(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.ndarray:
+    """Do what :func:`segment` does, a few frames at a time."""
+    return np.concatenate([segment(model, frames[i : i + CHUNK], device) for i in range(0, len(frames), CHUNK)])
 
 
 def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torch.device, label: str) -> np.ndarray:

@@ -30,7 +30,8 @@ from solution.ensemble import Decoding, decode, fit_decoding, member_probabiliti
 from solution.machine import peak_gib, reset_peak
 from solution.physics import FITTED_ON
 from solution.predictors import Clip, Predictor
-from solution.predictors.frames import FrameVideos, load_frames, train_frames
+from solution.predictors.frames import FrameVideos, load_frames, train_frames, train_simvp, untuned
+from solution.predictors.jepa import load_encoder, load_jepa, train_encoder, train_generator, train_jepa
 from solution.predictors.masks import MaskVideos, load_masks, train_masks
 from solution.predictors.objects import load_objects, train_objects
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
@@ -40,7 +41,7 @@ HELD_OUT_SHARE = 0.1
 HELD_OUT_LEAST = 8
 TRACKED_AT_ONCE = 32
 
-LOADERS = {"objects": load_objects, "masks": load_masks, "frames": load_frames}
+LOADERS = {"objects": load_objects, "masks": load_masks, "frames": load_frames, "jepa": load_jepa}
 
 
 @dataclass(frozen=True)
@@ -211,27 +212,112 @@ class Pipeline:
         )
 
     @made_once
-    def frames(self) -> Stage:
-        segmenter = self.segmenter()
+    def simvp(self) -> Stage:
+        """Train what draws the frames of ``frames``; the segmenter scores it meanwhile and decides nothing."""
+        segmenter, config = self.segmenter(), untuned(self.config.frames)
 
         def build(folder: Path) -> None:
-            train, unlabeled = self.packed["train"], self.packed.get("unlabeled")
-            train_frames(
-                self.config.frames,
-                self.config.segmenter,
+            train_simvp(
+                config,
                 load_segmenter(self.config.segmenter, segmenter.folder, self.device),
-                FrameVideos(train.frames, train.masks, self.fit_rows),
-                FrameVideos(unlabeled.frames, self.masks_of(unlabeled), np.arange(len(unlabeled)))
-                if unlabeled
-                else None,
-                FrameVideos(train.frames, train.masks, self.held_out_rows),
+                self._all_frames(),
+                self._labelled_frames(self.held_out_rows),
                 folder,
                 self.device,
                 self.config.seed,
             )
 
-        decided_by = {"config": asdict(self.config.frames), "segmenter": segmenter.key} | self.learned_from()
-        return self.stage("frames", decided_by, build)
+        splits = [content(split) for split in self._splits()]
+        return self.stage("simvp", {"config": asdict(config), "data": splits, "seed": self.config.seed}, build)
+
+    @made_once
+    def frames(self) -> Stage:
+        simvp, segmenter, config = self.simvp(), self.segmenter(), self.config.frames
+        unlabeled = self.packed.get("unlabeled") if config.pseudo_steps else None
+        keys = {"simvp": simvp.key, "segmenter": segmenter.key}
+        if unlabeled:
+            keys["pseudo"] = self.masks_stage(unlabeled).key
+
+        def build(folder: Path) -> None:
+            train_frames(
+                config,
+                self.config.segmenter,
+                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
+                simvp.folder,
+                self._labelled_frames(self.fit_rows),
+                self._unlabeled_frames() if unlabeled else None,
+                self._labelled_frames(self.held_out_rows),
+                folder,
+                self.device,
+                self.config.seed,
+            )
+
+        return self.stage("frames", {"config": asdict(config), "seed": self.config.seed} | keys, build)
+
+    def _labelled_frames(self, rows: np.ndarray) -> FrameVideos:
+        return FrameVideos(self.packed["train"].frames, self.packed["train"].masks, rows)
+
+    def _unlabeled_frames(self) -> FrameVideos | None:
+        split = self.packed.get("unlabeled")
+        return FrameVideos(split.frames, self.masks_of(split), np.arange(len(split))) if split else None
+
+    def _splits(self) -> list[PackedSplit]:
+        return [self.packed[name] for name in ("train", "unlabeled") if name in self.packed]
+
+    def _all_frames(self) -> list[FrameVideos]:
+        rows = {"train": self.fit_rows}
+        return [FrameVideos(s.frames, None, rows.get(s.name, np.arange(len(s)))) for s in self._splits()]
+
+    @made_once
+    def jepa_encoder(self) -> Stage:
+        """Train the encoder of ``jepa``, from frames alone: masks only show in its log what the features know."""
+        config, seed = self.config.jepa.encoder, self.config.seed
+
+        def build(folder: Path) -> None:
+            labelled, held_out = (self._labelled_frames(rows) for rows in (self.fit_rows, self.held_out_rows))
+            train_encoder(config, self._all_frames(), labelled, held_out, folder, self.device, seed)
+
+        splits = [content(split) for split in self._splits()]
+        return self.stage("jepa_encoder", {"config": asdict(config), "data": splits, "seed": seed}, build)
+
+    @made_once
+    def jepa_generator(self) -> Stage:
+        """Train the generator of ``jepa`` to draw frames by the encoder's features."""
+        encoder, segmenter, config = self.jepa_encoder(), self.segmenter(), self.config.jepa
+
+        def build(folder: Path) -> None:
+            train_generator(
+                config.generator,
+                load_encoder(config.encoder, encoder.folder, self.device),
+                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
+                self._all_frames(),
+                self._labelled_frames(self.held_out_rows),
+                folder,
+                self.device,
+                self.config.seed,
+            )
+
+        return self.stage("jepa_generator", {"config": asdict(config.generator), "encoder": encoder.key}, build)
+
+    @made_once
+    def jepa(self) -> Stage:
+        encoder, generator = self.jepa_encoder(), self.jepa_generator()
+
+        def build(folder: Path) -> None:
+            train_jepa(
+                self.config.jepa,
+                encoder.folder,
+                generator.folder,
+                self._labelled_frames(self.fit_rows),
+                self._unlabeled_frames(),
+                self._labelled_frames(self.held_out_rows),
+                folder,
+                self.device,
+                self.config.seed,
+            )
+
+        decided_by = {"config": asdict(self.config.jepa.decoder), "generator": generator.key} | self.learned_from()
+        return self.stage("jepa", decided_by, build)
 
     def member(self, name: str) -> Stage:
         """Make the stage of one ensemble member, see ``EnsembleConfig.members``."""

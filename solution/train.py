@@ -12,7 +12,7 @@ from solution.presets import PRESETS
 from solution.runs import STAGES, choose_device, default_data, pack_and_report, save_run, standin_data
 from solution.stages import Pipeline
 
-TRAINABLE = ("segmenter", "objects", "masks", "frames", "decoding")
+TRAINABLE = ("segmenter", "objects", "masks", "simvp", "frames", "jepa", "decoding")
 
 
 @click.command()

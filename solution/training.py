@@ -49,6 +49,10 @@ class Recipe:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
+    def decay(self, step: int) -> float:
+        """Return the weight decay of a step."""
+        return self.weight_decay
+
     @property
     def ema_decay(self) -> float:
         return math.exp(-1 / max(1.0, self.ema_share * self.steps))
@@ -153,7 +157,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             clock = time.perf_counter()
             rate = rate_share * recipe.rate(step)
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"], group["weight_decay"] = rate, recipe.decay(step)
             torch.manual_seed(seed * 1_000_003 + step)
             model.train()
             with autocast(device):

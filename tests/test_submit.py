@@ -286,12 +286,25 @@ def test_all_members_together(trained):
         "frames.joint_steps": 1,
         "frames.pseudo_steps": 1,
         "frames.batch_size": 1,
+        "jepa.encoder.width": 24,
+        "jepa.encoder.layers": 1,
+        "jepa.encoder.steps": 4,
+        "jepa.encoder.batch_size": 2,
+        "jepa.generator.width": 24,
+        "jepa.generator.layers": 1,
+        "jepa.generator.steps": 2,
+        "jepa.generator.batch_size": 1,
+        "jepa.decoder.layers": 1,
+        "jepa.decoder.pseudo_steps": 1,
+        "jepa.decoder.labelled_steps": 1,
+        "jepa.decoder.tuning_steps": 1,
+        "jepa.decoder.batch_size": 1,
     }
     settings = [f"--set={key}={value}" for key, value in tiny.items()]
-    found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames", *settings)
+    found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames,jepa", *settings)
     assert found.exit_code == 0, found.output
-    for name in ("objects", "masks", "frames"):
+    for name in ("objects", "masks", "frames", "jepa", "mask decoder on true frame 22"):
         assert f"\n{name} " in found.output
     again = trained.submission.read_bytes()
-    found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames", *settings)
+    found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames,jepa", *settings)
     assert found.exit_code == 0 and trained.submission.read_bytes() == again

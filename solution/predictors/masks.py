@@ -47,7 +47,8 @@ class MasksConfig:
     Attributes:
         form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
         slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
-        patch: side in pixels of the squares that SimVP sees as one pixel.
+        downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
+        patch: side in these pixels of the squares that SimVP sees as one pixel.
         horizons: how many of the last frames ``oneshot`` predicts.
         last_weight: of frame 22's cross-entropy, where the other horizons weigh 1.
         jaccard_weight: of frame 22's soft Jaccard.
@@ -55,6 +56,7 @@ class MasksConfig:
 
     form: str = "oneshot"
     slots: int = 8
+    downscale: int = 1
     patch: int = 2
     horizons: int = 11
     translator: str = "gsta"
@@ -101,7 +103,7 @@ class SlotSimVP(nn.Module):
         super().__init__()
         if config.form not in FORMS:
             raise ValueError(f"form is one of {', '.join(FORMS)}, not {config.form!r}")
-        self.patch, self.slots, self.form = config.patch, config.slots, config.form
+        self.patch, self.slots, self.form, self.downscale = config.patch, config.slots, config.form, config.downscale
         self.simvp = SimVP(
             config.slots + len(SHAPES),
             (config.slots + 1) * config.patch**2,
@@ -245,14 +247,30 @@ class MasksPredictor:
 
     @torch.inference_mode()
     def predict(self, clip: Clip, view: View) -> Tensor:
-        classes = slot_classes(clip.masks, self.network.slots)
+        masks = thin(clip.masks, self.network.downscale)
+        classes = slot_classes(masks, self.network.slots)
         if view.slot_seed is not None and "slots" in self.symmetries:
             order = torch.randperm(self.network.slots, generator=torch.Generator().manual_seed(view.slot_seed))
             classes = classes[:, order]
         classes = classes.to(clip.masks.device)
         with autocast(clip.masks.device):
-            logits = self.network(to_slots(clip.masks, classes), slot_shapes(classes))
-        return to_classes(logits[:, -1].softmax(1), classes)
+            logits = self.network(to_slots(masks, classes), slot_shapes(classes))[:, -1]
+        return to_classes(thicken(logits, self.network.downscale).softmax(1), classes)
+
+
+def thin(masks: Tensor, downscale: int) -> Tensor:
+    """Return every ``downscale``-th row and column of (..., H, W), from the first on."""
+    return masks[..., ::downscale, ::downscale].contiguous()
+
+
+def thicken(logits: Tensor, downscale: int) -> Tensor:
+    """Return (B, K, H, W) logits between the (B, K, H / downscale, W / downscale) ones of what :func:`thin` leaves."""
+    if downscale == 1:
+        return logits
+    height, width = (downscale * side for side in logits.shape[-2:])
+    padded = F.pad(logits, (0, 1, 0, 1), mode="replicate")
+    between = F.interpolate(padded, (height + 1, width + 1), mode="bilinear", align_corners=True)
+    return between[..., :height, :width]
 
 
 def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
@@ -269,7 +287,7 @@ def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -
             side = slice(None, None, -1 if rng.random() < 0.5 else 1)
             inputs.append(videos[part].inputs[row, start : start + CLIP_FRAMES, :, side])
             targets.append(videos[part].targets[row, target_start : target_start + ahead, :, side])
-        inputs, targets = torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
+        inputs, targets = (thin(torch.from_numpy(np.stack(part)), config.downscale) for part in (inputs, targets))
         classes = slot_classes(inputs, config.slots)
         if config.slots < NUM_CLASSES - 1:
             classes = torch.from_numpy(rng.permuted(classes.numpy(), axis=1))

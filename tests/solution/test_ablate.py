@@ -25,6 +25,8 @@ def test_ready_specs_are_possible_and_start_from_their_base(spec):
 
 def test_specs_have_the_promised_variants():
     assert len(SPECS["members"].variants) == 7 and len(SPECS["loss"].variants) == 4
+    assert list(configs_of(SPECS["jepa"], QUICK)) == ["pseudo masks, then labelled (base)", "labelled only"]
+    assert list(configs_of(SPECS["network"], QUICK)) == ["SimVP (base)", "ConvLSTM"]
     assert list(SPECS["views"].variants)[:4] == ["none", "flip", "slots", "turn"]
     assert list(configs_of(SPECS["decode"], PRESETS["full"])) == ["fitted (base)", "argmax"]
 
@@ -55,6 +57,8 @@ def test_vary_describes_a_spec():
         (["--vary", "segmenter.encoder=resnet19"], ["resnet19"]),
         (["--vary", "ensemble.decode=best"], ["best"]),
         (["--vary", "frames.downscale=3", "--set", "ensemble.members=frames"], ["downscale"]),
+        (["--vary", "jepa.encoder.steps=0"], ["jepa.encoder.steps", "at least 1"]),
+        (["jepa", "--set", "jepa.encoder.heads=5"], ["divisible"]),
         (["members", "--data", "nowhere"], ["nowhere"]),
     ],
 )

@@ -16,17 +16,20 @@ def test_overrides_take_the_field_s_type():
             "segmenter.learning_rate=1e-4",
             "ensemble.members=objects,masks",
             "segmenter.crop=64,96",
+            "jepa.encoder.steps=9",
         ],
     )
     assert config.seed == 3 and config.segmenter.steps == 12 and config.segmenter.learning_rate == 1e-4
     assert config.ensemble.members == ("objects", "masks") and config.segmenter.crop == (64, 96)
     assert Config().segmenter.steps != 12
+    assert config.jepa.encoder.steps == 9 and config.jepa.decoder == Config().jepa.decoder
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("segmenter.step=3", "nearest is segmenter.steps"),
+        ("jepa.encoder.step=3", "nearest is jepa.encoder.steps"),
         ("segmentr.steps=3", "nearest is segmenter.steps"),
         ("segmenter=3", "no such key"),
         ("segmenter.steps.more=3", "no such key"),
@@ -44,3 +47,12 @@ def test_a_wrong_override_is_one_sentence(setting, message):
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_json_round_trip(preset):
     assert from_json(to_json(preset)) == preset
+
+
+def test_report_jepa_has_the_report_s_sizes():
+    config = PRESETS["report-jepa"].jepa
+    sizes = [(part.width, part.layers, part.heads) for part in (config.encoder, config.generator)]
+    assert sizes == [(192, 12, 3), (768, 12, 12)] and (config.decoder.layers, config.decoder.heads) == (6, 3)
+    assert config.encoder.batch_size == 2048 and config.encoder.epochs == 300
+    # 22 frames of 900 train and 13,000 unlabeled videos.
+    assert config.encoder.steps == pytest.approx(300 * 13_900 * 22 / 2048, rel=0.001)

@@ -97,6 +97,19 @@ def test_ema_is_the_weighted_mean_of_the_weights(tmp_path):
     assert ema.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_weight_decay_of_every_step_is_the_recipe_s(tmp_path):
+    class Rising(Recipe):
+        def decay(self, step: int) -> float:
+            return 0.1 * (step + 1)
+
+    recipe = Rising(steps=4, learning_rate=0.5, ema_share=1e-9)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    fit(model, lambda m, _: {"loss": 0 * m.weight.sum()}, lambda step: {"x": torch.zeros(1)}, tmp_path, recipe, CPU)
+    shares = [1 - recipe.rate(step) * 0.1 * (step + 1) for step in range(4)]
+    assert model.weight.item() == pytest.approx(math.prod(shares))
+
+
 def stop_at(step: int, folder: Path, monkeypatch, recipe: Recipe) -> None:
     """Train until a step, with a checkpoint after every one."""
 

@@ -1,6 +1,8 @@
 """The frame predictor's stages each train what they should, can be switched off, and leave a folder that rebuilds."""
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,22 +11,28 @@ from PIL import Image
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.losses import frame_loss, mask_loss
 from solution.predictors import Clip, View
 from solution.predictors.frames import (
+    REPORT,
     FramePipeline,
     FramesConfig,
     FrameVideos,
     as_clip,
+    count_epochs,
     evaluate_frames,
     last_frame,
     load_frames,
     save_strip,
     train_frames,
-    tune_jointly,
-    tune_segmenter,
+    train_simvp,
+    tune,
+    untuned,
     video_batches,
 )
+from solution.presets import REPORT_SIMVP
 from solution.segmenter import SegmenterConfig, build_segmenter
+from solution.training import load_weights
 
 TINY = FramesConfig(
     translator="inception",
@@ -94,11 +102,22 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     assert mirrored == {True, False}
 
 
-@pytest.mark.parametrize("downscale", [1, 2])
-def test_predicts_probabilities_of_frame_22(videos, downscale):
-    model = pipeline(replace(TINY, downscale=downscale))
+@pytest.mark.parametrize(("network", "downscale"), [("simvp", 1), ("simvp", 2), ("convlstm", 1), ("convlstm", 2)])
+def test_predicts_frame_22(videos, network, downscale):
+    model = pipeline(replace(TINY, network=network, downscale=downscale))
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
     assert last_frame(model.simvp, clip, downscale).shape == (1, 3, HEIGHT, WIDTH)
+
+
+def test_initial_losses_are_those_of_repeating_frame_11_and_of_guessing_a_class(videos):
+    model = pipeline(replace(TINY, downscale=1))
+    clip, future = (torch.from_numpy(videos.frames[:1, part]) for part in (np.s_[:CLIP_FRAMES], np.s_[CLIP_FRAMES:]))
+    predicted, truth = model.simvp(as_clip(clip, 1)), as_clip(future, 1)
+    repeated = (as_clip(clip, 1)[:, -1:] - truth).square().mean().item()
+    assert frame_loss(predicted, truth)["mse"].item() == pytest.approx(repeated)
+    target = torch.randint(NUM_CLASSES, (1, 1, HEIGHT, WIDTH))
+    guessing = mask_loss(model(clip)[:, None], target)["cross_entropy"].item()
+    assert guessing == pytest.approx(np.log(NUM_CLASSES), rel=0.15)
 
 
 def test_downscale_that_does_not_divide_is_named():
@@ -106,36 +125,67 @@ def test_downscale_that_does_not_divide_is_named():
         pipeline(replace(TINY, downscale=3))
 
 
-def test_all_stages_run_leave_the_segmenter_alone_and_rebuild(videos, tmp_path):
+@pytest.fixture(scope="module")
+def simvp(videos, tmp_path_factory) -> Path:
+    """The folder of a trained SimVP; its videos need no masks."""
+    folder = tmp_path_factory.mktemp("simvp")
+    unlabeled = replace(videos, masks=None)
+    train_simvp(TINY, build_segmenter(SEGMENTER), [unlabeled], videos, folder, CPU)
+    return folder
+
+
+def test_every_kind_of_tuning_runs_leaves_the_segmenter_alone_and_rebuilds(videos, simvp, tmp_path):
     segmenter = build_segmenter(SEGMENTER)
     before = weights(segmenter)
-    predictor = train_frames(TINY, SEGMENTER, segmenter, videos, videos, videos, tmp_path, CPU)
+    predictor = train_frames(TINY, SEGMENTER, segmenter, simvp, videos, videos, videos, tmp_path, CPU)
     assert not changed(segmenter, before)
-    for stage in ("simvp", "segmenter", "joint", "pseudo"):
-        assert (tmp_path / stage / "weights.safetensors").exists()
-        assert Image.open(next((tmp_path / stage).glob("strip_*.png"))).size == (4 * WIDTH, 3 * HEIGHT)
+    for folder in (simvp, *(tmp_path / kind for kind in ("segmenter", "joint", "pseudo"))):
+        assert (folder / "weights.safetensors").exists()
+        assert Image.open(next(folder.glob("strip_*.png"))).size == (4 * WIDTH, 3 * HEIGHT)
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
     probabilities = predictor.predict(Clip(clip, clip[..., 0]), View())
     assert probabilities.shape == (1, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(1, HEIGHT, WIDTH))
     assert torch.equal(load_frames(tmp_path, CPU).predict(Clip(clip, clip[..., 0]), View()), probabilities)
-    kept = train_frames(TINY, SEGMENTER, segmenter, videos, videos, videos, tmp_path, CPU)  # finished: nothing to do
+    kept = train_frames(TINY, SEGMENTER, segmenter, simvp, videos, videos, videos, tmp_path, CPU)  # nothing to do
     assert torch.equal(kept.predict(Clip(clip, clip[..., 0]), View()), probabilities)
 
 
-def test_stages_without_steps_are_skipped(videos, tmp_path):
-    config = replace(TINY, segmenter_steps=0, joint_steps=0, pseudo_steps=0)
-    train_frames(config, SEGMENTER, build_segmenter(SEGMENTER), videos, None, videos, tmp_path, CPU)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["simvp"]
+@pytest.mark.parametrize("network", ["simvp", "convlstm"])
+def test_tuning_without_steps_is_skipped_and_both_networks_are_as_they_came(videos, tmp_path, network):
+    config, segmenter, drawer = untuned(replace(TINY, network=network)), build_segmenter(SEGMENTER), tmp_path / "drawer"
+    train_simvp(config, segmenter, [videos], videos, drawer, CPU)
+    predictor = train_frames(config, SEGMENTER, segmenter, drawer, videos, None, videos, tmp_path / "frames", CPU)
+    assert not [path for path in (tmp_path / "frames").iterdir() if path.is_dir()]
+    assert not changed(predictor.pipeline.segmenter, weights(segmenter))
+    assert not changed(predictor.pipeline.simvp, weights(load_weights(pipeline(config).simvp, drawer, CPU)))
 
 
 def test_each_tuning_changes_its_own_networks(videos, tmp_path):
     model = pipeline()
     simvp, segmenter = weights(model.simvp), weights(model.segmenter)
-    tune_segmenter(TINY, model, [videos], videos, tmp_path / "segmenter", CPU, 0)
+    tune(TINY, model, model.segmenter, 1, [videos], videos, tmp_path / "segmenter", CPU, 0)
     assert changed(model.segmenter, segmenter) and not changed(model.simvp, simvp)
-    tune_jointly(TINY, model, [videos], videos, tmp_path / "joint", CPU, 0)
+    tune(TINY, model, model, 1, [videos], videos, tmp_path / "joint", CPU, 0)
     assert changed(model.simvp, simvp)
+
+
+def test_every_epoch_is_evaluated(videos, tmp_path):
+    config = replace(TINY, steps=6, batch_size=1)
+    train_simvp(config, build_segmenter(SEGMENTER), [videos], videos, tmp_path, CPU)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows if row["jaccard"]] == ["3", "6"]
+    assert all(float(row["data_s"]) > 0 and float(row["step_s"]) > 0 for row in rows)
+    assert all(row["psnr"] and row["ssim"] for row in rows if row["jaccard"])
+    assert len(list(tmp_path.glob("strip_*.png"))) == 2
+
+
+def test_the_report_s_steps_are_its_epochs():
+    unlabeled, train = FrameVideos(None, None, np.arange(13_000)), FrameVideos(None, None, np.arange(900))
+    assert count_epochs(REPORT.steps, REPORT.batch_size, [unlabeled, train]) == 25
+    segmenter = REPORT_SIMVP.segmenter
+    frames = FrameVideos(None, None, np.arange(900 * NUM_FRAMES))
+    assert count_epochs(segmenter.steps, segmenter.batch, [frames]) == 20
 
 
 def test_evaluation_of_a_perfect_drawing(videos, tmp_path):

@@ -23,6 +23,8 @@ from solution.predictors.masks import (
     slot_batches,
     slot_classes,
     slot_shapes,
+    thicken,
+    thin,
     to_classes,
     to_slots,
     train_masks,
@@ -89,9 +91,9 @@ def test_ignored_stays_ignored_and_strangers_become_background():
 
 
 @pytest.mark.parametrize("form", ["oneshot", "rollout"])
-@pytest.mark.parametrize("slots", [4, 48])
-def test_probabilities_of_frame_22(masks, form, slots):
-    predictor = MasksPredictor(network(replace(TINY, form=form, slots=slots)))
+@pytest.mark.parametrize(("slots", "downscale"), [(4, 1), (48, 1), (4, 2)])
+def test_probabilities_of_frame_22(masks, form, slots, downscale):
+    predictor = MasksPredictor(network(replace(TINY, form=form, slots=slots, downscale=downscale)))
     clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
     probabilities = predictor.predict(Clip(clip, clip), View(slot_seed=1))
     assert probabilities.shape == (2, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
@@ -100,6 +102,20 @@ def test_probabilities_of_frame_22(masks, form, slots):
     if slots == 4:
         absent = [c for c in range(1, NUM_CLASSES) if c not in clip[0].unique()]
         assert probabilities[0, absent].max() == 0
+
+
+@pytest.mark.parametrize("downscale", [1, 2, 4])
+def test_between_thinned_pixels_lies_what_was_there(downscale):
+    rows, columns = torch.meshgrid(torch.arange(160.0), torch.arange(240.0), indexing="ij")
+    slope = (2 * rows + 3 * columns)[None, None]
+    back = thicken(thin(slope, downscale), downscale)
+    inside = np.s_[..., : 160 - downscale, : 240 - downscale]  # behind the last kept pixel nothing is known
+    assert back.shape == slope.shape
+    torch.testing.assert_close(back[inside], slope[inside])
+    disc = ((rows - 70.3).square() + (columns - 99.8).square() < 14**2).float()[None, None]
+    drawn = thicken(thin(disc, downscale), downscale) > 0.5
+    iou = (drawn & (disc > 0)).sum() / (drawn | (disc > 0)).sum()
+    assert iou > {1: 0.999, 2: 0.92, 4: 0.84}[downscale]  # of an object of usual size
 
 
 def test_renaming_the_classes_renames_the_probabilities_and_nothing_else(masks):

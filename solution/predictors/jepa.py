@@ -1,0 +1,448 @@
+"""The other frame-space predictor: I-JEPA features, ViViT drawing frame 22 by them, a decoder that reads its mask off.
+
+The encoder learns from all frames, the generator from all videos, the decoder from masks; each is trained on what the
+one before it left, which stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_prep.classes import IGNORE, NUM_CLASSES
+from data_prep.errors import UserError
+from data_prep.scene import NUM_FRAMES
+from solution.clips import draw_videos
+from solution.metrics import score
+from solution.models.jepa import Encoder, Jepa, draw_patches, spread
+from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
+from solution.models.unet import SegmentationUNet
+from solution.models.vit import GRID, PATCH, PATCHES
+from solution.models.vivit import ViViT
+from solution.predictors.frames import (
+    EVALUATION_CLIPS,
+    FramesPredictor,
+    FrameVideos,
+    as_clip,
+    evaluate_frames,
+    video_batches,
+)
+from solution.segmenter import CHUNK, as_images, segment_in_chunks
+from solution.training import Recipe, autocast, fit, load_weights, save_weights
+
+COLLAPSED = 0.01
+"""A spread of features below this is an encoder that tells frames apart hardly or not at all."""
+PROBE_FRAMES = 192
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """I-JEPA, encoder and predictor of one size; the defaults are the report's, for 13,900 videos.
+
+    Attributes:
+        momentum: of the target encoder at first; it ends at 1.
+        epochs: equal parts of the steps; each ends with a look at the features.
+    """
+
+    width: int = 192
+    layers: int = 12
+    heads: int = 3
+    momentum: float = 0.996
+    epochs: int = 300
+    steps: int = 44_800
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """ViViT of the report's size; steps and rate are ours.
+
+    Attributes:
+        pixel_weight: of the squared error of pixels, beside that of features; the report has none.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    pixel_weight: float = 0.0
+    steps: int = 40_000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The mask decoder, as wide as the encoder, and how long, in steps of ours, it learns from what; 0 is off.
+
+    Attributes:
+        pseudo_steps: on frames of unlabeled videos with the segmenter's masks.
+        labelled_steps: on frames with true masks, then.
+        tuning_steps: on drawn frames 22 with true masks, last.
+        tuning_rate: the learning rate of these.
+    """
+
+    layers: int = 6
+    heads: int = 3
+    pseudo_steps: int = 20_000
+    labelled_steps: int = 10_000
+    tuning_steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    tuning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class JepaConfig:
+    """The three networks and their training."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+QUICK = JepaConfig(
+    EncoderConfig(width=96, layers=4, momentum=0.95, epochs=4, steps=200, batch_size=64),
+    GeneratorConfig(width=192, layers=4, heads=3, pixel_weight=100.0, steps=300, batch_size=4, learning_rate=1e-3),
+    DecoderConfig(
+        layers=2,
+        pseudo_steps=400,
+        labelled_steps=200,
+        tuning_steps=40,
+        batch_size=8,
+        learning_rate=3e-3,
+        tuning_rate=1e-3,
+    ),
+)
+"""What two CPU cores can try in minutes: few steps, so the target follows faster and pixels help the generator."""
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe(Recipe):
+    """The schedules of I-JEPA, with the report's numbers; all are functions of the step.
+
+    The rate rises from a tenth over 15 of 300 epochs and falls to a thousandth by a cosine, by which the weight decay
+    rises from 0.04 to 0.4; the momentum of the target rises to 1 linearly.
+    """
+
+    weight_decay: float = 0.04
+    last_weight_decay: float = 0.4
+    warmup: float = 15 / 300
+    momentum: float = 0.996
+
+    def rate(self, step: int) -> float:
+        warmup = max(1, round(self.warmup * self.steps))
+        if step < warmup:
+            return self.learning_rate * (0.1 + 0.9 * step / warmup)
+        return self.learning_rate * (0.001 + 0.999 * half_cosine(step - warmup, self.steps - 1 - warmup))
+
+    def decay(self, step: int) -> float:
+        change = self.weight_decay - self.last_weight_decay
+        return self.last_weight_decay + change * half_cosine(step, self.steps - 1)
+
+    def momentum_at(self, step: Tensor) -> Tensor:
+        """Return the momentum with which the target follows at a step."""
+        return self.momentum + (1 - self.momentum) * step / max(1, self.steps - 1)
+
+
+def half_cosine(step: int, last: int) -> float:
+    """Return what falls from 1 at step 0 to 0 at step ``last`` as half a cosine wave."""
+    return 0.5 * (1 + math.cos(math.pi * step / max(1, last)))
+
+
+class JepaPipeline(nn.Module):
+    """Eleven frames → eleven drawn frames → class logits of the last."""
+
+    def __init__(self, config: JepaConfig):
+        super().__init__()
+        encoder, generator, decoder = config.encoder, config.generator, config.decoder
+        self.generator = ViViT(generator.width, generator.layers, generator.heads)
+        self.segmenter = PatchSegmenter(
+            Encoder(encoder.width, encoder.layers, encoder.heads),
+            MaskDecoder(encoder.width, decoder.layers, decoder.heads),
+        )
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Map a (B, 11, 160, 240, 3) uint8 clip to (B, 49, 160, 240) logits of frame 22."""
+        return self.segmenter(self.draw(clip))
+
+    def draw(self, clip: Tensor) -> Tensor:
+        """Return the (B, 3, 160, 240) frame 22 that follows a (B, 11, 160, 240, 3) uint8 clip."""
+        return self.generator(as_clip(clip, 1))[:, -1]
+
+
+def train_encoder(
+    config: EncoderConfig,
+    videos: Sequence[FrameVideos],
+    labelled: FrameVideos,
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+) -> None:
+    """Teach I-JEPA the frames of any videos, into ``folder``.
+
+    Args:
+        config: the networks and their recipe.
+        videos: to learn from; masks are not looked at.
+        labelled: videos to which the linear probe is fitted.
+        held_out: labelled videos that are in neither; every epoch ends with looking at the features of their frames.
+        folder: made if missing; training resumes there.
+        device: where to train.
+        seed: of everything random.
+
+    Raises:
+        UserError: the encoder collapsed, see :func:`look_at_features`.
+    """
+    torch.manual_seed(seed)
+    network = Jepa(config.width, config.layers, config.heads)
+    recipe = PretrainingRecipe(config.steps, config.learning_rate, momentum=config.momentum, evaluations=config.epochs)
+    draw_frames = frame_batches(config.batch_size, videos, seed, with_masks=False)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        hidden, seen = draw_patches(config.batch_size, np.random.default_rng((seed, step)))
+        return draw_frames(step) | {"hidden": hidden, "seen": seen}
+
+    def loss(jepa: Jepa, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        network.follow(recipe.momentum_at(network.updates))
+        predicted, target = jepa(as_images(tensors["frames"]), tensors["seen"], tensors["hidden"])
+        return {"loss": F.mse_loss(predicted.float(), target)}
+
+    def evaluate(jepa: Jepa) -> dict[str, float]:
+        return look_at_features(jepa.target, labelled, held_out, device)
+
+    fit(network, loss, batch, folder, recipe, device, seed, evaluate)
+
+
+def train_generator(
+    config: GeneratorConfig,
+    encoder: Encoder,
+    segmenter: SegmentationUNet,
+    videos: Sequence[FrameVideos],
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+) -> None:
+    """Teach ViViT to draw frames 12–22 of any videos that the encoder cannot tell from the true ones.
+
+    See :func:`train_encoder` for the other arguments.
+
+    Args:
+        encoder: stays as it is.
+        segmenter: says in the log what a U-Net would make of the drawn frame 22.
+    """
+    torch.manual_seed(seed)
+    encoder.requires_grad_(False)
+
+    def loss(generator: ViViT, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        drawn, future = generator(as_clip(tensors["clip"], 1)), as_clip(tensors["future"], 1)
+        features = F.mse_loss(encoder(drawn.flatten(0, 1)).float(), encoder(future.flatten(0, 1)).float())
+        pixels = F.mse_loss(drawn.float(), future)
+        return {"loss": features + config.pixel_weight * pixels, "features": features, "pixels": pixels}
+
+    def evaluate(generator: ViViT) -> dict[str, float]:
+        return evaluate_frames(generator, segmenter, 1, held_out, folder, device)
+
+    network = ViViT(config.width, config.layers, config.heads)
+    batch = video_batches(config.batch_size, videos, seed, with_future=True)
+    fit(network, loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed, evaluate)
+
+
+def train_jepa(
+    config: JepaConfig,
+    encoder_folder: Path,
+    generator_folder: Path,
+    labelled: FrameVideos,
+    unlabeled: FrameVideos | None,
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+) -> FramesPredictor:
+    """Train the mask decoder, one kind of frames after the other in folders of their own, and return the predictor.
+
+    Args:
+        config: all networks; the decoder's steps.
+        encoder_folder: where :func:`train_encoder` left its weights.
+        generator_folder: where :func:`train_generator` left its weights.
+        labelled: videos with true masks.
+        unlabeled: videos with the segmenter's masks.
+        held_out: labelled videos that are in neither; every evaluation scores them.
+        folder: made if missing; kinds that are finished there are kept, one that was interrupted goes on.
+        device: where to train.
+        seed: of everything random.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2))
+    torch.manual_seed(seed)
+    pipeline = JepaPipeline(config).to(device).eval()
+    load_weights(pipeline.generator, generator_folder, device)
+    pipeline.segmenter.encoder.load_state_dict(load_encoder(config.encoder, encoder_folder, device).state_dict())
+    decoder = config.decoder
+    kinds = (
+        ("pseudo", unlabeled, decoder.pseudo_steps),
+        ("labelled", labelled, decoder.labelled_steps),
+        ("tuned", labelled, decoder.tuning_steps),
+    )
+    for name, videos, steps in kinds:
+        if steps > 0 and videos is not None:
+            if not (folder / name / "weights.safetensors").exists():
+                train_decoder(decoder, pipeline, name == "tuned", steps, videos, held_out, folder / name, device, seed)
+            load_weights(pipeline.segmenter.decoder, folder / name, device)  # the EMA
+    save_weights(pipeline, folder)
+    return FramesPredictor(pipeline)
+
+
+def load_jepa(folder: Path, device: torch.device) -> FramesPredictor:
+    """Rebuild the predictor that :func:`train_jepa` left in ``folder``."""
+    settings = json.loads((folder / "config.json").read_text())
+    config = JepaConfig(
+        EncoderConfig(**settings["encoder"]),
+        GeneratorConfig(**settings["generator"]),
+        DecoderConfig(**settings["decoder"]),
+    )
+    return FramesPredictor(load_weights(JepaPipeline(config), folder, device))
+
+
+def load_patch_segmenter(folder: Path, device: torch.device) -> PatchSegmenter:
+    """Return what reads masks off true frames: the decoder of ``folder`` as it was before tuning on drawn ones."""
+    segmenter = load_jepa(folder, device).pipeline.segmenter
+    learned = [folder / kind for kind in ("labelled", "pseudo") if (folder / kind).is_dir()]
+    if learned:
+        load_weights(segmenter.decoder, learned[0], device)
+    return segmenter
+
+
+def load_encoder(config: EncoderConfig, folder: Path, device: torch.device) -> Encoder:
+    """Return the target encoder that :func:`train_encoder` left in ``folder``, in evaluation mode."""
+    return load_weights(Jepa(config.width, config.layers, config.heads), folder, device).target
+
+
+def train_decoder(
+    config: DecoderConfig,
+    pipeline: JepaPipeline,
+    drawn: bool,
+    steps: int,
+    videos: FrameVideos,
+    held_out: FrameVideos,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+) -> None:
+    """Train the pipeline's decoder on true frames, or on ``drawn`` frames 22; everything else stays as it is.
+
+    See :func:`train_jepa` for the other arguments.
+    """
+    encoder = pipeline.segmenter.encoder
+
+    def loss(decoder: MaskDecoder, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            features = encoder(pipeline.draw(tensors["clip"]) if drawn else as_images(tensors["frames"]))
+        logits = decoder(features).float()
+        return {"loss": F.cross_entropy(logits, tensors["mask"][:, 0].long(), ignore_index=IGNORE)}
+
+    def evaluate(decoder: MaskDecoder) -> dict[str, float]:
+        segmenter = PatchSegmenter(encoder, decoder)
+        if drawn:
+            return evaluate_frames(pipeline.generator, segmenter, 1, held_out, folder, device)
+        chosen = held_out.rows[:EVALUATION_CLIPS]
+        found = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
+        return {"jaccard": found.jaccard, "object_iou": found.object_iou}
+
+    batch = (
+        video_batches(config.batch_size, [videos], seed, with_future=False)
+        if drawn
+        else frame_batches(config.batch_size, [videos], seed, with_masks=True)
+    )
+    recipe = Recipe(steps, config.tuning_rate if drawn else config.learning_rate)
+    fit(pipeline.segmenter.decoder, loss, batch, folder, recipe, device, seed, evaluate)
+
+
+def frame_batches(
+    batch_size: int, videos: Sequence[FrameVideos], seed: int, with_masks: bool
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws single frames and mirrors half of them.
+
+    Its tensors are uint8: ``frames`` (B, 160, 240, 3), and ``mask`` (B, 1, 160, 240) if wanted.
+    """
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((seed, step))
+        tensors: dict[str, list[np.ndarray]] = {}
+        for part, drawn in draw_videos([len(v.rows) for v in videos], batch_size, rng):
+            row, time = videos[part].rows[drawn], rng.integers(NUM_FRAMES)
+            side = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            tensors.setdefault("frames", []).append(videos[part].frames[row, time, :, side])
+            if with_masks:
+                tensors.setdefault("mask", []).append(videos[part].masks[row, time : time + 1, :, side])
+        return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in tensors.items()}
+
+    return batch
+
+
+@torch.inference_mode()
+def look_at_features(
+    encoder: Encoder, labelled: FrameVideos, held_out: FrameVideos, device: torch.device
+) -> dict[str, float]:
+    """Return the ``spread`` of an encoder's features of held-out frames, and the average precision of a linear probe.
+
+    The probe says from one patch's features which classes the patch shows; it is fitted to labelled frames.
+
+    Raises:
+        UserError: the encoder collapsed: it gives all frames the same features.
+    """
+    (known, shown), (new, true) = (probed_frames(encoder, videos, device) for videos in (labelled, held_out))
+    found = spread(new)
+    if not found >= COLLAPSED:
+        raise UserError(
+            f"the encoder collapsed: its features of different frames differ by {found:.1e} of their scale, expected "
+            f"at least {COLLAPSED}; lower jepa.encoder.learning_rate or raise jepa.encoder.momentum."
+        )
+    return {"spread": found, "probe": probe_precision(known, shown, new, true)}
+
+
+def probed_frames(encoder: Encoder, videos: FrameVideos, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (N, 150, C) features of frames from all over the videos, and the classes of each patch, (N, 150, 48)."""
+    total = len(videos.rows) * NUM_FRAMES
+    rows, times = np.divmod(np.linspace(0, total - 1, min(PROBE_FRAMES, total)).astype(int), NUM_FRAMES)
+    rows = videos.rows[rows]
+    features = []
+    for i in range(0, len(rows), CHUNK):
+        frames = torch.from_numpy(videos.frames[rows[i : i + CHUNK], times[i : i + CHUNK]]).to(device)
+        with autocast(device):
+            features.append(encoder(as_images(frames)).float())
+    masks = torch.from_numpy(videos.masks[rows, times]).to(device)
+    return torch.cat(features), classes_of_patches(masks)
+
+
+def classes_of_patches(masks: Tensor) -> Tensor:
+    """Return which of the 48 object classes each patch of (N, 160, 240) uint8 masks shows, (N, 150, 48) bool."""
+    patches = masks.unflatten(1, (GRID[0], PATCH)).unflatten(3, (GRID[1], PATCH)).transpose(2, 3).flatten(3)
+    shown = torch.zeros(len(masks), PATCHES, IGNORE + 1, dtype=torch.bool, device=masks.device)
+    return shown.scatter_(2, patches.flatten(1, 2).long(), True)[..., 1:NUM_CLASSES]
+
+
+def probe_precision(known: Tensor, shown: Tensor, new: Tensor, true: Tensor) -> float:
+    """Return the average precision, over all (patch, class) pairs, of a least-squares fit of classes to features.
+
+    Args:
+        known: (N, 150, C) features to fit to.
+        shown: (N, 150, K) bool, what their patches show.
+        new: (M, 150, C) features to score on.
+        true: (M, 150, K) bool; nan without a True.
+    """
+    known, new = (F.pad(features.flatten(0, 1).double(), (0, 1), value=1) for features in (known, new))
+    ridge = 1e-3 * len(known) * torch.eye(known.shape[1], device=known.device, dtype=known.dtype)
+    weights = torch.linalg.solve(known.T @ known + ridge, known.T @ shown.flatten(0, 1).double())
+    hits = true.flatten()[(new @ weights).flatten().argsort(descending=True)]
+    places = hits.nonzero()[:, 0] + 1
+    return (torch.arange(1, len(places) + 1, device=places.device) / places).mean().item()
