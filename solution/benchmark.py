@@ -1,6 +1,7 @@
-"""How fast the kit is here: scoring, packing, rendering the stand-in, and SimVP against plain float32.
+"""How fast the kit is here: scoring, packing, rendering the stand-in, SimVP against plain float32, single steps.
 
-Every command prints its numbers and records them with commit, hardware and versions; nothing is trained.
+Every command prints its numbers and records them with commit, hardware and versions. Nothing is trained but by
+``full``, the whole kit on a stand-in competition of any size, which lives in a file of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import make_videos, paint_videos
+from solution.full_size import full
 from solution.machine import commit, hardware, peak_gib, reset_peak, versions
 from solution.metrics import score as score_masks
 from solution.models.simvp import TRANSLATORS, SimVP
@@ -52,7 +54,10 @@ def record(name: str, rows: list[dict], device: torch.device) -> None:
 
 @click.group()
 def main() -> None:
-    """Measure this machine; the numbers go to solution/results/benchmarks."""
+    """Measure this machine; the numbers go to solution/results/benchmarks, those of full to solution/results."""
+
+
+main.add_command(full)
 
 
 @main.command()

@@ -25,4 +25,11 @@ REPORT_SIMVP = Config(
 )
 """SimVP with squared error, then the U-Net with cross-entropy; no fine-tuning, no ensemble, no views."""
 
-PRESETS = {"quick": QUICK, "full": FULL, "report-simvp": REPORT_SIMVP}
+MASKS_ROLLOUT = Config(
+    segmenter=SegmenterConfig(learning_rate=1e-4, region_weight=0.0),
+    masks=masks.PUBLISHED,
+    ensemble=EnsembleConfig(members=("masks",), views=(), view_count=1, decode="argmax"),
+)
+"""The best published recipe: from mask to next mask, rolled out, each class its own channel; one network, no views."""
+
+PRESETS = {"quick": QUICK, "full": FULL, "report-simvp": REPORT_SIMVP, "masks-rollout": MASKS_ROLLOUT}

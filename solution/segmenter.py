@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +17,10 @@ from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation
+from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
+from solution.processes import total
 from solution.settling import settle
 from solution.training import Recipe, autocast, fit, load_weights
 
@@ -67,10 +68,11 @@ def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weig
     with torch.autocast(factors.device.type, enabled=False):
         odds, given = model.log_likelihood(factors, torch.where(known, mask, 0).long())
         where = F.binary_cross_entropy_with_logits(odds[known], thing[known].float(), reduction="sum")
-        where = where / known.sum().clamp_min(1)
-        which = -(given.sum(1) * thing).sum() / thing.sum().clamp_min(1)
-        target = torch.where(known, thing, IGNORE).float()
-        region = smp.losses.DiceLoss("binary", from_logits=True, ignore_index=IGNORE)(odds[:, None], target[:, None])
+        where = share(where, known.sum())
+        which = -share((given.sum(1) * thing).sum(), thing.sum())
+        probability = odds.sigmoid() * known
+        region = 1 - 2 * share((probability * thing).sum(), probability.sum() + thing.sum(), 1e-6)
+        region = region * (total(thing.sum()) > 0)
     return {"loss": where + which + region_weight * region, "where": where.detach(), "which": which.detach()}
 
 
