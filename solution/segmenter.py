@@ -5,7 +5,9 @@ Its masks, cached on disk, are what every later stage reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,24 +100,7 @@ def train_segmenter(
         device: where to train.
         seed: of weights, order and augmentation.
     """
-    augment = FrameAugmentation(config.crop)
-    per_video = frames.shape[1]
-
-    def batch(step: int) -> dict[str, Tensor]:
-        random = np.random.default_rng((seed, step))
-        videos = random.choice(fit_rows, config.batch)
-        times = random.integers(per_video, size=config.batch)
-        seeds = random.integers(2**31, size=config.batch)
-        crops = [augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)]
-        return {
-            name: torch.from_numpy(np.stack(parts))
-            for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)
-        }
-
-    def loss(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return mask_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
-
-    looked_at = heldout_rows[:: max(1, len(heldout_rows) * per_video // EVALUATION_FRAMES)]
+    looked_at = heldout_rows[:: max(1, len(heldout_rows) * frames.shape[1] // EVALUATION_FRAMES)]
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predicted = [segment(model, frames[row], device) for row in looked_at]
@@ -124,8 +109,44 @@ def train_segmenter(
         }
 
     torch.manual_seed(seed)
-    recipe = Recipe(config.steps, config.learning_rate)
-    return fit(build_segmenter(config), loss, batch, folder, recipe, device, seed, evaluate if len(looked_at) else None)
+    return fit(
+        build_segmenter(config),
+        partial(crops_loss, config),
+        crop_batches(config, frames, masks, fit_rows, seed),
+        folder,
+        Recipe(config.steps, config.learning_rate),
+        device,
+        seed,
+        evaluate if len(looked_at) else None,
+    )
+
+
+def crop_batches(
+    config: SegmenterConfig, frames: np.ndarray, masks: np.ndarray, rows: np.ndarray, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws frames of some rows and augments them.
+
+    Its tensors are uint8: ``frames`` (B, h, w, 3) and ``mask`` (B, h, w).
+    """
+    augment = FrameAugmentation(config.crop)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        random = np.random.default_rng((seed, step))
+        videos = random.choice(rows, config.batch)
+        times = random.integers(frames.shape[1], size=config.batch)
+        seeds = random.integers(2**31, size=config.batch)
+        crops = [augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)]
+        return {
+            name: torch.from_numpy(np.stack(parts))
+            for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)
+        }
+
+    return batch
+
+
+def crops_loss(config: SegmenterConfig, model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return :func:`mask_loss` of a batch of :func:`crop_batches`."""
+    return mask_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
 
 
 def as_images(frames: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -213,18 +214,21 @@ def pretrain_simvp(
     seed: int,
 ) -> None:
     """Teach SimVP frames 12–22 of any videos; see :func:`train_frames` for the arguments, here and below."""
-    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=device)
-    weights[-1] = config.last_weight
-
-    def loss(simvp: SimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        predicted = simvp(as_clip(tensors["clip"], config.downscale))
-        return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
 
     def evaluate(simvp: SimVP) -> dict[str, float]:
         return evaluate_frames(simvp, pipeline.segmenter, config.downscale, held_out, folder, device)
 
     batch = video_batches(config.batch_size, videos, seed, with_future=True)
-    fit(pipeline.simvp, loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed, evaluate)
+    recipe = Recipe(config.steps, config.learning_rate)
+    fit(pipeline.simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
+
+
+def frames_loss(config: FramesConfig, simvp: SimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss of the frames that SimVP draws for a batch of :func:`video_batches` with futures."""
+    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=tensors["clip"].device)
+    weights[-1] = config.last_weight
+    predicted = simvp(as_clip(tensors["clip"], config.downscale))
+    return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
 
 
 def tune_segmenter(

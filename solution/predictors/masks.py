@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -324,20 +325,9 @@ def train_masks(
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2))
     torch.manual_seed(seed)
     recipe = Recipe(steps=config.steps, learning_rate=config.learning_rate)
-
-    def loss(network: SlotSimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        target = tensors["target"]
-        horizon_weights = torch.ones(target.shape[1], device=target.device)
-        if config.form == "oneshot":
-            horizon_weights[-1] = config.last_weight
-            logits = network(tensors["slots"], tensors["shapes"])
-        else:
-            logits = network(tensors["slots"], tensors["shapes"], target, tensors["own"], target.shape[1])
-        return mask_loss(logits, target, config.jaccard_weight, horizon_weights)
-
     network = fit(
         SlotSimVP(config),
-        loss,
+        partial(slots_loss, config),
         slot_batches(config, videos, seed),
         folder,
         recipe,
@@ -346,6 +336,18 @@ def train_masks(
         lambda network: evaluate_masks(network, held_out, device),
     )
     return MasksPredictor(network)
+
+
+def slots_loss(config: MasksConfig, network: SlotSimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss of a batch of :func:`slot_batches`."""
+    target = tensors["target"]
+    horizon_weights = torch.ones(target.shape[1], device=target.device)
+    if config.form == "oneshot":
+        horizon_weights[-1] = config.last_weight
+        logits = network(tensors["slots"], tensors["shapes"])
+    else:
+        logits = network(tensors["slots"], tensors["shapes"], target, tensors["own"], target.shape[1])
+    return mask_loss(logits, target, config.jaccard_weight, horizon_weights)
 
 
 def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device) -> dict[str, float]:
