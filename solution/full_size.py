@@ -18,7 +18,8 @@ from data_prep.errors import exits_cleanly
 from data_prep.pack import PackedSplit, open_packed
 from data_prep.standin.writer import Settings, make_standin
 from solution import processes
-from solution.config import Config, override
+from solution.ablate import Plan
+from solution.config import override
 from solution.evaluation import print_table, score_split
 from solution.presets import PRESETS
 from solution.report import record_run
@@ -53,7 +54,7 @@ def full(scale: float, minutes: float | None, recipe: str, settings: tuple[str, 
             pipeline = Pipeline(config, packed, STAGES, device)
             scores = run(pipeline, data)
     except TimeIsUp:
-        click.echo(state(config, pipeline))
+        click.echo(state(pipeline))
         return
     if processes.is_first():
         print_table(scores)
@@ -85,18 +86,12 @@ def run(pipeline: Pipeline, data: Path) -> dict:
     return score_split(pipeline, hidden, np.load(data / "hidden_last_frames.npy", mmap_mode="r"), truth)
 
 
-def planned(config: Config) -> list[str]:
-    """Return the names of a pipeline's stages in the order in which they are made."""
-    members = [name for member in config.ensemble.members for name in (("tracks",) * (member == "objects") + (member,))]
-    last = ("decoding", "masks_hidden", "predictions_hidden", "methods_hidden")
-    return ["segmenter", "masks_train", "masks_unlabeled", *members, *last]
-
-
-def state(config: Config, pipeline: Pipeline | None) -> str:
-    """Return a sentence that says what is done and what is left."""
-    done = ["stand-in", *pipeline.done] if pipeline else []
-    left = [name for name in ["stand-in", *planned(config)] if name not in done]
-    return (
-        f"Time is up in {left[0]}. Done: {', '.join(done) or 'nothing'}; left: {', '.join(left)}. "
-        "The same command goes on from here."
-    )
+def state(pipeline: Pipeline | None) -> str:
+    """Return what is done and what is left, in words."""
+    if pipeline is None:
+        return "Time is up in stand-in. Left: it and all stages. The same command goes on from here."
+    plan = Plan(pipeline.config, pipeline.packed, STAGES, pipeline.device)
+    plan.predictions_stage(pipeline.packed["hidden"])
+    left = [name for name in [*plan.done, "methods_hidden"] if name not in pipeline.done]
+    done = ", ".join(["stand-in", *pipeline.done])
+    return f"Time is up in {left[0]}. Done: {done}; left: {', '.join(left)}. The same command goes on from here."
