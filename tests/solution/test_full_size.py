@@ -33,7 +33,7 @@ def test_stopped_again_and_again_it_ends_with_one_result(run, tmp_path):
         calls.append(said.splitlines()[-1])
         assert len(calls) < 60
     stopped = [call.split()[4].rstrip(".") for call in calls[:-1]]
-    assert stopped[0] == "stand-in" and {"segmenter", "tracks", "masks_hidden", "methods_hidden"} <= set(stopped)
+    assert stopped[0] == "stand-in" and {"segmenter", "masks_hidden", "methods_hidden"} <= set(stopped)
     assert calls[0] == "Time is up in stand-in. Left: it and all stages. The same command goes on from here."
     assert "methods_hidden. The same command goes on from here." in calls[-2]
     (path,) = (tmp_path / "results").iterdir()
