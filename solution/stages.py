@@ -184,9 +184,10 @@ class Pipeline:
         """
         few = self.config.objects.dynamics == "simulated"
         rows = self.fit_rows[:FITTED_ON]
-        decided_by = self.learned_from()
         if few:
             decided_by = {"train": self.masks_stage(self.packed["train"]).key, "videos": len(rows)}
+        else:
+            decided_by = self.learned_from()
 
         def build(folder: Path) -> None:
             chunks = [
