@@ -32,7 +32,7 @@ FOUND = 0.15
 """Share of an outline from which the pixels of its class are believed to be an object's."""
 WHOLE, PIECE = 1.25, 0.5
 """More than one outline's worth of pixels together, a good part of it the second class's: those are two objects."""
-NEAR = 0.5
+NEAR = 0.8
 """World units that an object moves from one frame to the next, and the fits of two classes to it differ, at most."""
 GHOST = 0.4
 """Share of a class's pixels that another object must account for."""
@@ -211,7 +211,7 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     for now, then in ((slice(1, None), slice(-1)), (slice(-1), slice(1, None))):
         gap = (place[:, now, None] - place[:, then, :, None]).norm(dim=-1)
         close[:, now] |= found[:, then, :, None] & (gap < NEAR)
-    alone = part * (found[:, :, None] & ~found[..., None] & close)
+    alone = part * ((part >= MIN_PIXELS) & ~found[..., None] & close)
     share = (together + alone).sum(1) / total[:, None].clamp_min(1)  # (V, C, C)
     share = share.triu(1)  # none is a ghost of a smaller one
     best, host = share.max(1)

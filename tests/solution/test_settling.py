@@ -76,6 +76,15 @@ def test_frames_in_which_an_object_is_called_something_else_are_given_to_it(fram
     assert torch.equal(absorb_ghosts(spoilt), masks)
 
 
+def test_the_first_sliver_of_what_comes_in_is_given_to_it():
+    place = torch.stack((torch.full((5,), 0.4), torch.linspace(-2.2, -0.2, 5)), -1)
+    masks = film(torch.tensor([[BALL]]), place[None, :, None], torch.zeros(1, 5, 1))
+    assert 10 < (masks[0, 0] == BALL).sum() < 0.4 * (masks[0, -1] == BALL).sum()
+    spoilt = masks.clone()
+    spoilt[:, 0][masks[:, 0] == BALL] = GHOST
+    assert torch.equal(absorb_ghosts(spoilt), masks)
+
+
 def test_frames_after_the_clip_follow_but_do_not_decide():
     masks = two_objects()
     masks = torch.cat((masks, masks), 1)  # frame 12 is the last
