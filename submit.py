@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from data_prep.errors import UserError, exits_cleanly
+from solution import processes
 from solution.config import override
 from solution.evaluation import ceilings, evaluate, print_table
 from solution.metrics import Score
@@ -43,6 +44,7 @@ from solution.submission import check_submission, check_writable, describe, load
 @click.option("--record", type=click.Path(path_type=Path), help="Also write the stand-in's scores as a JSON result.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @exits_cleanly
+@processes.together
 def main(
     data: Path | None,
     out: Path,
@@ -67,12 +69,15 @@ def main(
         settings = (*settings, f"ensemble.members={members}")
     config = override(PRESETS[preset], settings)
     run_name = run_name or preset
-    data = data or standin_data(device)
-    packed = pack_and_report(data)
+    with processes.first_goes_first():
+        data = data or standin_data(device)
+        packed = pack_and_report(data)
     click.echo(f"Preset {preset} on {device}, run {RUNS / run_name}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]
     masks = np.array(pipeline.predictions(hidden))
+    if not processes.is_first():
+        return
     save_run(run_name, pipeline)
     save_submission(torch.from_numpy(masks), out, overwrite)
     problems = check_submission(out, len(hidden))

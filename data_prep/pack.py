@@ -139,9 +139,14 @@ def write_index(folder: Path, videos: Sequence[int], problems: Sequence[Problem]
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically; a full disk is an ``OSError``, which it is not where libraries write by themselves."""
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(text)
+        unfinished.write_bytes(content)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

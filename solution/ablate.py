@@ -41,9 +41,6 @@ from solution.stages import Pipeline, Stage, clips, content, stage_key
 
 ABLATIONS = RUNS / "ablations"
 MEMBERS, VIEWS = EnsembleConfig.members, EnsembleConfig.views
-AT_LEAST_ONE = frozenset(
-    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "heads", "modes", "samples"}
-)
 
 
 @dataclass(frozen=True)
@@ -153,15 +150,6 @@ def check_possible(config: Config, label: str) -> None:
     Raises:
         UserError: names the variant.
     """
-    numbers = {
-        path.replace("/", "."): value
-        for path, value in leaves(asdict(config)).items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-    for name, value in numbers.items():
-        least = 1 if name.rsplit(".", 1)[-1] in AT_LEAST_ONE else 0
-        if not (math.isfinite(value) and value >= least):
-            raise UserError(f"{label}: expected {name} to be a number of at least {least}, found {value}.")
     try:
         with torch.device("meta"):
             network = build_segmenter(config.segmenter)

@@ -1,17 +1,20 @@
-"""Row by row work on arrays on disk that survives ``kill -9`` and a full disk, and keeps finished rows.
+"""Row by row work on arrays on disk that survives ``kill -9``, a full disk and too little memory, and keeps its rows.
 
 Nothing here knows what the rows mean.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from data_prep.pack import create_part, part_of, write_row, write_text
+from solution import processes
 
 
 def fill_rows(
@@ -19,28 +22,67 @@ def fill_rows(
 ) -> np.ndarray:
     """Write a uint8 array chunk by chunk and return it memory-mapped; what is already there is not made again.
 
+    Several processes take turns, a chunk each.
+
     Args:
         path: the ``.npy`` file to make; it appears under this name only when complete.
         shape: of the whole array, rows first.
-        chunk: rows made at a time.
+        chunk: rows made at a time; halved for good where memory runs out.
         rows: maps (first, last) to the (last - first, ...) uint8 rows.
         label: shown by the progress bar.
+
+    Raises:
+        TimeIsUp: see ``data_prep.deadline``; the rows made so far are kept.
     """
-    if not path.exists():
+    if not processes.agreed(path.exists()):
         part, done = part_of(path), path.with_suffix(".rows")
         start = int(done.read_text()) if part.exists() and done.exists() else 0
-        if not start:
+        if not start and processes.is_first():
             create_part(path, shape)
+        processes.barrier()
+        rows, at_once = within_memory(rows), chunk * processes.count()
+        hidden = None if processes.is_first() else True
         with (
             open(part, "r+b", buffering=0) as file,
-            tqdm(total=shape[0], initial=start, desc=label, unit="video", disable=None, leave=False) as bar,
+            tqdm(total=shape[0], initial=start, desc=label, unit="video", disable=hidden, leave=False) as bar,
         ):
-            for first in range(start, shape[0], chunk):
+            for together in range(start, shape[0], at_once):
+                first = min(together + chunk * processes.rank(), shape[0])
                 last = min(first + chunk, shape[0])
-                for row, values in enumerate(rows(first, last), first):
+                for row, values in enumerate(rows(first, last) if first < last else (), first):
                     write_row(file, row, [values])
-                write_text(done, str(last))
-                bar.update(last - first)
-        part.replace(path)
-        done.unlink(missing_ok=True)
+                processes.barrier()
+                if processes.is_first():
+                    write_text(done, str(min(together + at_once, shape[0])))
+                bar.update(min(at_once, shape[0] - together))
+                processes.stop_if_time_is_up()
+        if processes.is_first():
+            part.replace(path)
+            done.unlink(missing_ok=True)
+        processes.barrier()
     return np.load(path, mmap_mode="r")
+
+
+def within_memory(rows: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
+    """Return a function of (first, last) like ``rows``, which asks it for fewer at a time once memory ran out."""
+    most = sys.maxsize
+
+    def fewer(first: int, last: int) -> np.ndarray:
+        nonlocal most
+        found = []
+        while first < last:
+            size = min(most, last - first)
+            try:
+                found.append(rows(first, first + size))
+                first += size
+                continue
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                most = size // 2
+            # Out of the handler, whose traceback keeps what filled the memory.
+            tqdm.write(f"Not enough memory for {size} videos at a time; going on with {most}.", sys.stderr)
+            torch.cuda.empty_cache()
+        return np.concatenate(found)
+
+    return fewer

@@ -1,6 +1,7 @@
-"""How fast the kit is here: scoring, packing, rendering the stand-in, and SimVP against plain float32.
+"""How fast the kit is here: scoring, packing, rendering the stand-in, SimVP against plain float32, single steps.
 
-Every command prints its numbers and records them with commit, hardware and versions; nothing is trained.
+Every command prints its numbers and records them with commit, hardware and versions. Nothing is trained but by
+``full``, the whole kit on a stand-in competition of any size, which lives in a file of its own.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import make_videos, paint_videos
+from solution.full_size import full
 from solution.machine import commit, hardware, peak_gib, reset_peak, versions
 from solution.metrics import score as score_masks
 from solution.models.simvp import TRANSLATORS, SimVP
+from solution.presets import PRESETS
+from solution.profiling import jobs, peak_flops, profile_job
 from solution.runs import choose_device
 from solution.training import autocast, autocast_dtype
 
@@ -52,7 +56,10 @@ def record(name: str, rows: list[dict], device: torch.device) -> None:
 
 @click.group()
 def main() -> None:
-    """Measure this machine; the numbers go to solution/results/benchmarks."""
+    """Measure this machine; the numbers go to solution/results/benchmarks, those of full to solution/results."""
+
+
+main.add_command(full)
 
 
 @main.command()
@@ -161,6 +168,21 @@ def best_seconds(run: Callable[[], None], repeats: int, device: torch.device) ->
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
+
+
+@main.command()
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="[default: full on a GPU, else quick]")
+@DEVICE
+@exits_cleanly
+def profile(preset: str | None, device_name: str | None) -> None:
+    """Take a few training steps of every network of a preset: seconds, operations, share of the peak, what is slow."""
+    device = choose_device(device_name)
+    preset = preset or ("full" if device.type == "cuda" else "quick")
+    peak = peak_flops(device)
+    about = {"preset": preset, "precision": str(autocast_dtype(device)).removeprefix("torch."), "peak_flops": peak}
+    about["threads"] = torch.get_num_threads()
+    networks = jobs(PRESETS[preset]).items()
+    record("profile", [{"network": name} | about | profile_job(make, device, peak) for name, make in networks], device)
 
 
 @main.command()

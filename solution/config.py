@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -47,6 +48,12 @@ CHOICES = {
 }
 
 
+AT_LEAST_ONE = frozenset(
+    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "heads", "modes", "samples"}
+)
+"""Keys of any section; 0 of another number switches something off."""
+
+
 def override(config: Config, settings: Iterable[str]) -> Config:
     """Return the config with ``section.key=value`` settings applied.
 
@@ -76,6 +83,10 @@ def _replaced(section, path: list[str], text: str, name: str):
             raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
     if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
         raise UserError(f"--set {name}: expected one or more different members, found {text!r}.")
+    least = 1 if path[0] in AT_LEAST_ONE else 0
+    for part in parts:
+        if isinstance(part, (int, float)) and not (math.isfinite(part) and part >= least):
+            raise UserError(f"--set {name}: expected a number of at least {least}, found {part}.")
     return replace(section, **{path[0]: value})
 
 

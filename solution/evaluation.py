@@ -6,24 +6,35 @@ The predictions come from the very path that makes the leaderboard file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_prep.classes import IGNORE
-from data_prep.scene import CLIP_FRAMES
+from data_prep.pack import PackedSplit
+from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
+from solution.arrays import fill_rows
 from solution.ensemble import decode
 from solution.metrics import Score, score
 from solution.models.dynamics import Forecast
-from solution.predictors import View
+from solution.predictors import Clip, View
 from solution.predictors.baselines import BASELINES
 from solution.predictors.jepa import load_patch_segmenter
 from solution.predictors.objects import draw
-from solution.segmenter import load_segmenter, segment_in_chunks
-from solution.stages import TRACKED_AT_ONCE, Pipeline, System, clips, system_probabilities
+from solution.segmenter import load_segmenter, segment, segment_in_chunks
+from solution.stages import (
+    TRACKED_AT_ONCE,
+    Pipeline,
+    System,
+    batch_size,
+    clips,
+    make_clip,
+    system_probabilities,
+)
 from solution.tracks import find_tracks
 
 CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of seen objects"
@@ -79,19 +90,15 @@ def evaluate(
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
         device: where networks run.
     """
-    names = list(system.members)
-    methods = [*BASELINES, *names, "ensemble"]
+    methods = methods_of(system)
     masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
     presence = np.empty(truth.shape, np.uint8)
     reliability = Reliability()
     with tqdm(total=len(truth), desc="scoring", unit="video", disable=None, leave=False) as bar:
         for clip, rows in clips(frames, seen, device):
-            for name, baseline in BASELINES.items():
-                masks[name][rows] = baseline.predict(clip, View()).argmax(1).cpu().numpy()
             probabilities = system_probabilities(system.members, clip, system.config)
-            for name in names:
-                masks[name][rows] = system.decode_alone(name, probabilities)
-            masks["ensemble"][rows] = system.decode(probabilities)
+            for name, found in method_masks(system, clip, probabilities).items():
+                masks[name][rows] = found
             true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
             combined = system.combine(probabilities)
             presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
@@ -100,12 +107,58 @@ def evaluate(
     return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], presence, reliability)
 
 
+def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
+    """Return the networks that segment true frames, by the name of what they reach with perfect foresight."""
+    found = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)}
+    if "jepa" in pipeline.config.ensemble.members:
+        found[DECODER_CEILING] = load_patch_segmenter(pipeline.jepa().folder, pipeline.device)
+    return found
+
+
 def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
     """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
-    segmenters = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)}
-    if "jepa" in pipeline.config.ensemble.members:
-        segmenters[DECODER_CEILING] = load_patch_segmenter(pipeline.jepa().folder, pipeline.device)
-    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth) for name, s in segmenters.items()}
+    segmenters = segmenters_of(pipeline).items()
+    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth) for name, s in segmenters}
+
+
+def methods_of(system: System) -> list[str]:
+    """Return the names of what :func:`method_masks` compares."""
+    return [*BASELINES, *system.members, "ensemble"]
+
+
+def method_masks(system: System, clip: Clip, probabilities: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return the (B, 160, 240) uint8 masks of every baseline, every member by itself, and the ensemble."""
+    masks = {name: each.predict(clip, View()).argmax(1).byte().cpu().numpy() for name, each in BASELINES.items()}
+    masks |= {name: system.decode_alone(name, probabilities) for name in system.members}
+    return masks | {"ensemble": system.decode(probabilities)}
+
+
+def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
+    """Score every method and the ceilings on a whole split; their masks are a stage, which can be interrupted.
+
+    Args:
+        pipeline: everything trained.
+        split: (N, T, 160, 240, 3) uint8 frames, of which 11 are looked at.
+        last_frames: (N, 160, 240, 3) uint8 true frames 22.
+        truth: (N, 160, 240) uint8, 255 where nothing is scored.
+    """
+    system, seen, segmenters = pipeline.system(), pipeline.masks_of(split), segmenters_of(pipeline)
+    names = [*methods_of(system), *segmenters]
+
+    def build(folder: Path) -> None:
+        def rows(first: int, last: int) -> np.ndarray:
+            clip = make_clip(split.frames[first:last], seen[first:last], pipeline.device)
+            masks = method_masks(system, clip, system_probabilities(system.members, clip, pipeline.config))
+            best = [segment(network, last_frames[first:last], pipeline.device) for network in segmenters.values()]
+            return np.stack([*masks.values(), *best], 1)
+
+        shape = (len(split), len(names), HEIGHT, WIDTH)
+        fill_rows(folder / "methods.npy", shape, batch_size(pipeline.device), rows, f"every method on {split.name}")
+
+    keys = {"decoding": pipeline.decoding().key, "masks": pipeline.masks_stage(split).key, "methods": names}
+    folder = pipeline.stage(f"methods_{split.name}", keys, build).folder
+    masks = np.load(folder / "methods.npy", mmap_mode="r")
+    return {name: score(np.ascontiguousarray(masks[:, i]), truth) for i, name in enumerate(names)}
 
 
 def foresight(masks: np.ndarray) -> Score:

@@ -1,6 +1,7 @@
 """What the networks minimise: squared error with SSIM for frames, cross-entropy with a soft Jaccard for masks.
 
-Everything is computed in float32, whatever the network ran in. Scores that nobody differentiates live in metrics.
+Everything is computed in float32, whatever the network ran in, and over the batch of all processes together. Scores
+that nobody differentiates live in metrics.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, IGNORE
+from solution.processes import total
 
 
 def frame_loss(
@@ -50,7 +52,7 @@ def mask_loss(
     pixel = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), ignore_index=IGNORE, reduction="none")
     weights = logits.new_ones(horizons) if horizon_weights is None else horizon_weights
     weights = weights[:, None, None] * (target != IGNORE)  # (B, T, H, W)
-    cross_entropy = (pixel.unflatten(0, (batch, horizons)) * weights).sum() / weights.sum().clamp(min=1e-6)
+    cross_entropy = share((pixel.unflatten(0, (batch, horizons)) * weights).sum(), weights.sum(), 1e-6)
     jaccard = soft_jaccard(logits[:, -1].softmax(1), target[:, -1])
     return {"loss": cross_entropy + jaccard_weight * jaccard, "cross_entropy": cross_entropy, "jaccard": jaccard}
 
@@ -71,4 +73,9 @@ def soft_jaccard(probabilities: Tensor, target: Tensor) -> Tensor:
     iou = overlap / (probabilities.sum((2, 3)) + area - overlap).clamp(min=1e-6)
     shown = area > 0
     shown[:, BACKGROUND] = False
-    return ((1 - iou) * shown).sum() / shown.sum().clamp(min=1)
+    return share(((1 - iou) * shown).sum(), shown.sum())
+
+
+def share(part: Tensor, whole: Tensor, least: float = 1.0) -> Tensor:
+    """Return part / whole, both summed over all processes; a ``whole`` below ``least`` counts as that."""
+    return total(part) / total(whole).clamp(min=least)

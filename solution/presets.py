@@ -38,4 +38,17 @@ REPORT_JEPA = Config(
 )
 """I-JEPA, ViViT and mask decoder in the report's sizes, which are the defaults; no ensemble, no views."""
 
-PRESETS = {"quick": QUICK, "full": FULL, "report-simvp": REPORT_SIMVP, "report-jepa": REPORT_JEPA}
+MASKS_ROLLOUT = Config(
+    segmenter=REPORT_SIMVP.segmenter,
+    masks=masks.PUBLISHED,
+    ensemble=EnsembleConfig(members=("masks",), views=(), view_count=1, decode="argmax"),
+)
+"""The best published recipe: from mask to next mask, rolled out, each class its own channel; one network, no views."""
+
+PRESETS = {
+    "quick": QUICK,
+    "full": FULL,
+    "report-simvp": REPORT_SIMVP,
+    "report-jepa": REPORT_JEPA,
+    "masks-rollout": MASKS_ROLLOUT,
+}

@@ -17,6 +17,7 @@ import torch
 from data_prep.classes import BACKGROUND
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit, open_split
+from solution import processes
 from solution.evaluation import Evaluation
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
@@ -34,7 +35,7 @@ from solution.results_table import (
     write_whole,
 )
 from solution.runs import RUNS
-from solution.stages import Pipeline, make_clip
+from solution.stages import Pipeline, Stage, make_clip
 from solution.submission import Truth
 
 
@@ -144,13 +145,26 @@ def save_validation(run_name: str, data: Path, scores: dict[str, Score]) -> None
     write_whole(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
 
 
-def record_run(path: Path, scores: dict[str, Score], pipeline: Pipeline, data: str) -> None:
-    """Record the scores of one run as a result, with the command that was given but not the folder of the data."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+def record_run(
+    path: Path, scores: dict[str, Score], pipeline: Pipeline, data: str, before: dict[str, Stage] | None = None
+) -> None:
+    """Record the scores of one run as a result, with the command that was given but not the folder of the data.
+
+    Args:
+        path: of the result.
+        scores: by method.
+        pipeline: of the run; its minutes count, but not those of scoring.
+        data: what it was trained and scored on, in words.
+        before: what was made before the run's own stages.
+    """
+    program = Path(sys.argv[0])
+    words = ["-m", f"solution.{program.stem}"] if program.parent.name == "solution" else [program.name]
+    words += sys.argv[1:]
     for option in ("--data", "--record"):
         if option in words:
             words[words.index(option) + 1] = option.removeprefix("--").upper()
-    minutes = sum(stage.seconds for stage in pipeline.done.values()) / 60
+    minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith("methods_")) / 60
+    stages = (before or {}) | pipeline.done
     rows = [
         {
             "method": name,
@@ -170,7 +184,8 @@ def record_run(path: Path, scores: dict[str, Score], pipeline: Pipeline, data: s
         seeds=[pipeline.config.seed],
         data=data,
         device=pipeline.device,
-        note="Minutes are those of all stages together.",
+        stages={name: {"seconds": stage.seconds, "peak_gib": stage.peak_gib} for name, stage in stages.items()},
+        note=f"Minutes are those of all stages together, in {processes.count()} process(es).",
     )
 
 

@@ -27,6 +27,7 @@ def record_result(
     seeds: list[int],
     data: str,
     device: torch.device,
+    stages: dict[str, dict] | None = None,
     note: str = "",
 ) -> None:
     """Write an experiment's result as JSON, with the commit, hardware and versions it was made by.
@@ -39,6 +40,7 @@ def record_result(
         seeds: of the runs.
         data: what it was trained and scored on, in words.
         device: where it ran.
+        stages: by name, the ``seconds`` and ``peak_gib`` of what was built for it.
         note: what a reader must know to read the numbers.
     """
     result = {
@@ -50,6 +52,7 @@ def record_result(
         "seeds": seeds,
         "data": data,
         "rows": rows,
+        "stages": stages or {},
         "note": note,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +107,9 @@ def _section(result: dict) -> str:
     made = f"Commit {result['commit']}, {result['hardware']}, torch {result['versions']['torch']}"
     seeds = f", seeds {', '.join(map(str, result['seeds']))}" if result["seeds"] else ""
     note = f" {result['note']}" if result["note"] else ""
+    if result.get("stages"):
+        costs = (f"{name} {cost['seconds']:.0f} s" for name, cost in result["stages"].items())
+        note += f" Stages: {', '.join(costs)}."
     return f"**{result['name']}** · {result['data']}\n\n{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
 
 

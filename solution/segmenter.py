@@ -5,11 +5,12 @@ Its masks, cached on disk, are what every later stage reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +19,10 @@ from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation
+from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
+from solution.processes import total
 from solution.settling import settle
 from solution.training import Recipe, autocast, fit, load_weights
 
@@ -68,10 +71,11 @@ def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weig
     with torch.autocast(factors.device.type, enabled=False):
         odds, given = model.log_likelihood(factors, torch.where(known, mask, 0).long())
         where = F.binary_cross_entropy_with_logits(odds[known], thing[known].float(), reduction="sum")
-        where = where / known.sum().clamp_min(1)
-        which = -(given.sum(1) * thing).sum() / thing.sum().clamp_min(1)
-        target = torch.where(known, thing, IGNORE).float()
-        region = smp.losses.DiceLoss("binary", from_logits=True, ignore_index=IGNORE)(odds[:, None], target[:, None])
+        where = share(where, known.sum())
+        which = -share((given.sum(1) * thing).sum(), thing.sum())
+        probability = odds.sigmoid() * known
+        region = 1 - 2 * share((probability * thing).sum(), probability.sum() + thing.sum(), 1e-6)
+        region = region * (total(thing.sum()) > 0)
     return {"loss": where + which + region_weight * region, "where": where.detach(), "which": which.detach()}
 
 
@@ -97,24 +101,7 @@ def train_segmenter(
         device: where to train.
         seed: of weights, order and augmentation.
     """
-    augment = FrameAugmentation(config.crop)
-    per_video = frames.shape[1]
-
-    def batch(step: int) -> dict[str, Tensor]:
-        random = np.random.default_rng((seed, step))
-        videos = random.choice(fit_rows, config.batch)
-        times = random.integers(per_video, size=config.batch)
-        seeds = random.integers(2**31, size=config.batch)
-        crops = [augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)]
-        return {
-            name: torch.from_numpy(np.stack(parts))
-            for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)
-        }
-
-    def loss(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return mask_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
-
-    looked_at = heldout_rows[:: max(1, len(heldout_rows) * per_video // EVALUATION_FRAMES)]
+    looked_at = heldout_rows[:: max(1, len(heldout_rows) * frames.shape[1] // EVALUATION_FRAMES)]
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         predicted = [segment(model, frames[row], device) for row in looked_at]
@@ -123,8 +110,44 @@ def train_segmenter(
         }
 
     torch.manual_seed(seed)
-    recipe = Recipe(config.steps, config.learning_rate)
-    return fit(build_segmenter(config), loss, batch, folder, recipe, device, seed, evaluate if len(looked_at) else None)
+    return fit(
+        build_segmenter(config),
+        partial(crops_loss, config),
+        crop_batches(config, frames, masks, fit_rows, seed),
+        folder,
+        Recipe(config.steps, config.learning_rate),
+        device,
+        seed,
+        evaluate if len(looked_at) else None,
+    )
+
+
+def crop_batches(
+    config: SegmenterConfig, frames: np.ndarray, masks: np.ndarray, rows: np.ndarray, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws frames of some rows and augments them.
+
+    Its tensors are uint8: ``frames`` (B, h, w, 3) and ``mask`` (B, h, w).
+    """
+    augment = FrameAugmentation(config.crop)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        random = np.random.default_rng((seed, step))
+        videos = random.choice(rows, config.batch)
+        times = random.integers(frames.shape[1], size=config.batch)
+        seeds = random.integers(2**31, size=config.batch)
+        crops = [augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)]
+        return {
+            name: torch.from_numpy(np.stack(parts))
+            for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)
+        }
+
+    return batch
+
+
+def crops_loss(config: SegmenterConfig, model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return :func:`mask_loss` of a batch of :func:`crop_batches`."""
+    return mask_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
 
 
 def as_images(frames: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -21,9 +22,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from data_prep.deadline import TimeIsUp, time_is_up
 from data_prep.errors import UserError
-from data_prep.pack import PackedSplit
+from data_prep.pack import PackedSplit, write_bytes, write_text
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
+from solution import processes
 from solution.arrays import fill_rows
 from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
@@ -88,25 +91,29 @@ class Pipeline:
         Args:
             name: of the stage; one name is built once per pipeline.
             decided_by: everything JSON can hold that decides the content.
-            build: fills the folder; started again after an interruption, it goes on with what it finds there.
+            build: fills the folder; started again after an interruption, it goes on with what it finds there. Several
+                processes call it at the same time.
         """
         if name in self.done:
             return self.done[name]
         key = stage_key(name, decided_by)
         folder = self.root / f"{name}-{key[:12]}"
         marker = folder / "done.json"
-        if marker.exists():
+        if processes.agreed(marker.exists()):
             cost = json.loads(marker.read_text())
             click.echo(f"  {name}: kept ({folder})")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            reset_peak(self.device)
-            start = time.perf_counter()
-            build(folder)
-            cost = {"seconds": time.perf_counter() - start, "peak_gib": peak_gib(self.device)}
-            partial = marker.with_suffix(".partial")
-            partial.write_text(json.dumps(cost | {"decided_by": decided_by}, default=str, indent=1))
-            partial.replace(marker)
+            spent = folder / "spent.json"
+            with counted(spent, self.device):
+                build(folder)
+                processes.barrier()
+            if processes.is_first():
+                cost = json.loads(spent.read_text())
+                write_text(marker, json.dumps(cost | {"decided_by": decided_by}, default=str, indent=1))
+                spent.unlink()
+            processes.barrier()
+            cost = json.loads(marker.read_text())
             click.echo(f"  {name}: {cost['seconds']:.0f} s ({folder})")
         self.done[name] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
         return self.done[name]
@@ -178,15 +185,35 @@ class Pipeline:
         """
         few = self.config.objects.dynamics == "simulated"
         rows = self.fit_rows[:FITTED_ON]
-        decided_by = self.learned_from()
         if few:
             decided_by = {"train": self.masks_stage(self.packed["train"]).key, "videos": len(rows)}
+        else:
+            decided_by = self.learned_from()
 
         def build(folder: Path) -> None:
-            videos = [self.labelled(rows)] if few else self.mask_videos()
-            parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in whole_masks(videos)]
-            joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)}
-            (folder / "tracks.safetensors").write_bytes(save(joined))
+            chunks = [
+                videos[first : first + TRACKED_AT_ONCE]
+                for videos in ([self.labelled(rows)] if few else self.mask_videos())
+                for first in range(0, len(videos), TRACKED_AT_ONCE)
+            ]
+            files = [folder / f"part_{number}.safetensors" for number in range(len(chunks))]
+            own = range(processes.rank(), len(chunks), processes.count())
+            missing = [number for number in own if not files[number].exists()]
+            for number in tqdm(missing, desc="tracks", unit="chunk", disable=None, leave=False):
+                seen, true = chunks[number].inputs[:, :CLIP_FRAMES], chunks[number].targets[:, CLIP_FRAMES:]
+                found = find_tracks(torch.from_numpy(np.concatenate((seen, true), 1)).to(self.device)).to("cpu")
+                write_bytes(files[number], save({f.name: getattr(found, f.name).contiguous() for f in fields(Tracks)}))
+                if time_is_up():
+                    break
+            processes.barrier()
+            if not processes.agreed(all(file.exists() for file in files)):
+                raise TimeIsUp
+            if processes.is_first():
+                found = [load_file(file) for file in files]
+                joined = {f.name: torch.cat([part[f.name] for part in found]) for f in fields(Tracks)}
+                write_bytes(folder / "tracks.safetensors", save(joined))
+                for file in files:
+                    file.unlink()
 
         return self.stage("tracks", decided_by, build)
 
@@ -330,6 +357,8 @@ class Pipeline:
         stages = {name: self.member(name) for name in names}
 
         def build(folder: Path) -> None:
+            if not processes.is_first():
+                return
             members = load_members(stages, self.device)
             found, scores = fit_decoding(names, self._held_out_batches(members), self.config.ensemble.decode)
             text = json.dumps(asdict(found) | {"pooled_jaccard": scores}, indent=1)
@@ -398,20 +427,23 @@ class System:
         return decode(probabilities[name], self.decoding.alone[name]).cpu().numpy()
 
 
+@contextmanager
+def counted(path: Path, device: torch.device) -> Iterator[None]:
+    """Add the seconds of what happens inside to a JSON file, finished or interrupted, and keep the largest peak."""
+    earlier = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "peak_gib": 0.0}
+    reset_peak(device)
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        if processes.is_first():
+            seconds = earlier["seconds"] + time.perf_counter() - start
+            write_text(path, json.dumps({"seconds": seconds, "peak_gib": max(earlier["peak_gib"], peak_gib(device))}))
+
+
 def stage_key(name: str, decided_by: dict) -> str:
     """Return the hash that names a stage's folder."""
     return hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
-
-
-def whole_masks(parts: list[MaskVideos]) -> Iterator[Tensor]:
-    """Yield (n, 22, 160, 240) uint8 masks, a few videos at a time: frames as seen, then frames as they were."""
-    with tqdm(total=sum(map(len, parts)), desc="tracks", unit="video", disable=None, leave=False) as bar:
-        for videos in parts:
-            for first in range(0, len(videos), TRACKED_AT_ONCE):
-                some = videos[first : first + TRACKED_AT_ONCE]
-                seen, true = some.inputs[:, :CLIP_FRAMES], some.targets[:, CLIP_FRAMES:]
-                yield torch.from_numpy(np.concatenate((seen, true), 1))
-                bar.update(len(some))
 
 
 def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:

@@ -209,6 +209,10 @@ def read_tensor(path: Path) -> Tensor:
             "that could run code; write it again with torch.save(tensor, path)."
         ) from None
     except Exception as error:  # a damaged file can end in any of them
+        with open(path, "rb") as file:
+            begins = file.read(2)
+        if begins and begins not in (b"PK", b"\x80\x02", b"\x93N"):  # zip, pickle, NumPy
+            raise UserError(f"{path} is no file of torch.save; write it with torch.save(tensor, path).") from None
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is truncated or damaged ({text[:120]}); write or copy it again.") from None
     if not isinstance(stored, Tensor) or stored.layout != torch.strided:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from data_prep.errors import exits_cleanly
+from solution import processes
 from solution.config import override
 from solution.presets import PRESETS
 from solution.runs import STAGES, choose_device, default_data, pack_and_report, save_run, standin_data
@@ -23,6 +24,7 @@ TRAINABLE = ("segmenter", "objects", "masks", "simvp", "frames", "jepa", "decodi
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @exits_cleanly
+@processes.together
 def main(
     stage: str,
     data: Path | None,
@@ -34,10 +36,12 @@ def main(
     """Train STAGE and the stages it needs; submit.py with the same preset and settings finds them done."""
     device = choose_device(device_name)
     config = override(PRESETS[preset], settings)
-    packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
+    with processes.first_goes_first():
+        packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
     pipeline = Pipeline(config, packed, STAGES, device)
     done = getattr(pipeline, stage)()
-    save_run(run_name or preset, pipeline)
+    if processes.is_first():
+        save_run(run_name or preset, pipeline)
     click.echo(f"{done.folder} holds the trained {stage}.")
 
 

@@ -1,7 +1,7 @@
 """The one training loop: mixed precision, EMA, schedule, checkpoint, resume, log.
 
 It knows no data set and no task: a batch is a pure function of the step, and so is the learning rate, which makes a
-resumed run equal to an uninterrupted one.
+resumed run equal to an uninterrupted one, and several processes, each with its share of every batch, equal to one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from data_prep.deadline import time_is_up
+from data_prep.pack import write_bytes
+from solution import processes
+
 CHECKPOINT_SECONDS = 60.0
 LOG_ROWS = 100
+TIMES = ("data_s", "step_s", "data_share")
+"""Logged seconds per step: waiting for its batch, working on it; and the share of the former."""
 CHECKPOINTS = ("resume.pt", "resume.previous.pt")
 """The newest first."""
 
@@ -85,12 +92,23 @@ class _Steps(Dataset):
 def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: torch.device):
     """Yield ``batch(step)`` for every step in order, moved to the device, made ahead of time where cores are spare."""
     on_gpu = device.type == "cuda"
-    workers = min(12, (os.cpu_count() or 1) - 1) if on_gpu else 0
+    workers = min(12, ((os.cpu_count() or 1) - 1) // processes.count_here()) if on_gpu else 0
     loader = DataLoader(
         _Steps(batch, steps.stop), batch_size=None, sampler=steps, num_workers=workers, pin_memory=on_gpu
     )
     for tensors in loader:
-        yield {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        yield {name: tensor.to(device, non_blocking=True) for name, tensor in processes.own_share(tensors).items()}
+
+
+class _Whole(nn.Module):
+    """Model and loss as one module, since gradients are shared only by what ``DistributedDataParallel`` called."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.loss(self.model, tensors)
 
 
 def fit(
@@ -119,6 +137,7 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is not finite at half the rate either; names step, learning rate and checkpoint.
+        TimeIsUp: see ``data_prep.deadline``; the last step is kept and the next call goes on from it.
     """
     arguments = (model, loss, batch, folder, recipe, device, seed, evaluate)
     try:
@@ -131,26 +150,31 @@ def fit(
 def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share: float) -> nn.Module:
     """Train as :func:`fit` does, from the last checkpoint on, at a share of the recipe's rate or what it was then."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = processes.share_statistics(model.to(device, memory_format=torch.channels_last), device)
     ema = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
     )
     optimiser = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    start, log, earlier_share = _resume(folder, model, ema, optimiser, device)
+    with processes.first_goes_first():  # it removes what is damaged
+        start, log, earlier_share = _resume(folder, model, ema, optimiser, device)
     rate_share = min(rate_share, earlier_share)
     if not start:
         _save_resume(folder, 0, model, ema, optimiser, log, rate_share)
     good = start
     if device.type == "cuda":
         model.compile()
+    whole = _Whole(model, loss)
+    if processes.count() > 1:
+        whole = DistributedDataParallel(whole, find_unused_parameters=True)  # a U-Net of less depth has some
     eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
     log_every = max(1, recipe.steps // LOG_ROWS)
     saved = clock = time.perf_counter()
     data_seconds = step_seconds = 0.0
     title = folder.name.rsplit("-", 1)[0]
-    with tqdm(total=recipe.steps, initial=start, desc=title, disable=None, leave=False) as bar:
+    hidden = None if processes.is_first() else True
+    with tqdm(total=recipe.steps, initial=start, desc=title, disable=hidden, leave=False) as bar:
         steps = range(start, recipe.steps)
         for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
             data_seconds += time.perf_counter() - clock
@@ -158,32 +182,35 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             rate = rate_share * recipe.rate(step)
             for group in optimiser.param_groups:
                 group["lr"], group["weight_decay"] = rate, recipe.decay(step)
-            torch.manual_seed(seed * 1_000_003 + step)
+            torch.manual_seed((seed * 1_000_003 + step) * processes.count() + processes.rank())
             model.train()
             with autocast(device):
-                values = loss(model, tensors)
+                values = whole(tensors)
             values["loss"].backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             ema.update_parameters(model)
             last = step + 1 == recipe.steps
-            saves = not last and clock - saved > CHECKPOINT_SECONDS
+            saves = not last and processes.agreed(clock - saved > CHECKPOINT_SECONDS or time_is_up())
             evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
             logs = (step + 1) % log_every == 0 or last or evaluates
-            if (logs or saves) and not math.isfinite(values["loss"].item() + norm.item()):
+            if logs or saves:
+                values = {name: processes.mean(value.detach()).item() for name, value in values.items()}
+            if (logs or saves) and not math.isfinite(values["loss"] + norm.item()):
                 raise FloatingPointError(
-                    f"the loss is {values['loss'].item():.3g} at step {step + 1} with learning rate {rate:.2e} and "
+                    f"the loss is {values['loss']:.3g} at step {step + 1} with learning rate {rate:.2e} and "
                     f"gradient norm {norm.item():.3g}; {folder}/resume.pt holds the last good state, of step {good}, "
                     "train on from it with a lower learning rate"
                 )
             if logs:
-                row = {"step": step + 1, "rate": rate} | {k: v.item() for k, v in values.items()}
+                row = {"step": step + 1, "rate": rate} | values
                 step_seconds += time.perf_counter() - clock
                 row |= {"data_s": data_seconds / log_every, "step_s": step_seconds / log_every}
+                row["data_share"] = data_seconds / (data_seconds + step_seconds)
                 data_seconds = step_seconds = 0.0
                 clock = time.perf_counter()
-                if evaluates:
+                if evaluates and processes.is_first():
                     row |= evaluate(ema.module.eval())
                 log.append(row)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "rate")})
@@ -194,17 +221,24 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
                 _save_resume(folder, step + 1, model, ema, optimiser, log, rate_share)
                 good = step + 1
                 saved = clock = time.perf_counter()
-    _write_log(folder, log)
+                processes.stop_if_time_is_up()
+    if processes.is_first():
+        _write_log(folder, log)
     save_weights(ema.module, folder)
-    for name in CHECKPOINTS:
-        (folder / name).unlink(missing_ok=True)
+    if processes.is_first():
+        for name in CHECKPOINTS:
+            (folder / name).unlink(missing_ok=True)
     return ema.module.eval()
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write ``weights.safetensors``, replacing it only once the new file is complete."""
+    """Write ``weights.safetensors``, replacing it only once the new file is complete; the first process does."""
+    if not processes.is_first():
+        processes.barrier()
+        return
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _write(folder / "weights.safetensors", save(state))
+    write_bytes(folder / "weights.safetensors", save(state))
+    processes.barrier()
 
 
 def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
@@ -215,13 +249,15 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Mod
 
 def _save_resume(folder: Path, step: int, model, ema, optimiser, log: list[dict], rate_share: float) -> None:
     """Write the newest checkpoint; the one before it is kept, and checksums tell later whether they are whole."""
+    if not processes.is_first():
+        return
     newest, previous = (folder / name for name in CHECKPOINTS)
     state = {"model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
     stored = io.BytesIO()
     torch.save({"step": step, "log": json.dumps(log), "rate_share": rate_share, **state}, stored)
     if newest.exists():
         newest.replace(previous)
-    _write(newest, stored.getbuffer())
+    write_bytes(newest, stored.getbuffer())
 
 
 def _resume(folder: Path, model, ema, optimiser, device: torch.device) -> tuple[int, list[dict], float]:
@@ -250,16 +286,6 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict | None:
     return torch.load(path, map_location=device, weights_only=True)
 
 
-def _write(path: Path, stored: bytes | memoryview) -> None:
-    """Write a file atomically; a full disk is an ``OSError``, which it is not where torch writes by itself."""
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_bytes(stored)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _write_log(folder: Path, log: list[dict]) -> None:
     names = list(dict.fromkeys(name for row in log for name in row))
     with open(folder / "log.csv", "w", newline="") as file:
@@ -276,7 +302,7 @@ def draw_curves(folder: Path, log: list[dict]) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    names = [n for n in dict.fromkeys(n for row in log for n in row) if n not in ("step", "data_s", "step_s")]
+    names = [n for n in dict.fromkeys(n for row in log for n in row) if n not in ("step", *TIMES)]
     figure, panels = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
     for panel, name in zip(panels[0], names, strict=True):
         rows = [row for row in log if name in row]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY_OPTIONS, assert_one_sentence, run_submit
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, flip_a_bit, run_submit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,7 +122,10 @@ def test_killed_anywhere_it_ends_with_the_same_file(workspace, tmp_path, monkeyp
         if name == "packing":
             assert list(tmp_path.rglob("packing.jsonl"))
         if name == "training":
-            assert (stage(tmp_path, "segmenter") / "resume.pt").exists()
+            newest = stage(tmp_path, "segmenter") / "resume.pt"
+            flip_a_bit(newest)  # the next command must go on from the checkpoint before it
+        if name == "prediction":
+            assert f"{newest.name} is damaged" in found.stderr
     rows = stage(tmp_path, "predictions_hidden") / "predictions.rows"
     assert rows.read_text() == "4"
     monkeypatch.chdir(tmp_path)

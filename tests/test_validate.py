@@ -174,7 +174,8 @@ BAD_FILES = {
     "not a number": (lambda path: torch.save(no_labels(torch.nan), path), ["1 that are NaN"]),
     "no class": (lambda path: torch.save(no_labels(49), path), ["expected 0 to 48, found 49"]),
     "a dict": (lambda path: torch.save({"masks": torch.zeros(5, 160, 240)}, path), ["holds a dict"]),
-    "text": (lambda path: path.write_text("text"), ["truncated or damaged"]),
+    "text": (lambda path: path.write_text("text"), ["is no file of torch.save", "write it"]),
+    "numbers as text": (lambda path: path.write_text("0 1 2\n"), ["is no file of torch.save", "write it"]),
     "empty": (lambda path: path.touch(), ["truncated or damaged"]),
     "truncated": (write_truncated, ["truncated or damaged"]),
 }

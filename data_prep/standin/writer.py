@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from data_prep import pack
 from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
+from data_prep.deadline import stop_if_time_is_up
 from data_prep.errors import UserError
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
@@ -79,6 +80,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     Raises:
         UserError: ``out`` holds something else, or a stand-in competition of other settings.
         OSError: the disk is full; finished videos are kept.
+        TimeIsUp: see ``data_prep.deadline``; finished videos are kept.
     """
     claim(out, settings)
     made = 0
@@ -175,6 +177,7 @@ def in_order(
                 result = started.popleft().result()
             yield chunk, result
             bar.update(len(chunk))
+            stop_if_time_is_up()
 
 
 def make_raw_split(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from solution.losses import share
+
 SMALLEST_SCALE = 0.004
 """World units (a third of a pixel): the likelihood gains nothing from being surer than the tracks are."""
 
@@ -125,10 +127,10 @@ def forecast_loss(forecast: Forecast, position: Tensor, seen: Tensor, yaw: Tenso
     likelihood = likelihood + 0.1 * turn * has_yaw[..., None]
     mixed = (forecast.logits.log_softmax(-1) + likelihood).logsumexp(-1)
     counted = weight.sum(-1)
-    path = -(mixed * (counted > 0)).sum() / counted.sum().clamp_min(1.0)
+    path = -share((mixed * (counted > 0)).sum(), counted.sum())
     leaves = functional.binary_cross_entropy_with_logits(forecast.visible, seen[..., -1].float(), reduction="none")
-    leaves = (leaves * judged).sum() / judged.sum().clamp_min(1)
+    leaves = share((leaves * judged).sum(), judged.sum())
     best = (forecast.mean[..., -1, :] - position[:, :, None, -1]).norm(dim=-1)
     best = best.gather(-1, forecast.logits.argmax(-1, keepdim=True))[..., 0]
-    miss = (best * seen[..., -1]).sum() / seen[..., -1].sum().clamp_min(1)
+    miss = share((best * seen[..., -1]).sum(), seen[..., -1].sum())
     return {"loss": path + leaves, "path": path.detach(), "leaves": leaves.detach(), "miss": miss.detach()}

@@ -204,7 +204,13 @@ class GatedAttentionBlock(nn.Module):
         return x + self.mlp_scale * self.mlp(self.mlp_norm(x))
 
     def attention(self, x: Tensor) -> Tensor:
-        wide = self.far(self.near(F.gelu(self.attention_in(x))))
+        wide = self.near(F.gelu(self.attention_in(x)))
+        # In bfloat16 and channels-last memory a CPU gets this convolution's weight gradient wrong (torch 2.15, oneDNN).
+        if x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                wide = self.far(wide.float())
+        else:
+            wide = self.far(wide)
         value, gate = self.value_and_gate(wide).chunk(2, 1)
         return x + self.attention_out(value * gate.sigmoid())
 

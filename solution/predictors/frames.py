@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -220,19 +221,22 @@ def train_simvp(
     """
     torch.manual_seed(seed)
     simvp = FramePipeline(config, segmenter).simvp
-    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=device)
-    weights[-1] = config.last_weight
-
-    def loss(simvp: SimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        predicted = simvp(as_clip(tensors["clip"], config.downscale))
-        return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
 
     def evaluate(simvp: SimVP) -> dict[str, float]:
         return evaluate_frames(simvp, segmenter, config.downscale, held_out, folder, device)
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
     recipe = Recipe(config.steps, config.learning_rate, config.weight_decay, evaluations=epochs)
-    fit(simvp, loss, video_batches(config.batch_size, videos, seed, True), folder, recipe, device, seed, evaluate)
+    batch = video_batches(config.batch_size, videos, seed, True)
+    fit(simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
+
+
+def frames_loss(config: FramesConfig, simvp: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss of the frames that SimVP draws for a batch of :func:`video_batches` with futures."""
+    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=tensors["clip"].device)
+    weights[-1] = config.last_weight
+    predicted = simvp(as_clip(tensors["clip"], config.downscale))
+    return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
 
 
 def train_frames(

@@ -2,6 +2,10 @@
 
 import errno
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +147,26 @@ def test_the_command_makes_compares_and_draws(raw, tmp_path):
         assert stats.exit_code == 0 and "Jaccard of copying" in stats.output
     drawn = run(main, ["picture", str(raw), "--real", str(raw), "--out", str(tmp_path / "x.png")])
     assert drawn.exit_code == 0 and (tmp_path / "x.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["raw", "packed"])
+def test_a_killed_command_goes_on_to_the_same_bytes(kind, tmp_path):
+    """SIGKILL in the middle of making videos, from outside."""
+    options = ["--train=6", "--val=0", "--hidden=2", "--seed=9", *(["--packed"] * (kind == "packed"))]
+    command = [sys.executable, "-m", "data_prep.standin", "--out", str(tmp_path / "killed"), *options]
+    process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2])
+    journal, folder = tmp_path / "killed/train/packing.jsonl", tmp_path / "killed/Dataset_Student/train"
+    while process.poll() is None:
+        if (journal.is_file() and journal.read_bytes().count(b"\n") > 4) or list(folder.glob("video_*")):
+            process.kill()
+            break
+        time.sleep(0.002)
+    assert process.wait() == -signal.SIGKILL
+    settings = Settings(6, 0, 0, 2, 9, kind)
+    assert 0 < make_standin(tmp_path / "killed", settings) < 6 * 22 + 2 * 11
+    make_standin(tmp_path / "whole", settings)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow

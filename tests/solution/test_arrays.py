@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from data_prep.deadline import TimeIsUp, deadline
 from solution.arrays import fill_rows
 
 SHAPE = (7, 5, 3)
@@ -81,3 +83,35 @@ def test_a_full_disk_is_an_error_that_can_be_caught(small_disk):
     with pytest.raises(OSError, match="No space left"):
         fill_rows(small_disk / "a.npy", (20_000, 160, 240), 4, values, "rows")
     assert not (small_disk / "a.npy").exists()
+
+
+def test_a_time_limit_keeps_every_chunk(tmp_path):
+    rows = Rows()
+    with deadline(0.0):
+        for last in (3, 6, 7):
+            with pytest.raises(TimeIsUp):
+                fill_rows(tmp_path / "a.npy", SHAPE, 3, rows, "rows")
+            assert (tmp_path / "a.rows").read_text() == str(last)
+        np.testing.assert_array_equal(fill_rows(tmp_path / "a.npy", SHAPE, 3, rows, "rows"), values(0, 7))
+    assert rows.asked == [(0, 3), (3, 6), (6, 7)]
+
+
+class SmallMemory(Rows):
+    """Has no memory for more than two rows at a time."""
+
+    def __call__(self, first: int, last: int) -> np.ndarray:
+        if last - first > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().__call__(first, last)
+
+
+def test_too_little_memory_halves_what_is_made_at_a_time(tmp_path, capsys):
+    rows = SmallMemory()
+    np.testing.assert_array_equal(fill_rows(tmp_path / "a.npy", SHAPE, 5, rows, "rows"), values(0, 7))
+    assert rows.asked == [(0, 2), (2, 4), (4, 5), (5, 7)]
+    assert "Not enough memory for 5 videos at a time; going on with 2." in capsys.readouterr().err
+
+
+def test_too_little_memory_for_one_row_is_the_error_it_is(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        fill_rows(tmp_path / "a.npy", SHAPE, 3, Rows(0, torch.OutOfMemoryError()), "rows")

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from solution import benchmark
+from solution.config import override
+from solution.presets import PRESETS
 
 
 @pytest.fixture
@@ -53,3 +55,25 @@ def test_render(run):
 def test_no_frames_is_one_sentence(tmp_path):
     found = CliRunner().invoke(benchmark.main, ["pack", str(tmp_path)])
     assert found.exit_code == 2 and found.stderr.startswith("Error: ")
+
+
+@pytest.mark.slow
+def test_profile(run, monkeypatch):
+    tiny = override(
+        PRESETS["quick"],
+        [
+            "segmenter.decoder_channels=16,8",
+            "segmenter.batch=2",
+            *(f"{section}.{key}" for section in ("frames", "masks") for key in ("hid_S=8", "hid_T=16", "N_T=2")),
+            *(f"{section}.batch_size=2" for section in ("frames", "masks", "objects")),
+            "objects.width=32",
+            "objects.layers=1",
+        ],
+    )
+    monkeypatch.setitem(PRESETS, "quick", tiny)
+    rows = run("profile", "--device", "cpu")
+    assert [row["network"] for row in rows] == ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "dynamics"]
+    for row in rows:
+        assert row["batch"] == 2 and row["step_s"] > 0 and row["batch_s"] > 0 and len(row["top"]) == 3
+        assert row["share_of_peak"] == pytest.approx(row["flops"] / row["step_s"] / row["peak_flops"])
+    assert 0 < sum(rows[0]["top"].values()) <= 1

@@ -37,6 +37,10 @@ def test_overrides_take_the_field_s_type():
         ("segmenter.steps", "expected section.key=value"),
         ("ensemble.members=objects,luck", "expected one of objects"),
         ("ensemble.decode=best", "expected one of fitted, argmax"),
+        ("segmenter.steps=0", "at least 1, found 0"),
+        ("objects.steps=-3", "at least 1, found -3"),
+        ("frames.joint_steps=-1", "at least 0, found -1"),
+        ("segmenter.learning_rate=nan", "at least 0, found nan"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(setting, message):

@@ -32,13 +32,22 @@ ROWS = [
 
 def record(path):
     cpu = torch.device("cpu")
-    record_result(path, ROWS, command="python submit.py", seeds=[0, 1, 2], data="a stand-in", device=cpu, note="Small.")
+    record_result(
+        path,
+        ROWS,
+        command="python submit.py",
+        seeds=[0, 1, 2],
+        data="a stand-in",
+        device=cpu,
+        stages={"segmenter": {"seconds": 12.3, "peak_gib": 1.5}},
+        note="Small.",
+    )
 
 
 def test_a_result_says_how_it_was_made(tmp_path):
     record(tmp_path / "quick.json")
     found = json.loads((tmp_path / "quick.json").read_text())
-    expected = ["name", "command", "commit", "hardware", "versions", "seeds", "data", "rows", "note"]
+    expected = ["name", "command", "commit", "hardware", "versions", "seeds", "data", "rows", "stages", "note"]
     assert list(found) == expected and found["name"] == "quick" and found["rows"] == ROWS
     assert found["commit"] and "CPU" in found["hardware"] and "torch" in found["versions"]
     assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
@@ -52,7 +61,7 @@ def test_the_block_shows_every_result_in_order(tmp_path):
     assert block.index("**a**") < block.index("**b**")
     assert "| ensemble | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 | 3 | 12.3 |" in block
     assert "| copy | 0.2000 | 0.1900 | 1 | – |" in block
-    assert "`python submit.py`" in block and "seeds 0, 1, 2" in block and "Small." in block
+    assert "`python submit.py`" in block and "seeds 0, 1, 2" in block and "Small. Stages: segmenter 12 s." in block
 
 
 def test_only_what_is_between_the_markers_changes():

@@ -3,15 +3,16 @@
 import csv
 import math
 import os
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from data_prep.deadline import TimeIsUp, deadline
 from solution import training
 from solution.training import Recipe, fit, load_weights
+from tests.conftest import flip_a_bit
 
 CPU = torch.device("cpu")
 
@@ -123,17 +124,6 @@ def stop_at(step: int, folder: Path, monkeypatch, recipe: Recipe) -> None:
         fit(network(), loss, dies, folder, recipe, CPU, seed=3)
 
 
-def flip_a_bit(path: Path) -> None:
-    """Change a tensor without a trace in the file's structure."""
-    content = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        largest = max(
-            (name for name in archive.namelist() if "/data/" in name), key=lambda n: archive.getinfo(n).file_size
-        )
-        content[content.index(archive.read(largest)) + 5] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     "damage", [flip_a_bit, lambda path: os.truncate(path, 1000), lambda path: path.write_bytes(b"")]
 )
@@ -181,3 +171,23 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
 
     with pytest.raises(FloatingPointError, match="step 1 with learning rate"):
         fit(nn.Linear(1, 1), bad, lambda step: {"x": torch.zeros(1)}, tmp_path, Recipe(steps=3), CPU)
+
+
+def test_a_training_without_time_makes_a_step_in_every_call(tmp_path):
+    recipe = Recipe(steps=6, learning_rate=0.01)
+    whole = fit(network(), loss, batch, tmp_path / "whole", recipe, CPU, seed=3)
+    with deadline(0.0):
+        for _ in range(5):
+            with pytest.raises(TimeIsUp):
+                fit(network(), loss, batch, tmp_path / "stopped", recipe, CPU, seed=3)
+        stopped = fit(network(), loss, batch, tmp_path / "stopped", recipe, CPU, seed=3)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, stopped.state_dict()[name]), name
+
+
+def test_the_log_says_how_much_of_the_time_went_into_batches(tmp_path):
+    fit(network(), loss, batch, tmp_path, Recipe(steps=3), CPU)
+    with open(tmp_path / "log.csv") as file:
+        for row in csv.DictReader(file):
+            data, step = float(row["data_s"]), float(row["step_s"])
+            assert data > 0 and step > 0 and float(row["data_share"]) == pytest.approx(data / (data + step))

@@ -1,0 +1,52 @@
+"""The whole kit on a few videos: stopped in every stage and taken up again, with one result at the end."""
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+
+from solution import benchmark, full_size
+from tests.conftest import TINY_OPTIONS
+
+OPTIONS = ["full", "--recipe", "quick", "--scale", "0.0005", *TINY_OPTIONS[2:]]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(full_size, "RESULTS", tmp_path / "results")
+
+    def run(*options: str) -> str:
+        found = CliRunner().invoke(benchmark.main, [*OPTIONS, *options], catch_exceptions=False)
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_stopped_again_and_again_it_ends_with_one_result(run, tmp_path):
+    said, calls = "Time is up", []
+    while "Time is up" in said:
+        said = run("--minutes", "0.0001")
+        calls.append(said.splitlines()[-1])
+        assert len(calls) < 60
+    stopped = [call.split()[4].rstrip(".") for call in calls[:-1]]
+    assert stopped[0] == "stand-in" and {"segmenter", "masks_hidden", "methods_hidden"} <= set(stopped)
+    assert calls[0] == "Time is up in stand-in. Left: it and all stages. The same command goes on from here."
+    assert "methods_hidden. The same command goes on from here." in calls[-2]
+    (path,) = (tmp_path / "results").iterdir()
+    result = json.loads(path.read_text())
+    assert path.name == "full-quick-0.0005.json" and result["commit"] and result["hardware"] and result["versions"]
+    assert result["data"] == "stand-in of 2 train, 2 val, 6 unlabeled, 2 hidden videos, scored on hidden"
+    methods = [row["method"] for row in result["rows"]]
+    assert methods[0] == "all background" and {"objects", "ensemble", "U-Net on the true frame 22"} <= set(methods)
+    assert set(stopped) <= set(result["stages"])
+    assert all(cost["seconds"] > 0 and cost["peak_gib"] > 0 for cost in result["stages"].values())
+    timed = [c["seconds"] for name, c in result["stages"].items() if name not in ("stand-in", "methods_hidden")]
+    (minutes,) = (row["minutes"] for row in result["rows"] if row["minutes"])
+    assert math.isclose(60 * minutes, sum(timed))
+    first = (tmp_path / "results" / path.name).read_text()
+    assert "segmenter: kept" in run()
+    assert json.loads((tmp_path / "results" / path.name).read_text())["rows"] == json.loads(first)["rows"]
