@@ -80,6 +80,15 @@ SPECS = {
             "then both tuned, pseudo masks too": tuned("pseudo"),
         },
     ),
+    "masks": Spec(
+        ("ensemble.members=masks",),
+        {
+            "slots apart, at once": (),
+            "slots apart, rolled out": ("masks.form=rollout",),
+            "slots as channels, at once": ("masks.separate=false",),
+            "49 classes, at once": ("masks.slots=48",),
+        },
+    ),
     "loss": Spec(
         ("ensemble.members=frames",),
         {"squared error": ("frames.ssim_weight=0",)}
@@ -405,9 +414,10 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants of the solution on val: frames, loss, views, members, segmenter, decode, or --vary anything.
+    """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    Interrupted at any moment, the same command goes on where it was.
+    SPEC is frames, masks, loss, views, members, segmenter or decode. Interrupted at any moment, the same command goes
+    on where it was.
     """
     start = time.perf_counter()
     name, chosen = parse_spec(spec, vary)

@@ -31,7 +31,17 @@ from solution.predictors.masks import (
 )
 
 TINY = MasksConfig(
-    slots=4, patch=2, horizons=1, translator="inception", hid_S=8, hid_T=16, N_S=2, N_T=2, steps=3, batch_size=2
+    slots=4,
+    separate=False,
+    patch=2,
+    horizons=1,
+    translator="inception",
+    hid_S=8,
+    hid_T=16,
+    N_S=2,
+    N_T=2,
+    steps=3,
+    batch_size=2,
 )
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 40, 64
