@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from data_prep.errors import UserError, exits_cleanly
-from solution.evaluation import CEILING, ceiling, evaluate, print_table
+from solution.evaluation import CEILING, FORESIGHT, ceiling, evaluate, foresight, print_table
 from solution.metrics import Score, score
 from solution.page import write_page
 from solution.report import material_of_file, material_of_run, record_run, save_validation
@@ -89,7 +89,11 @@ def score_run(
     val = packed["val"]
     truth = val.masks[:, -1]
     evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device)
-    scores = evaluation.scores | {CEILING: ceiling(pipeline, val.frames[:, -1], truth)}
+    if val.frames is None:
+        best = {FORESIGHT: foresight(val.masks)}
+    else:
+        best = {CEILING: ceiling(pipeline, val.frames[:, -1], truth)}
+    scores = evaluation.scores | best
     save_validation(run_name, data, scores)
     if report:
         write_page(report, material_of_run(run_name, pipeline, evaluation, scores))

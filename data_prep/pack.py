@@ -61,7 +61,7 @@ class PackedSplit:
     Attributes:
         name: ``train``, ``val``, ``unlabeled`` or ``hidden``.
         videos: the number of the video in every row.
-        frames: (N, T, 160, 240, 3) uint8 RGB; T is 22, of ``hidden`` 11.
+        frames: (N, T, 160, 240, 3) uint8 RGB; T is 22, of ``hidden`` 11. None in a stand-in of masks only.
         masks: (N, T, 160, 240) uint8, 255 = ignore; None where the split has no masks.
         problems: what was wrong with the raw files.
         source: JSON values that say where the arrays come from; equal ones, apart from ``folder``, mean equal arrays.
@@ -69,7 +69,7 @@ class PackedSplit:
 
     name: str
     videos: list[int]
-    frames: np.memmap = field(repr=False)
+    frames: np.memmap | None = field(repr=False)
     masks: np.memmap | None = field(repr=False)
     problems: list[Problem]
     source: dict
@@ -101,12 +101,13 @@ def open_split(folder: Path) -> PackedSplit:
     """Open one packed split, such as ``DIR/val``; see :func:`open_packed`."""
     try:
         index = json.loads((folder / "index.json").read_text())
-        frames = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False)
-        has_masks = folder.name in LABELLED or (folder / "masks.npy").is_file()
-        masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False) if has_masks else None
         videos = [int(number) for number in index["videos"]]
         problems = [Problem(**problem) for problem in index["problems"]]
         source = index["source"]
+        has_frames = source.get("standin", {}).get("kind") != "masks"
+        has_masks = folder.name in LABELLED or not has_frames or (folder / "masks.npy").is_file()
+        frames = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False) if has_frames else None
+        masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False) if has_masks else None
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing: packing {folder} was not finished; pack it again.") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -101,6 +101,9 @@ SPECS = {
         {encoder: (f"segmenter.encoder={encoder}",) for encoder in ("resnet18", "resnet34", "efficientnet-b0")}
         | {"with region loss": ("segmenter.region_weight=0.5",), "no region loss": ("segmenter.region_weight=0",)},
     ),
+    "dynamics": Spec(
+        ("ensemble.members=objects",), {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
+    ),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),
 }
 

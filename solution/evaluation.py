@@ -14,13 +14,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.classes import IGNORE
+from data_prep.scene import CLIP_FRAMES
+from solution.ensemble import decode
 from solution.metrics import Score, score
+from solution.models.dynamics import Forecast
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
+from solution.predictors.objects import draw
 from solution.segmenter import load_segmenter, segment
-from solution.stages import Pipeline, System, clips, system_probabilities
+from solution.stages import TRACKED_AT_ONCE, Pipeline, System, clips, system_probabilities
+from solution.tracks import find_tracks
 
-CEILING = "U-Net on the true frame 22"
+CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of seen objects"
+"""What perfect foresight would reach: with frames, and in a stand-in of masks only."""
 RELIABILITY_BINS = 10
 LEAST_PROBABILITY = 0.01
 """Below it nearly everything is floor far from any object, which would drown the rest."""
@@ -33,6 +39,8 @@ class Evaluation:
     scores: dict[str, Score]
     masks: np.ndarray
     """(N, 160, 240) uint8 masks of the ensemble."""
+    presence: np.ndarray
+    """(N, 160, 240) uint8: the ensemble's probability of any object, 255 is certain."""
     reliability: Reliability
 
 
@@ -58,13 +66,13 @@ class Reliability:
 
 
 def evaluate(
-    system: System, frames: np.ndarray, seen: np.ndarray, truth: np.ndarray, device: torch.device
+    system: System, frames: np.ndarray | None, seen: np.ndarray, truth: np.ndarray, device: torch.device
 ) -> Evaluation:
     """Predict frame 22 of every video with every method and score it.
 
     Args:
         system: the trained members and their decoding.
-        frames: (N, T, 160, 240, 3) uint8; only the first 11 are looked at.
+        frames: (N, T, 160, 240, 3) uint8, where there are any; only the first 11 are looked at.
         seen: (N, T, 160, 240) uint8, the segmenter's masks of them.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
         device: where networks run.
@@ -72,8 +80,9 @@ def evaluate(
     names = list(system.members)
     methods = [*BASELINES, *names, "ensemble"]
     masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
+    presence = np.empty(truth.shape, np.uint8)
     reliability = Reliability()
-    with tqdm(total=len(frames), desc="scoring", unit="video", disable=None, leave=False) as bar:
+    with tqdm(total=len(truth), desc="scoring", unit="video", disable=None, leave=False) as bar:
         for clip, rows in clips(frames, seen, device):
             for name, baseline in BASELINES.items():
                 masks[name][rows] = baseline.predict(clip, View()).argmax(1).cpu().numpy()
@@ -82,9 +91,11 @@ def evaluate(
                 masks[name][rows] = system.decode_alone(name, probabilities)
             masks["ensemble"][rows] = system.decode(probabilities)
             true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
-            reliability.add(system.combine(probabilities), true)
+            combined = system.combine(probabilities)
+            presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
+            reliability.add(combined, true)
             bar.update(len(clip.masks))
-    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], reliability)
+    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], presence, reliability)
 
 
 def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:
@@ -93,6 +104,20 @@ def ceiling(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> Score:
     chunks = range(0, len(frames), 16)
     masks = np.concatenate([segment(network, frames[i : i + 16], pipeline.device) for i in chunks])
     return score(masks, truth)
+
+
+def foresight(masks: np.ndarray) -> Score:
+    """Score outlines drawn where the objects of frames 1–11 truly are in frame 22 of (N, 22, 160, 240) uint8 masks."""
+    drawn = []
+    for first in range(0, len(masks), TRACKED_AT_ONCE):
+        tracks = find_tracks(torch.from_numpy(np.array(masks[first : first + TRACKED_AT_ONCE])))
+        seen = tracks.visible[:, :CLIP_FRAMES].any(1)
+        there = torch.where(seen & tracks.visible[:, -1], 20.0, -20.0)
+        turn = torch.stack(((4 * tracks.yaw[:, -1]).cos(), (4 * tracks.yaw[:, -1]).sin()), -1)[:, :, None]
+        place = tracks.position[:, -1, :, None, None]
+        known = Forecast(torch.zeros_like(place[..., 0, 0]), place, torch.full_like(place[..., 0], 1e-4), turn, there)
+        drawn.append(decode(draw(known, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
+    return score(np.concatenate(drawn), masks[:, -1])
 
 
 def print_table(scores: dict[str, Score]) -> None:

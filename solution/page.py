@@ -59,6 +59,7 @@ class Material:
         videos: the number of every video; None where nobody knows.
         frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames; None where nobody has them.
         masks: (N, 22, 160, 240) uint8 true masks; None where only frame 22's are known.
+        presence: (N, 160, 240) uint8 predicted probability of any object, 255 is certain; None like ``reliability``.
         reliability: of the probabilities; None where there are only labels.
         about: headings and texts, or JSON values, of how the prediction was made.
     """
@@ -71,6 +72,7 @@ class Material:
     videos: list[int] | None = None
     frames: np.ndarray | None = None
     masks: np.ndarray | None = None
+    presence: np.ndarray | None = None
     reliability: Reliability | None = None
     about: dict[str, object] = field(default_factory=dict)
 
@@ -101,7 +103,7 @@ def page(material: Material) -> str:
         classes=class_bars(own),
         confusions=confusion_table(counts.sum(0)),
         reliability=reliability_plot(material.reliability),
-        panels=5 if material.frames is not None else 3,
+        panels=3 + 2 * (material.frames is not None) + (material.presence is not None),
         strips_note=strips_note(material, len(counts)),
         key="".join(f'<span><i style="background:rgb{colour}"></i>{name}</span>' for name, colour in KEY),
         class_options="".join(f'<option value="{c}">{class_name(c)}</option>' for c in range(1, NUM_CLASSES)),
@@ -269,7 +271,17 @@ def panels(material: Material, row: int) -> list[tuple[str, np.ndarray]]:
             ("truth", outlined(floor, truth, np.zeros_like(truth))),
             ("prediction", outlined(floor, np.zeros_like(truth), prediction)),
         ]
+    if material.presence is not None:
+        outlines.append(("probability of an object, truth", likely(floor, material.presence[row], truth)))
     return [*pictures, *outlines, ("errors", error_map(truth, prediction))]
+
+
+def likely(frame: np.ndarray, presence: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the frame in grey, more of the prediction's colour where an object is more likely, with true outlines."""
+    share = presence[..., None] / 255
+    grey = np.repeat(frame.mean(-1, keepdims=True) * 0.6, 3, -1)
+    mixed = (grey * (1 - share) + np.array(PREDICTION) * share).astype(np.uint8)
+    return outlined(mixed, truth, np.zeros_like(truth))
 
 
 def outlined(frame: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

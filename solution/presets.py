@@ -6,12 +6,14 @@ from data_prep.scene import HEIGHT, WIDTH
 from solution.config import Config
 from solution.ensemble import EnsembleConfig
 from solution.predictors import frames, masks
+from solution.predictors.objects import ObjectsConfig
 from solution.segmenter import SegmenterConfig
 
 FULL = Config()
 
 QUICK = Config(
-    segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1000, batch=48, learning_rate=3e-3),
+    segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1500, batch=48, learning_rate=3e-3),
+    objects=ObjectsConfig(width=192, layers=5, steps=4000, batch_size=64),
     masks=masks.QUICK,
     frames=frames.QUICK,
     ensemble=EnsembleConfig(members=("objects",), view_count=4),

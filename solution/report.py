@@ -58,6 +58,7 @@ def material_of_run(name: str, pipeline: Pipeline, evaluation: Evaluation, score
         videos=val.videos,
         frames=val.frames,
         masks=val.masks,
+        presence=evaluation.presence,
         reliability=evaluation.reliability,
         about={
             "Configuration": asdict(pipeline.config),
@@ -127,7 +128,7 @@ def baselines_on_truth(all_masks: np.ndarray, truth: np.ndarray) -> dict[str, Sc
         drawn = []
         for first in range(0, len(all_masks), 4):
             masks = np.where(all_masks[first : first + 4] > 48, BACKGROUND, all_masks[first : first + 4])
-            clip = make_clip(np.zeros((len(masks), 1, 1, 1, 3), np.uint8), masks, torch.device("cpu"))
+            clip = make_clip(None, masks, torch.device("cpu"))
             drawn.append(baseline.predict(clip, View()).argmax(1).numpy().astype(np.uint8))
         found[f"{name}, from true masks"] = score(np.concatenate(drawn), truth)
     return found

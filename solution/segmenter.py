@@ -20,7 +20,7 @@ from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
-from solution.tracks import settle_shapes
+from solution.settling import settle
 from solution.training import Recipe, autocast, fit, load_weights
 
 EVALUATION_FRAMES = 200
@@ -147,6 +147,6 @@ def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torc
     def rows(first: int, last: int) -> np.ndarray:
         flat = frames[first:last].reshape(-1, HEIGHT, WIDTH, 3)
         masks = segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
-        return settle_shapes(torch.from_numpy(masks).to(device)).cpu().numpy()
+        return settle(torch.from_numpy(masks).to(device)).cpu().numpy()
 
     return fill_rows(path, (videos, times, HEIGHT, WIDTH), chunk, rows, label)

@@ -28,6 +28,7 @@ from solution.arrays import fill_rows
 from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
 from solution.machine import peak_gib, reset_peak
+from solution.physics import FITTED_ON
 from solution.predictors import Clip, Predictor
 from solution.predictors.frames import FrameVideos, load_frames, train_frames, train_simvp, untuned
 from solution.predictors.masks import MaskVideos, load_masks, train_masks
@@ -112,6 +113,8 @@ class Pipeline:
     @made_once
     def segmenter(self) -> Stage:
         train = self.packed["train"]
+        if train.frames is None:
+            raise UserError(f"{Path(train.masks.filename).parent} has no frames to learn from; leave frames out.")
         if not len(self.fit_rows):
             raise UserError(f"{train.frames.filename} has {len(train)} usable train videos; at least 2 are needed.")
         return self.stage(
@@ -134,6 +137,8 @@ class Pipeline:
         return np.load(self.masks_stage(split).folder / "masks.npy", mmap_mode="r")
 
     def masks_stage(self, split: PackedSplit) -> Stage:
+        if split.frames is None:  # a stand-in of masks only, which are what a flawless segmenter would see
+            return Stage(Path(split.masks.filename).parent, stage_key("masks", content(split)), 0.0)
         segmenter = self.segmenter()
 
         def build(folder: Path) -> None:
@@ -142,10 +147,14 @@ class Pipeline:
 
         return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": content(split)}, build)
 
+    def labelled(self, rows: np.ndarray) -> MaskVideos:
+        """Return rows of the labelled training videos."""
+        train = self.packed["train"]
+        return MaskVideos(self.masks_of(train), train.masks)[rows]
+
     def mask_videos(self) -> list[MaskVideos]:
         """Return what predictors learn from: labelled videos and, with the segmenter's masks, unlabeled ones."""
-        train, seen = self.packed["train"], self.masks_of(self.packed["train"])
-        videos = [MaskVideos(seen[self.fit_rows], train.masks[self.fit_rows])]
+        videos = [self.labelled(self.fit_rows)]
         if "unlabeled" in self.packed:
             pseudo = self.masks_of(self.packed["unlabeled"])
             videos.append(MaskVideos(pseudo, pseudo))
@@ -153,8 +162,7 @@ class Pipeline:
 
     def held_out(self) -> MaskVideos:
         """Return the labelled training videos that no stage learns from; weights and thresholds are fitted on them."""
-        seen = self.masks_of(self.packed["train"])
-        return MaskVideos(seen[self.held_out_rows], self.packed["train"].masks[self.held_out_rows])
+        return self.labelled(self.held_out_rows)
 
     def learned_from(self) -> dict:
         """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
@@ -163,24 +171,23 @@ class Pipeline:
 
     @made_once
     def tracks(self) -> Stage:
-        """Make the tracks of :meth:`mask_videos`: what the segmenter saw of frames 1–11, the truth of frames 12–22."""
+        """Make the tracks that objects learn from: what the segmenter saw of frames 1–11, the truth of frames 12–22.
+
+        The constants of the simulator need few videos, a network needs all.
+        """
+        few = self.config.objects.dynamics == "simulated"
+        rows = self.fit_rows[:FITTED_ON]
+        decided_by = self.learned_from()
+        if few:
+            decided_by = {"train": self.masks_stage(self.packed["train"]).key, "videos": len(rows)}
 
         def build(folder: Path) -> None:
-            parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in self._whole_masks()]
+            videos = [self.labelled(rows)] if few else self.mask_videos()
+            parts = [find_tracks(masks.to(self.device)).to("cpu") for masks in whole_masks(videos)]
             joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)}
             (folder / "tracks.safetensors").write_bytes(save(joined))
 
-        return self.stage("tracks", self.learned_from(), build)
-
-    def _whole_masks(self) -> Iterator[Tensor]:
-        """Yield (n, 22, 160, 240) uint8 masks, a few videos at a time: frames as seen, then frames as they were."""
-        for videos in self.mask_videos():
-            with tqdm(total=len(videos.inputs), desc="tracks", unit="video", disable=None, leave=False) as bar:
-                for first in range(0, len(videos.inputs), TRACKED_AT_ONCE):
-                    rows = slice(first, first + TRACKED_AT_ONCE)
-                    seen, true = videos.inputs[rows, :CLIP_FRAMES], videos.targets[rows, CLIP_FRAMES:]
-                    yield torch.from_numpy(np.concatenate((seen, true), 1))
-                    bar.update(len(seen))
+        return self.stage("tracks", decided_by, build)
 
     @made_once
     def objects(self) -> Stage:
@@ -274,7 +281,8 @@ class Pipeline:
         return self.stage("decoding", {"config": asdict(self.config.ensemble), "members": keys}, build)
 
     def _held_out_batches(self, members: dict[str, Predictor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        videos, frames = self.held_out(), self.packed["train"].frames[self.held_out_rows]
+        videos, frames = self.held_out(), self.packed["train"].frames
+        frames = None if frames is None else frames[self.held_out_rows]
         for clip, rows in clips(frames, videos.inputs, self.device):
             truth = torch.from_numpy(videos.targets[rows, -1]).to(self.device)
             yield system_probabilities(members, clip, self.config), truth
@@ -296,7 +304,8 @@ class Pipeline:
             system, masks, chunk = self.system(), self.masks_of(split), batch_size(self.device)
 
             def rows(first: int, last: int) -> np.ndarray:
-                return system.predict(make_clip(split.frames[first:last], masks[first:last], self.device))
+                frames = None if split.frames is None else split.frames[first:last]
+                return system.predict(make_clip(frames, masks[first:last], self.device))
 
             shape = (len(split), HEIGHT, WIDTH)
             fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
@@ -336,6 +345,17 @@ def stage_key(name: str, decided_by: dict) -> str:
     return hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
 
 
+def whole_masks(parts: list[MaskVideos]) -> Iterator[Tensor]:
+    """Yield (n, 22, 160, 240) uint8 masks, a few videos at a time: frames as seen, then frames as they were."""
+    with tqdm(total=sum(map(len, parts)), desc="tracks", unit="video", disable=None, leave=False) as bar:
+        for videos in parts:
+            for first in range(0, len(videos), TRACKED_AT_ONCE):
+                some = videos[first : first + TRACKED_AT_ONCE]
+                seen, true = some.inputs[:, :CLIP_FRAMES], some.targets[:, CLIP_FRAMES:]
+                yield torch.from_numpy(np.concatenate((seen, true), 1))
+                bar.update(len(some))
+
+
 def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
     """Return the trained predictors of member stages."""
     return {name: LOADERS[name](stage.folder, device) for name, stage in stages.items()}
@@ -353,10 +373,13 @@ def system_probabilities(members: dict[str, Predictor], clip: Clip, config: Conf
     return {name: member_probabilities(m, clip, views_of(m, config.ensemble)) for name, m in members.items()}
 
 
-def make_clip(frames: np.ndarray, masks: np.ndarray, device: torch.device) -> Clip:
-    """Return the clip of the first 11 of (B, T, 160, 240, 3) frames and (B, T, 160, 240) masks."""
-    first = np.array(frames[:, :CLIP_FRAMES]), np.array(masks[:, :CLIP_FRAMES])
-    return Clip(*(torch.from_numpy(array).to(device) for array in first))
+def make_clip(frames: np.ndarray | None, masks: np.ndarray, device: torch.device) -> Clip:
+    """Return the clip of the first 11 of (B, T, 160, 240, 3) frames, if there are any, and (B, T, 160, 240) masks."""
+
+    def first(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array[:, :CLIP_FRAMES])).to(device)
+
+    return Clip(None if frames is None else first(frames), first(masks))
 
 
 def batch_size(device: torch.device) -> int:
@@ -364,11 +387,11 @@ def batch_size(device: torch.device) -> int:
     return 32 if device.type == "cuda" else 4
 
 
-def clips(frames: np.ndarray, masks: np.ndarray, device: torch.device) -> Iterator[tuple[Clip, slice]]:
+def clips(frames: np.ndarray | None, masks: np.ndarray, device: torch.device) -> Iterator[tuple[Clip, slice]]:
     """Yield clips of consecutive rows, and which rows they are."""
-    for first in range(0, len(frames), batch_size(device)):
+    for first in range(0, len(masks), batch_size(device)):
         rows = slice(first, first + batch_size(device))
-        yield make_clip(frames[rows], masks[rows], device), rows
+        yield make_clip(None if frames is None else frames[rows], masks[rows], device), rows
 
 
 def content(split: PackedSplit) -> dict:

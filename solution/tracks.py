@@ -15,8 +15,6 @@ from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, project, unproject
 
 MAX_OBJECTS = 8
-LOOKALIKES = 16
-"""Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
 QUARTER = math.pi / 2
 """A cube looks the same after this turn."""
 
@@ -25,12 +23,6 @@ RIM = 64
 COARSE, FINE = (32, 64), (128, 128)
 """Rays along which an edge is searched and normals of the hull: to come near, and for a tenth of a pixel."""
 MIN_PIXELS = 8
-LOOKS = 4
-"""Frames of every object by whose outline its shape is judged."""
-OUTLINE_COUNTS = 30.0
-"""An overlap better by a thirtieth weighs as much as all of the segmenter's votes."""
-FITS = 0.7
-"""Overlap from which an outline is believed to be one object's."""
 
 
 @dataclass(frozen=True)
@@ -84,63 +76,10 @@ def join(parts: list[Tracks]) -> Tracks:
     return Tracks(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Tracks)})
 
 
-def settle_shapes(masks: Tensor) -> Tensor:
-    """Return the (V, T, 160, 240) uint8 masks with one shape for all that has the same material and colour in a video.
-
-    The first ``CLIP_FRAMES`` frames decide for all: what a predictor is given never depends on the frames after them.
-    Segmenters see colours well and shapes badly; the outline of the known solids tells the shape better. What looks
-    like two objects of one material and colour keeps its labels.
-    """
-    whole, masks = masks, masks[:, :CLIP_FRAMES].contiguous()
-    videos, frames = masks.shape[:2]
-    device = masks.device
-    rows, columns = (p[:, :, 1:].unflatten(2, (3, LOOKALIKES)) for p in _profiles(masks))  # (V, T, 3, 16, 160 or 240)
-    votes = rows.sum((1, 4))  # (V, 3, 16)
-    votes = votes / votes.sum(1, keepdim=True).clamp_min(1)
-    rows, columns = rows.sum(2), columns.sum(2)
-    area = rows.sum(-1)  # (V, T, 16)
-    box, cut = _boxes(rows.flatten(0, 2), columns.flatten(0, 2))
-    box, cut = box.view(videos, frames, -1, 4), cut.view(videos, frames, -1, 4)
-    size = 13.0 + 0.23 * (box[..., 0] + box[..., 1]) / 2
-    extent = torch.maximum(box[..., 1] - box[..., 0], box[..., 3] - box[..., 2]) / size
-    seen = area >= MIN_PIXELS
-    double = (seen & (extent > 1.7)).sum(1) > 1  # (V, 16)
-    usable = seen & (extent < 1.7) & (area > 0.2 * size**2) & ~double[:, None]
-    # What the image's edge cuts is looked at only where nothing better is to be had.
-    clear = area * usable * torch.where(cut.any(-1) | (area < 0.4 * size**2), 1e-3, 1.0)
-
-    best, frame = clear.topk(min(LOOKS, frames), 1)  # (V, LOOKS, 16)
-    video, look, group = (best > 0).nonzero(as_tuple=True)
-    image = (video * frames + frame[video, look, group]).repeat(3)
-    shape = torch.arange(3, device=device).repeat_interleave(len(video))
-    group_label = (group + 1).repeat(3)
-    pixels = torch.where((masks > 0) & (masks < NUM_CLASSES), (masks - 1) % LOOKALIKES + 1, masks).reshape(-1)
-    fit = _Outlines(pixels, image, group_label, shape, videos * frames, *COARSE)
-    position = _stand(box.flatten(0, 1)[image, group_label - 1], cut.flatten(0, 1)[image, group_label - 1])
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4, 3):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
-    overlap = fit.overlap(position, yaw, area.flatten(0, 1)[image, group_label - 1])
-    score = torch.zeros_like(votes)
-    count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(group), group), area.new_ones(()), True)[:, :1]
-    score.index_put_((video.repeat(3), shape, group_label - 1), overlap, True)
-    score = score / count.clamp_min(1)
-    winner = (OUTLINE_COUNTS * score + votes).argmax(1)  # (V, 16)
-    kept = double | ((count[:, 0] > 0) & (score.amax(1) < FITS))
-
-    table = torch.arange(256, dtype=torch.uint8, device=device).repeat(videos, 1)
-    settled = (1 + LOOKALIKES * winner + torch.arange(LOOKALIKES, device=device)).to(torch.uint8)
-    for kind in range(3):
-        part = table[:, 1 + LOOKALIKES * kind : 1 + LOOKALIKES * (kind + 1)]
-        part.copy_(torch.where(kept, part, settled))
-    return table.gather(1, whole.flatten(1).long()).view_as(whole)
-
-
 def _find(masks: Tensor) -> Tracks:
-    masks = settle_shapes(masks)
     videos, frames = masks.shape[:2]
     device = masks.device
-    rows, columns = _profiles(masks)
+    rows, columns = profiles(masks)
     area = rows.sum(-1)  # (V, T, 49)
     area[..., 0] = 0
     seen = area * (area >= MIN_PIXELS)
@@ -153,19 +92,19 @@ def _find(masks: Tensor) -> Tracks:
     label = classes[video, slot]
     shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
     image = video * frames + frame
-    box, border = _boxes(rows[video, frame, label], columns[video, frame, label])
-    position = _stand(box, border)
+    box, border = boxes(rows[video, frame, label], columns[video, frame, label])
+    position = stand(box, border)
     yaw = torch.zeros_like(position[:, 0])
     pixels = masks.reshape(-1)
-    fit = _Outlines(pixels, image, label, shape, videos * frames, *COARSE)
+    fit = Outlines(pixels, image, label, shape, videos * frames, *COARSE)
     position, yaw = fit.first_yaw(position, yaw)
     for width in (10, 6, 4):
         position, yaw = fit.improve(position, yaw, width, turns=True)
-    fit = _Outlines(pixels, image, label, shape, videos * frames, *FINE)
+    fit = Outlines(pixels, image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(3):
         position, yaw = fit.improve(position, yaw, 3, turns=True)
-    support, shown = fit.judge(position, yaw)
+    support, shown, _ = fit.judge(position, yaw)
     good = (support > 0.5) & (shown > 0.04)
 
     def spread(values: Tensor) -> Tensor:
@@ -179,7 +118,7 @@ def _find(masks: Tensor) -> Tracks:
     )
 
 
-def _profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
+def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many pixels every class has in each row (V, T, 49, 160) and each column (V, T, 49, 240), float32."""
     videos, frames = masks.shape[:2]
     device = masks.device
@@ -199,7 +138,7 @@ def _profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _boxes(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def boxes(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Return (N, 4) top, bottom, left, right edges in pixels and (N, 4) bool: the image's edge cuts that side.
 
     Stray pixels are left out: a row or column counts when it has two pixels and lies near the median one.
@@ -218,7 +157,7 @@ def _boxes(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(edges, 1).float(), torch.stack(cuts, 1)
 
 
-def _stand(box: Tensor, border: Tensor) -> Tensor:
+def stand(box: Tensor, border: Tensor) -> Tensor:
     """Return (N, 2) first guesses of the world position from (N, 4) boxes and which of their sides are cut."""
     top, bottom, left, right = box.unbind(1)
     row, column = (top + bottom) / 2, (left + right) / 2
@@ -260,13 +199,26 @@ def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
     return project(torch.cat((low, high), 1))
 
 
-class _Outlines:
-    """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres."""
+class Outlines:
+    """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres.
+
+    Where another class is seen the solid is hidden, unless that one stands farther away: then its edge is there. The
+    latter is left out where not ``ordered``, for labels that may be wrong.
+    """
 
     def __init__(
-        self, labels: Tensor, image: Tensor, label: Tensor, shape: Tensor, images: int, rays: int, normals: int
+        self,
+        labels: Tensor,
+        image: Tensor,
+        label: Tensor,
+        shape: Tensor,
+        images: int,
+        rays: int,
+        normals: int,
+        ordered: bool = True,
     ):
         self.labels, self.image, self.label, self.shape, self.images = labels, image, label, shape, images
+        self.ordered = ordered
         angle = torch.arange(rays, device=label.device) * (2 * math.pi / rays)
         self.ray = torch.stack((angle.cos(), angle.sin()))  # (2, R)
         angle = torch.arange(normals, device=label.device) * (2 * math.pi / normals)
@@ -371,36 +323,54 @@ class _Outlines:
             result[chosen] = torch.where(better[:, None], tried[chosen], result[chosen])
         return result, yaw
 
-    def judge(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N,) share of the visible inside that carries the class, and (N,) share of the inside it covers."""
-        support, shown = torch.zeros_like(yaw), torch.zeros_like(yaw)
+    def samples(self, kind: int, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, R, 6, 2) image points all over each inside and (N, R, 6) the pixels that each stands for."""
+        centre = self.centre(position)
+        radius, _ = self.radii(kind, position, yaw, centre)
         share = ((torch.arange(6, device=yaw.device) + 0.5) / 6).sqrt()  # equal areas
+        points = centre[:, None, None] + (radius[..., None] * share)[..., None] * self.ray.T[:, None]
+        pixels = math.pi * radius.square()[..., None] / (radius.shape[1] * len(share))
+        return points, pixels.expand(-1, -1, len(share))
+
+    def judge(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (N,) share of the visible inside that carries the class, share of the inside it covers, and pixels."""
+        support, shown, size = (torch.zeros_like(yaw) for _ in range(3))
         for kind, chosen in enumerate(self.chosen):
             if len(chosen) == 0:
                 continue
-            centre = self.centre(position[chosen])
-            radius, _ = self.radii(kind, position[chosen], yaw[chosen], centre)
-            reach = radius[..., None] * share
-            seen = self.look(centre[:, None, None] + reach[..., None] * self.ray.T[:, None], chosen)
-            area = radius.square()[..., None] / radius.square().sum(1)[:, None, None] / len(share)
-            own = ((seen > 0) * area).sum((1, 2))
-            known = ((seen != 0) * area).sum((1, 2))
-            support[chosen], shown[chosen] = own / known.clamp_min(1e-6), own
-        return support, shown
+            points, pixels = self.samples(kind, position[chosen], yaw[chosen])
+            seen = self.look(points, chosen)
+            own = ((seen > 0) * pixels).sum((1, 2))
+            known = ((seen != 0) * pixels).sum((1, 2))
+            size[chosen] = pixels.sum((1, 2))
+            support[chosen], shown[chosen] = own / known.clamp_min(1e-6), own / size[chosen]
+        return support, shown, size
+
+    def contents(self, position: Tensor, yaw: Tensor) -> Tensor:
+        """Return (N, 49) how many pixels of every class lie inside each outline."""
+        counts = torch.zeros(len(yaw), NUM_CLASSES, device=yaw.device)
+        for kind, chosen in enumerate(self.chosen):
+            if len(chosen) == 0:
+                continue
+            points, pixels = self.samples(kind, position[chosen], yaw[chosen])
+            column, row = points.floor().long().unbind(-1)
+            inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
+            image = self.image[chosen][:, None, None]
+            found = self.labels[(image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)].long()
+            found = torch.where(inside & (found < NUM_CLASSES), found, 0)
+            counts[chosen] = counts[chosen].scatter_add(1, found.flatten(1), pixels.flatten(1))
+        return counts
 
     def overlap(self, position: Tensor, yaw: Tensor, pixels: Tensor) -> Tensor:
         """Return (N,) intersection over union of the outline's visible inside and the ``pixels`` of the class."""
-        support, shown = self.judge(position, yaw)
-        area = torch.zeros_like(yaw)
-        for kind, chosen in enumerate(self.chosen):
-            if len(chosen) > 0:
-                radius, _ = self.radii(kind, position[chosen], yaw[chosen], self.centre(position[chosen]))
-                area[chosen] = math.pi * radius.square().mean(1)
-        own = shown * area
+        support, shown, size = self.judge(position, yaw)
+        own = shown * size
         return own / (pixels + own / support.clamp_min(1e-6) - own).clamp_min(1)
 
     def remember(self, position: Tensor) -> None:
         """Keep how far every class stands in its image, for who hides whom."""
+        if not self.ordered:
+            return
         self.depth = torch.full((self.images, 256), -torch.inf, device=position.device)
         self.depth[:, 0] = torch.inf
         self.depth[self.image, self.label] = 5.0 - 0.8660254 * position[:, 0]

@@ -70,8 +70,8 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
 
     ``raw`` is the real competition's layout, ``packed`` that of ``data_prep.pack``; both with the hidden videos' masks
     of frame 22 in ``hidden_truth.pt``, (N, 160, 240) uint8, and that frame itself in ``hidden_last_frames.npy``.
-    ``masks`` gives every split ``masks.npy``, (N, 22, 160, 240) uint8, and ``tracks.npz`` (see ``write_tracks``), and
-    no frames.
+    ``masks`` is packed too, but gives every split ``masks.npy``, (N, 22, 160, 240) uint8, and ``tracks.npz`` (see
+    ``write_tracks``) and no frames: what a flawless segmenter would see.
 
     Returns:
         How many frames were made by this call.
@@ -212,10 +212,9 @@ def write_raw_videos(numbers: list[int], folder: Path, split: str, seed: int, de
 def make_array_split(
     folder: Path, numbers: range, settings: Settings, device: str, pool: ProcessPoolExecutor | None
 ) -> int:
-    """Write one split as packed arrays, or as masks and tracks; return the number of frames (or masks) made."""
+    """Write one split as packed arrays, of masks and tracks or more; return the number of frames (or masks) made."""
     masks_only = settings.kind == "masks"
-    last = folder / ("tracks.npz" if masks_only else "index.json")
-    if last.is_file():
+    if (folder / "index.json").is_file():
         return 0
     split, length = folder.name, 0 if masks_only else FRAMES_OF_SPLIT[folder.name]
     shapes = {} if masks_only else {folder / "frames.npy": (len(numbers), length, HEIGHT, WIDTH, 3)}
@@ -249,9 +248,8 @@ def make_array_split(
         pack.finish(path, shape, list(range(len(numbers))))
     if masks_only:
         again = {n: simulate(video_seed(settings.seed, n)) for n in numbers if n not in tracks}
-        write_tracks(last, {**tracks, **again}, numbers)
-    else:
-        pack.write_index(folder, numbers, [], source)
+        write_tracks(folder / "tracks.npz", {**tracks, **again}, numbers)
+    pack.write_index(folder, numbers, [], source)
     journal.unlink()
     return len(missing) * (length or NUM_FRAMES)
 

@@ -17,16 +17,16 @@ class Clip:
     """What a predictor may look at.
 
     Attributes:
-        frames: (B, 11, 160, 240, 3) uint8 RGB, frames 1–11.
+        frames: (B, 11, 160, 240, 3) uint8 RGB, frames 1–11; None in a stand-in of masks only.
         masks: (B, 11, 160, 240) uint8, the segmenter's classes 0–48 on those frames.
     """
 
-    frames: Tensor
+    frames: Tensor | None
     masks: Tensor
 
     def flipped(self) -> Clip:
         """Return the clip mirrored left to right."""
-        return Clip(self.frames.flip(-2), self.masks.flip(-1))
+        return Clip(None if self.frames is None else self.frames.flip(-2), self.masks.flip(-1))
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,12 @@ class MaskVideos:
     inputs: np.ndarray
     targets: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows) -> MaskVideos:
+        return MaskVideos(self.inputs[rows], self.targets[rows])
+
 
 class SlotSimVP(nn.Module):
     """SimVP between slot masks: on the way in each square of pixels is one pixel, on the way out pixels again."""

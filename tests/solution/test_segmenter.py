@@ -20,7 +20,7 @@ from solution.segmenter import (
     segment_split,
     train_segmenter,
 )
-from solution.tracks import settle_shapes
+from solution.settling import settle
 
 CPU = torch.device("cpu")
 TINY = SegmenterConfig("resnet18", (32, 24, 16), downscale=2, crop=(64, 64), steps=4, batch=4)
@@ -173,4 +173,4 @@ def test_training_is_reproducible_and_survives_a_stop(videos, tmp_path, monkeypa
     found = segment_split(loaded, videos[0], tmp_path / "masks.npy", CPU, "masks")
     assert found.shape == (4, 2, 160, 240) and found.dtype == np.uint8
     pair = np.stack([segment(loaded, frames, CPU) for frames in videos[0][2:4]])
-    np.testing.assert_array_equal(found[2:4], settle_shapes(torch.from_numpy(pair)).numpy())
+    np.testing.assert_array_equal(found[2:4], settle(torch.from_numpy(pair)).numpy())

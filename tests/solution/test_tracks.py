@@ -7,7 +7,7 @@ import torch
 
 from data_prep.classes import SHAPE_OF_CLASS
 from data_prep.scene import paint, silhouettes
-from solution.tracks import MAX_OBJECTS, QUARTER, find_tracks, settle_shapes
+from solution.tracks import MAX_OBJECTS, QUARTER, find_tracks
 
 CLASSES = {"cube": 3, "sphere": 20, "cylinder": 40}
 
@@ -81,20 +81,3 @@ def test_relabelling_classes_of_one_shape_changes_nothing_else():
     a = find_tracks(film(torch.tensor([[17, 20]]), position, torch.zeros(1, 1, 2)))
     b = find_tracks(film(torch.tensor([[31, 25]]), position, torch.zeros(1, 1, 2)))
     assert torch.equal(a.position, b.position) and torch.equal(a.visible, b.visible)
-
-
-@pytest.mark.parametrize("name", list(CLASSES))
-def test_outlines_outvote_a_segmenter_that_mistakes_the_shape(name):
-    true, wrong = CLASSES[name], {CLASSES[name] % 16 + 16 * kind for kind in range(3)} - {CLASSES[name]}
-    position = torch.tensor([[[[0.3 * t, 0.2 * t]] for t in range(3)]])
-    masks = film(torch.tensor([[true]]), position, torch.full((1, 3, 1), 0.5))
-    mistaken = masks.clone()
-    mistaken[:, :2][masks[:, :2] > 0] = min(wrong)
-    mistaken[:, 2, ::2][masks[:, 2, ::2] > 0] = max(wrong)
-    assert torch.equal(settle_shapes(mistaken), masks)
-
-
-def test_two_objects_of_one_material_and_colour_keep_their_labels():
-    position = torch.tensor([[[[0.0, -1.0], [0.5, 1.0]]] * 3])
-    masks = film(torch.tensor([[3, 19]]), position.view(1, 3, 2, 2), torch.full((1, 3, 2), 0.5))
-    assert torch.equal(settle_shapes(masks), masks)

@@ -1,0 +1,230 @@
+"""Settles what the segmenter left open in a clip: the shape of every body, and one class for every object.
+
+A class is an object's identity, so that a few pixels or frames of a wrong class are a second object to everything
+that follows. The known solids' outlines tell which pixels belong together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from data_prep.classes import BACKGROUND, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
+from data_prep.scene import CLIP_FRAMES
+from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, stand
+
+LOOKALIKES = 16
+"""Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
+LOOKS = 4
+"""Frames of every object by whose outline its shape is judged."""
+OUTLINE_COUNTS = 30.0
+"""An overlap better by a thirtieth weighs as much as all of the segmenter's votes."""
+FITS = 0.7
+"""Overlap from which an outline is believed to be one object's."""
+SHARE, APART = 0.05, 0.6
+"""Two bodies each have this share of an object's square in pixels, and their middles are so many objects apart."""
+TWO_MEANS = 6
+"""Steps in which the pixels of a material and colour are split in two."""
+
+CANDIDATES = 12
+"""Classes per clip that may be objects or ghosts of objects, those with the most pixels."""
+FOUND = 0.15
+"""Share of an outline from which the pixels of its class are believed to be an object's."""
+WHOLE, PIECE = 1.25, 0.5
+"""More than one outline's worth of pixels together, a good part of it the second class's: those are two objects."""
+NEAR = 0.8
+"""World units that an object moves from one frame to the next, and the fits of two classes to it differ, at most."""
+GHOST = 0.4
+"""Share of a class's pixels that another object must account for."""
+
+
+def settle(masks: Tensor, videos_at_once: int = 32) -> Tensor:
+    """Return (V, T, 160, 240) uint8 masks with every object's pixels in one class.
+
+    The first ``CLIP_FRAMES`` frames decide for all: what a predictor is given never depends on the frames after them.
+    """
+    parts = (masks[i : i + videos_at_once] for i in range(0, len(masks), videos_at_once))
+    return torch.cat([absorb_ghosts(settle_shapes(part)) for part in parts])
+
+
+def settle_shapes(masks: Tensor) -> Tensor:
+    """Return the (V, T, 160, 240) uint8 masks with one shape for each body of a material and colour in a video.
+
+    Segmenters see colours well and shapes badly; the outline of the known solids tells the shape better. Two bodies of
+    one material and colour get different shapes, since no class is there twice.
+    """
+    bodies = split_bodies(masks)
+    clip, labels = bodies[:, :CLIP_FRAMES].contiguous(), masks[:, :CLIP_FRAMES]
+    videos, frames = clip.shape[:2]
+    device = masks.device
+    rows, columns = (p[:, :, 1 : 1 + 2 * LOOKALIKES] for p in profiles(clip))  # (V, T, 32, 160 or 240)
+    area = rows.sum(-1)  # (V, T, 32)
+    votes = _votes(clip, labels)  # (V, 3, 32)
+    votes = votes / votes.sum(1, keepdim=True).clamp_min(1)
+    box, cut = boxes(rows.flatten(0, 2), columns.flatten(0, 2))
+    box, cut = box.view(videos, frames, -1, 4), cut.view(videos, frames, -1, 4)
+    size = _side((box[..., 0] + box[..., 1]) / 2)
+    extent = torch.maximum(box[..., 1] - box[..., 0], box[..., 3] - box[..., 2]) / size
+    usable = (area >= MIN_PIXELS) & (extent < 1.7) & (area > 0.2 * size**2)
+    # What the image's edge cuts is looked at only where nothing better is to be had.
+    clear = area * usable * torch.where(cut.any(-1) | (area < 0.4 * size**2), 1e-3, 1.0)
+
+    best, frame = clear.topk(min(LOOKS, frames), 1)  # (V, LOOKS, 32)
+    video, look, body = (best > 0).nonzero(as_tuple=True)
+    image = (video * frames + frame[video, look, body]).repeat(3)
+    shape = torch.arange(3, device=device).repeat_interleave(len(video))
+    label = (body + 1).repeat(3)
+    fit = Outlines(clip.reshape(-1), image, label, shape, videos * frames, *COARSE)
+    position = stand(box.flatten(0, 1)[image, label - 1], cut.flatten(0, 1)[image, label - 1])
+    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
+    for width in (6, 4, 3):
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    overlap = fit.overlap(position, yaw, area.flatten(0, 1)[image, label - 1])
+    score = torch.zeros_like(votes)
+    count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(body), body), area.new_ones(()), True)[:, 0]
+    score.index_put_((video.repeat(3), shape, label - 1), overlap, True)
+    score = score / count[:, None].clamp_min(1)
+    kept = (count == 0) | (score.amax(1) < FITS)  # (V, 32)
+    merit = (OUTLINE_COUNTS * score + votes).unflatten(2, (2, LOOKALIKES))  # (V, 3, 2, 16)
+    both = merit[:, :, None, 0] + merit[:, None, :, 1] - 1e3 * torch.eye(3, device=device)[..., None]
+    winner = both.flatten(1, 2).argmax(1)  # (V, 16)
+    winner = torch.cat((winner // 3, winner % 3), 1)  # (V, 32)
+    table = 1 + LOOKALIKES * winner + torch.arange(LOOKALIKES, device=device).repeat(2)
+    table = torch.nn.functional.pad(torch.where(kept, 0, table), (1, 0)).to(torch.uint8)
+    settled = table.gather(1, bodies.flatten(1).long()).view_as(masks)
+    return torch.where(settled > 0, settled, masks)
+
+
+def split_bodies(masks: Tensor) -> Tensor:
+    """Return (V, T, 160, 240) uint8: 1–16 for each material and colour, 17–32 for a second body of the same ones.
+
+    Where the pixels of one material and colour fall into two clusters too far apart for one object, there are two
+    bodies; from then on each is what is nearest to where it was. 0 is what is no object.
+    """
+    videos, frames = masks.shape[:2]
+    video, frame, row, column = ((masks > 0) & (masks < NUM_CLASSES)).nonzero(as_tuple=True)
+    group = (masks[video, frame, row, column].long() - 1) % LOOKALIKES
+    owner = (video * frames + frame) * LOOKALIKES + group
+    point = torch.stack((row, column), -1).float()
+    halves, of_second = _two_means(owner, point, videos * frames * LOOKALIKES)
+    pixels, centre = (part.view(videos, frames, LOOKALIKES, *part.shape[1:]) for part in halves)
+    side = _side(centre[..., 0])  # (V, T, 16, 2)
+    apart = (centre[..., 0, :] - centre[..., 1, :]).norm(dim=-1) / side.mean(-1)
+    two = (pixels > SHARE * side**2).all(-1) & (apart > APART)  # (V, T, 16)
+    seen = pixels.sum(-1) >= MIN_PIXELS
+    whole = (centre * pixels[..., None]).sum(-2) / pixels.sum(-1, keepdim=True).clamp_min(1)
+    main = torch.where(two[..., None], centre[..., 0, :], whole)
+    other = centre[..., 1, :]
+
+    first, second = (torch.full_like(main[:, 0], 1e4) for _ in range(2))  # where the bodies are: nowhere yet
+    crossed = torch.zeros_like(two)  # the main part is the second body
+    gap = lambda a, b: (a - b).norm(dim=-1)  # noqa: E731
+    for t in range(frames):
+        here, there, both = main[:, t], other[:, t], two[:, t]
+        cross = gap(here, second) + both * gap(there, first) < gap(here, first) + both * gap(there, second)
+        to_first, to_second = (seen[:, t] & ~cross)[..., None], (seen[:, t] & cross)[..., None]
+        old = first, second
+        first = torch.where(to_first, here, torch.where((both & cross)[..., None], there, old[0]))
+        second = torch.where(to_second, here, torch.where((both & ~cross)[..., None], there, old[1]))
+        crossed[:, t] = cross
+    is_second = crossed.flatten()[owner] ^ (of_second & two.flatten()[owner])
+    bodies = torch.zeros_like(masks)
+    bodies[video, frame, row, column] = (1 + group + LOOKALIKES * is_second).to(torch.uint8)
+    return bodies
+
+
+def _two_means(owner: Tensor, point: Tensor, owners: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Split the (N, 2) points of every owner (N,) into two clusters; distances count in objects of that image row.
+
+    Returns:
+        ((owners, 2) points and (owners, 2, 2) centres of both clusters), and (N,) bool: the point is in the second.
+    """
+
+    def clusters(second: Tensor) -> tuple[Tensor, Tensor]:
+        key = 2 * owner + second
+        count = torch.bincount(key, minlength=2 * owners).float()
+        total = point.new_zeros(2 * owners, 2).index_add_(0, key, point)
+        return count.view(-1, 2), (total / count.clamp_min(1)[:, None]).view(-1, 2, 2)
+
+    _, centre = clusters(torch.zeros_like(owner))
+    distance = (point - centre[owner, 0]).norm(dim=-1)
+    farthest = point.new_zeros(owners).scatter_reduce_(0, owner, distance, "amax")
+    chosen = distance == farthest[owner]
+    centre[owner[chosen], 1] = point[chosen]
+    for _ in range(TWO_MEANS):
+        near = (point[:, None] - centre[owner]).norm(dim=-1) / _side(centre[owner][..., 0])
+        second = near[:, 1] < near[:, 0]
+        halves = clusters(second.long())
+        centre = halves[1]
+    return halves, second
+
+
+def _side(row: Tensor) -> Tensor:
+    """Return how many pixels an object at an image row is high and wide."""
+    return 13.0 + 0.23 * row
+
+
+def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
+    """Return (V, 3, 32) float32 pixels that every body has of each shape's classes."""
+    video = torch.arange(len(masks), device=masks.device)[:, None, None, None]
+    key = (video * len(SHAPES) + (masks.long() - 1).clamp_min(0) // LOOKALIKES) * 2 * LOOKALIKES + bodies.long() - 1
+    length = len(masks) * len(SHAPES) * 2 * LOOKALIKES
+    return torch.bincount(key[bodies > 0], minlength=length).view(len(masks), len(SHAPES), -1).float()
+
+
+def absorb_ghosts(masks: Tensor) -> Tensor:
+    """Return the (V, T, 160, 240) uint8 masks with classes that are only parts or moments of an object given to it.
+
+    A class is another's ghost where its pixels lie inside the other's outline, or where it stands in the other's
+    place while that is not to be seen; never where both together are more than one object.
+    """
+    clip = masks[:, :CLIP_FRAMES].contiguous()
+    videos, frames = clip.shape[:2]
+    device = masks.device
+    rows, columns = profiles(clip)
+    area = rows.sum(-1)
+    area[..., BACKGROUND] = 0
+    total, classes = area.sum(1).topk(CANDIDATES, -1)  # (V, C), the largest first
+    classes = classes * (total > 0)
+    area = area.gather(2, classes[:, None].expand(-1, frames, -1)) * (classes > 0)[:, None]  # (V, T, C)
+    video, frame, slot = (area >= MIN_PIXELS).nonzero(as_tuple=True)
+    label = classes[video, slot]
+    shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
+    fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
+    position, yaw = fit.first_yaw(*_start(rows[video, frame, label], columns[video, frame, label]))
+    for width in (6, 4):
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    inside, size = fit.contents(position, yaw), fit.judge(position, yaw)[-1]
+
+    def spread(values: Tensor) -> Tensor:
+        out = values.new_zeros(videos, frames, CANDIDATES, *values.shape[1:])
+        out[video, frame, slot] = values
+        return out
+
+    found = spread(inside.gather(1, label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
+    place, size = spread(position), spread(size)[..., None]
+    part, own = area[:, :, None], area[..., None]  # of the second and of the first of (V, T, C, C)
+    covered = torch.minimum(spread(inside.gather(1, classes[video])), part)
+    two = (part + own > WHOLE * size) & (part > PIECE * size)
+    together = torch.where(two, -part, covered) * found[..., None]
+    close = torch.zeros_like(two)
+    for now, then in ((slice(1, None), slice(-1)), (slice(-1), slice(1, None))):
+        gap = (place[:, now, None] - place[:, then, :, None]).norm(dim=-1)
+        close[:, now] |= found[:, then, :, None] & (gap < NEAR)
+    alone = part * ((part >= MIN_PIXELS) & ~found[..., None] & close)
+    share = (together + alone).sum(1) / total[:, None].clamp_min(1)  # (V, C, C)
+    share = share.triu(1)  # none is a ghost of a smaller one
+    best, host = share.max(1)
+    host = torch.where(best > GHOST, host, torch.arange(CANDIDATES, device=device))
+    for _ in range(CANDIDATES.bit_length()):
+        host = host.gather(1, host)
+    table = torch.arange(256, dtype=torch.uint8, device=device).repeat(videos, 1)
+    table.scatter_(1, classes, classes.gather(1, host).to(torch.uint8))
+    table[:, BACKGROUND] = BACKGROUND
+    return table.gather(1, masks.flatten(1).long()).view_as(masks)
+
+
+def _start(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (N, 2) first guesses of positions and (N,) yaws of 0 from (N, 160) and (N, 240) pixel counts."""
+    position = stand(*boxes(rows, columns))
+    return position, torch.zeros_like(position[:, 0])

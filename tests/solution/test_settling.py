@@ -1,0 +1,103 @@
+"""Settled labels against synthetic silhouettes whose labels were spoilt."""
+
+import pytest
+import torch
+
+from solution.settling import absorb_ghosts, settle, settle_shapes
+from tests.solution.test_tracks import CLASSES, film, one
+
+CUBE, BALL, GHOST = CLASSES["cube"], CLASSES["sphere"], 45
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_outlines_outvote_a_segmenter_that_mistakes_the_shape(name):
+    true, wrong = CLASSES[name], {CLASSES[name] % 16 + 16 * kind for kind in range(3)} - {CLASSES[name]}
+    position = torch.tensor([[[[0.3 * t, 0.2 * t]] for t in range(3)]])
+    masks = film(torch.tensor([[true]]), position, torch.full((1, 3, 1), 0.5))
+    mistaken = masks.clone()
+    mistaken[:, :2][masks[:, :2] > 0] = min(wrong)
+    mistaken[:, 2, ::2][masks[:, 2, ::2] > 0] = max(wrong)
+    assert torch.equal(settle_shapes(mistaken), masks)
+
+
+def test_two_objects_of_one_material_and_colour_keep_their_labels():
+    position = torch.tensor([[[[0.0, -1.0], [0.5, 1.0]]] * 3])
+    masks = film(torch.tensor([[3, 19]]), position.view(1, 3, 2, 2), torch.full((1, 3, 2), 0.5))
+    assert torch.equal(settle_shapes(masks), masks)
+
+
+def test_two_bodies_of_one_material_and_colour_that_are_called_alike_get_their_own_shapes():
+    """They start apart, come near each other, and one leaves the view before the end."""
+    ball = torch.stack((torch.zeros(8), torch.linspace(-0.8, -0.3, 8)), -1)
+    cube = torch.stack((torch.linspace(0.0, 4.2, 8), torch.full((8,), 0.3)), -1)
+    masks = film(torch.tensor([[19, 3]]), torch.stack((ball, cube), 1)[None], torch.full((1, 8, 2), 0.5))
+    assert (masks[0, 0] == 3).any() and not (masks[0, -1] == 3).any()
+    mistaken = masks.clone()
+    mistaken[masks == 19] = 3
+    mistaken[:, ::2][masks[:, ::2] > 0] = 35
+    assert torch.equal(settle_shapes(mistaken), masks)
+
+
+def test_what_comes_after_the_clip_keeps_its_label():
+    masks = one("cylinder", 0.3, 0.2).repeat(1, 12, 1, 1)
+    masks[:, :11] = 0
+    assert torch.equal(settle(masks), masks)
+
+
+def two_objects() -> torch.Tensor:
+    """Return (1, 6, 160, 240) masks: a ball comes from the left and covers part of a resting cube."""
+    ball = torch.stack((torch.full((6,), 0.6), torch.linspace(-1.2, 0.05, 6)), -1)
+    cube = torch.tensor([0.0, 0.1]).expand(6, 2)
+    return film(torch.tensor([[BALL, CUBE]]), torch.stack((ball, cube), 1)[None], torch.full((1, 6, 2), 0.4))
+
+
+def test_objects_that_are_only_near_each_other_keep_their_labels():
+    masks = two_objects()
+    counts = [(masks[0, t] == CUBE).sum() for t in (0, 5)]
+    assert 0.2 < counts[1] / counts[0] < 0.8, "the ball should hide a part of the cube"
+    assert torch.equal(absorb_ghosts(masks), masks)
+    assert torch.equal(settle(masks), masks)
+
+
+@pytest.mark.parametrize("owner", [BALL, CUBE])
+def test_pixels_of_another_class_inside_an_object_are_given_to_it(owner):
+    masks = two_objects()
+    spoilt = masks.clone()
+    spoilt[:, 1:4, :, ::3][masks[:, 1:4, :, ::3] == owner] = GHOST
+    assert (spoilt == GHOST).sum() > 200
+    assert torch.equal(absorb_ghosts(spoilt), masks)
+
+
+@pytest.mark.parametrize("frames", [slice(0, 1), slice(2, 4), slice(5, 6)])
+def test_frames_in_which_an_object_is_called_something_else_are_given_to_it(frames):
+    masks = two_objects()
+    spoilt = masks.clone()
+    spoilt[:, frames][masks[:, frames] == BALL] = GHOST
+    assert torch.equal(absorb_ghosts(spoilt), masks)
+
+
+def test_the_first_sliver_of_what_comes_in_is_given_to_it():
+    place = torch.stack((torch.full((5,), 0.4), torch.linspace(-2.2, -0.2, 5)), -1)
+    masks = film(torch.tensor([[BALL]]), place[None, :, None], torch.zeros(1, 5, 1))
+    assert 10 < (masks[0, 0] == BALL).sum() < 0.4 * (masks[0, -1] == BALL).sum()
+    spoilt = masks.clone()
+    spoilt[:, 0][masks[:, 0] == BALL] = GHOST
+    assert torch.equal(absorb_ghosts(spoilt), masks)
+
+
+def test_frames_after_the_clip_follow_but_do_not_decide():
+    masks = two_objects()
+    masks = torch.cat((masks, masks), 1)  # frame 12 is the last
+    spoilt = masks.clone()
+    spoilt[:, 11][masks[:, 11] == BALL] = GHOST
+    assert torch.equal(absorb_ghosts(spoilt), spoilt), "nothing in the clip says whose this is"
+    spoilt[:, 2][masks[:, 2] == BALL] = GHOST
+    assert torch.equal(absorb_ghosts(spoilt), masks)
+
+
+def test_videos_do_not_influence_each_other_and_none_may_be_empty():
+    masks = two_objects()
+    spoilt = masks.clone()
+    spoilt[:, 2][masks[:, 2] == BALL] = GHOST
+    both = settle(torch.cat((torch.zeros_like(masks), spoilt)), videos_at_once=2)
+    assert torch.equal(both, torch.cat((torch.zeros_like(masks), masks)))
