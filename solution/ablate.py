@@ -419,8 +419,8 @@ def main(
 ) -> None:
     """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    SPEC is frames, masks, loss, views, members, segmenter or decode. Interrupted at any moment, the same command goes
-    on where it was.
+    SPEC is frames, masks, loss, views, members, segmenter, dynamics or decode. Interrupted at any moment, the same
+    command goes on where it was.
     """
     start = time.perf_counter()
     name, chosen = parse_spec(spec, vary)
