@@ -79,6 +79,15 @@ SPECS = {
             "then both tuned, pseudo masks too": tuned("pseudo"),
         },
     ),
+    "masks": Spec(
+        ("ensemble.members=masks",),
+        {
+            "slots apart, at once": (),
+            "slots apart, rolled out": ("masks.form=rollout",),
+            "slots as channels, at once": ("masks.separate=false",),
+            "49 classes, at once": ("masks.slots=48",),
+        },
+    ),
     "loss": Spec(
         ("ensemble.members=frames",),
         {"squared error": ("frames.ssim_weight=0",)}
@@ -406,9 +415,10 @@ def main(
     device_name: str | None,
     publish: bool,
 ) -> None:
-    """Compare variants on val; SPEC is frames, network, jepa, dynamics, loss, views, members, segmenter or decode.
+    """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    Interrupted at any moment, the same command goes on where it was.
+    SPEC is frames, network, masks, jepa, dynamics, loss, views, members, segmenter or decode. Interrupted at any
+    moment, the same command goes on where it was.
     """
     start = time.perf_counter()
     name, chosen = parse_spec(spec, vary)

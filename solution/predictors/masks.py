@@ -1,7 +1,7 @@
 """The mask-space predictor: SimVP on slots, all horizons at once or one frame at a time.
 
-A clip's classes take at most K slots in random order, so the network learns one physics instead of 48; its
-probabilities are handed back to the classes afterwards. Where masks come from is not known here.
+A clip's classes take at most K slots, so the network learns one physics instead of 48; its probabilities are handed
+back to the classes afterwards. Where masks come from is not known here.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class MasksConfig:
     Attributes:
         form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
         slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
+        separate: every slot passes through SimVP by itself, beside all others together, instead of as one channel of
+            many; the order of slots is then of no consequence. Not if every class has its own slot.
         downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
         patch: side in these pixels of the squares that SimVP sees as one pixel.
         horizons: how many of the last frames ``oneshot`` predicts.
@@ -57,6 +59,7 @@ class MasksConfig:
 
     form: str = "oneshot"
     slots: int = 8
+    separate: bool = True
     downscale: int = 1
     patch: int = 2
     horizons: int = 11
@@ -73,9 +76,19 @@ class MasksConfig:
 
 
 QUICK = MasksConfig(
-    patch=4, horizons=1, translator="inception", hid_S=32, hid_T=128, N_S=2, N_T=4, steps=1000, batch_size=8
+    downscale=2,
+    patch=4,
+    horizons=1,
+    translator="inception",
+    hid_S=16,
+    hid_T=128,
+    N_S=2,
+    N_T=2,
+    steps=2000,
+    batch_size=8,
+    learning_rate=3e-3,
 )
-"""Small enough to be tried on two CPU cores, at two to four seconds a step; not tuned."""
+"""Small enough for CPU cores: a quarter of a second a step on one of them, more the further ``rollout`` goes."""
 
 
 PUBLISHED = MasksConfig(
@@ -113,9 +126,10 @@ class SlotSimVP(nn.Module):
         if config.form not in FORMS:
             raise ValueError(f"form is one of {', '.join(FORMS)}, not {config.form!r}")
         self.patch, self.slots, self.form, self.downscale = config.patch, config.slots, config.form, config.downscale
+        self.separate = config.separate and config.slots < NUM_CLASSES - 1
         self.simvp = SimVP(
-            config.slots + len(SHAPES),
-            (config.slots + 1) * config.patch**2,
+            (2 if self.separate else config.slots) + len(SHAPES),
+            (1 if self.separate else config.slots + 1) * config.patch**2,
             CLIP_FRAMES,
             1 if config.form == "rollout" else config.horizons,
             config.hid_S,
@@ -137,12 +151,12 @@ class SlotSimVP(nn.Module):
             own: (B, steps) bool, which predictions are fed back; where false, or not given, see ``truth``.
             steps: how far a rollout goes.
         """
-        planes, last = self.planes(slots, shapes), self.certain(slots[:, -1:])
+        planes, last = self.split(self.planes(slots, shapes), shapes), self.certain(slots[:, -1:])
         if self.form == "oneshot":
             return self.logits(self.simvp(planes), last, shapes)
         latent, skip = self.simvp.encode(planes.flatten(0, 1))
-        latent = latent.unflatten(0, slots.shape[:2])
-        skip = skip.unflatten(0, slots.shape[:2])[:, -1]
+        latent = latent.unflatten(0, planes.shape[:2])
+        skip = skip.unflatten(0, planes.shape[:2])[:, -1]
         predicted = []
         for step in range(steps):
             decoded = self.simvp.decode(self.simvp.translate(latent)[:, 0], skip)[:, None]
@@ -151,7 +165,8 @@ class SlotSimVP(nn.Module):
                 last = predicted[-1].softmax(2)  # soft feedback
                 if truth is not None:
                     last = torch.where(own[:, step, None, None, None, None], last, self.certain(truth[:, [step]]))
-                newest, skip = self.simvp.encode(self.soft_planes(last[:, :, 1:], shapes)[:, 0])
+                planes = self.split(self.soft_planes(last[:, :, 1:], shapes), shapes)
+                newest, skip = self.simvp.encode(planes[:, 0])
                 latent = torch.cat((latent[:, 1:], newest[:, None]), 1)
         return torch.cat(predicted, 1)
 
@@ -183,16 +198,38 @@ class SlotSimVP(nn.Module):
         shape_planes = torch.einsum("btkhw,bks->btshw", presence, of_shape.to(presence.dtype))
         return torch.cat((presence, shape_planes), 2)
 
+    def split(self, planes: Tensor, shapes: Tensor) -> Tensor:
+        """Return what SimVP sees of (B, T, K + 3, h, w) planes: themselves, or (n, T, 5, h, w) for n objects apart.
+
+        An object's five planes are its own, that of all others, and those of the shapes.
+        """
+        if not self.separate:
+            return planes
+        clip, slot = (shapes != EMPTY).nonzero(as_tuple=True)
+        own = planes[clip, :, slot]  # (n, T, h, w)
+        others = planes[:, :, : self.slots].sum(2)[clip] - own
+        return torch.cat((own[:, :, None], others[:, :, None], planes[clip, :, self.slots :]), 2)
+
+    def join(self, drawn: Tensor, shapes: Tensor) -> Tensor:
+        """Return (B, T, (K + 1)·patch², h, w) of what SimVP drew of :meth:`split`'s planes; 0 for the background."""
+        if not self.separate:
+            return drawn
+        clip, slot = (shapes != EMPTY).nonzero(as_tuple=True)
+        _, horizons, *sides = drawn.shape
+        joined = drawn.new_zeros(len(shapes), self.slots + 1, horizons, *sides)
+        joined[clip, slot + 1] = drawn
+        return joined.transpose(1, 2).flatten(2, 3)
+
     def logits(self, predicted: Tensor, last: Tensor, shapes: Tensor) -> Tensor:
         """Return (B, T, K + 1, H, W) float32: the prior that nothing moves on, corrected; empty slots cannot win.
 
         Args:
-            predicted: (B, T, (K + 1)·patch², H/patch, W/patch), SimVP's corrections.
+            predicted: SimVP's corrections, see :meth:`join`.
             last: (B, 1, K + 1, H, W) probabilities of the last frame that is known.
             shapes: (B, K) as in :meth:`forward`.
         """
         empty = F.pad(shapes == EMPTY, (1, 0))[:, None, :, None, None]
-        corrections = F.pixel_shuffle(predicted, self.patch).float()
+        corrections = F.pixel_shuffle(self.join(predicted, shapes), self.patch).float()
         return (corrections + STAYS * last).masked_fill(empty, -1e4)
 
 
@@ -251,8 +288,8 @@ class MasksPredictor:
 
     def __init__(self, network: SlotSimVP):
         self.network = network
-        slots_are_classes = network.slots == NUM_CLASSES - 1
-        self.symmetries = frozenset({"flip"} if slots_are_classes else {"flip", "slots"})
+        indifferent = network.separate or network.slots == NUM_CLASSES - 1
+        self.symmetries = frozenset({"flip"} if indifferent else {"flip", "slots"})
 
     @torch.inference_mode()
     def predict(self, clip: Clip, view: View) -> Tensor:

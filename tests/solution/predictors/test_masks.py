@@ -31,7 +31,17 @@ from solution.predictors.masks import (
 )
 
 TINY = MasksConfig(
-    slots=4, patch=2, horizons=1, translator="inception", hid_S=8, hid_T=16, N_S=2, N_T=2, steps=3, batch_size=2
+    slots=4,
+    separate=False,
+    patch=2,
+    horizons=1,
+    translator="inception",
+    hid_S=8,
+    hid_T=16,
+    N_S=2,
+    N_T=2,
+    steps=3,
+    batch_size=2,
 )
 CPU = torch.device("cpu")
 HEIGHT, WIDTH = 40, 64
@@ -91,14 +101,17 @@ def test_ignored_stays_ignored_and_strangers_become_background():
 
 
 @pytest.mark.parametrize("form", ["oneshot", "rollout"])
-@pytest.mark.parametrize(("slots", "downscale"), [(4, 1), (48, 1), (4, 2)])
-def test_probabilities_of_frame_22(masks, form, slots, downscale):
-    predictor = MasksPredictor(network(replace(TINY, form=form, slots=slots, downscale=downscale)))
+@pytest.mark.parametrize(
+    ("slots", "downscale", "separate"), [(4, 1, False), (48, 1, False), (4, 2, False), (4, 2, True)]
+)
+def test_probabilities_of_frame_22(masks, form, slots, downscale, separate):
+    config = replace(TINY, form=form, slots=slots, downscale=downscale, separate=separate)
+    predictor = MasksPredictor(network(config))
     clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
     probabilities = predictor.predict(Clip(clip, clip), View(slot_seed=1))
     assert probabilities.shape == (2, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(2, HEIGHT, WIDTH))
-    assert predictor.symmetries == ({"flip", "slots"} if slots == 4 else {"flip"})
+    assert predictor.symmetries == ({"flip"} if slots == 48 or separate else {"flip", "slots"})
     if slots == 4:
         absent = [c for c in range(1, NUM_CLASSES) if c not in clip[0].unique()]
         assert probabilities[0, absent].max() == 0
@@ -116,6 +129,27 @@ def test_between_thinned_pixels_lies_what_was_there(downscale):
     drawn = thicken(thin(disc, downscale), downscale) > 0.5
     iou = (drawn & (disc > 0)).sum() / (drawn | (disc > 0)).sum()
     assert iou > {1: 0.999, 2: 0.92, 4: 0.84}[downscale]  # of an object of usual size
+
+
+def test_separate_slots_have_no_order(masks):
+    model = network(replace(TINY, separate=True))
+    clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
+    classes = slot_classes(clip, 4)
+    order = torch.tensor([2, 0, 3, 1])
+    plain, other = (model(to_slots(clip, some), slot_shapes(some)) for some in (classes, classes[:, order]))
+    background_and_slots = torch.cat((torch.zeros(1, dtype=torch.long), order + 1))
+    torch.testing.assert_close(other, plain[:, :, background_and_slots])
+
+
+def test_separate_slots_know_of_each_other_and_may_all_be_empty(masks):
+    model = network(replace(TINY, separate=True))
+    clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
+    classes = slot_classes(clip, 4)
+    slots, shapes = to_slots(clip, classes), slot_shapes(classes)
+    alone = torch.where(slots == 1, 1, 0).to(torch.uint8)
+    assert not torch.allclose(model(slots, shapes)[:, :, 1], model(alone, shapes)[:, :, 1])
+    nothing = model(torch.zeros_like(slots), torch.full_like(shapes, EMPTY))
+    assert (nothing.argmax(2) == 0).all()
 
 
 def test_renaming_the_classes_renames_the_probabilities_and_nothing_else(masks):
