@@ -56,6 +56,7 @@ def fill_rows(
                     write_text(done, str(min(together + at_once, shape[0])))
                 bar.update(min(at_once, shape[0] - together))
                 processes.stop_if_time_is_up()
+        processes.barrier()  # all have opened the part, even those with nothing left to do
         if processes.is_first():
             part.replace(path)
             done.unlink(missing_ok=True)
