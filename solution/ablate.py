@@ -34,7 +34,15 @@ from solution.predictors.baselines import BASELINES
 from solution.predictors.frames import FramePipeline
 from solution.predictors.jepa import JepaPipeline
 from solution.presets import PRESETS
-from solution.results_table import RESULTS, markdown_table, number, record_result, with_error, write_whole
+from solution.results_table import (
+    RESULTS,
+    markdown_table,
+    number,
+    record_result,
+    with_error,
+    without_paths,
+    write_whole,
+)
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
 from solution.segmenter import build_segmenter
 from solution.stages import Pipeline, Stage, clips, content, stage_key
@@ -448,7 +456,9 @@ def main(
         record_result(
             RESULTS / f"ablate-{name}.json",
             table,
-            command="python -m solution.ablate " + shlex.join(sys.argv[1:]).replace(" --publish", ""),
+            command=shlex.join(["python", "-m", "solution.ablate", *without_paths(sys.argv[1:])]).replace(
+                " --publish", ""
+            ),
             seeds=used,
             data=f"{len(packed['train'])} train videos of {data.name}, scored on {videos} of val, preset {preset}",
             device=device,

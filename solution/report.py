@@ -32,6 +32,7 @@ from solution.results_table import (
     results_block,
     with_error,
     with_results,
+    without_paths,
     write_whole,
 )
 from solution.runs import RUNS
@@ -159,10 +160,7 @@ def record_run(
     """
     program = Path(sys.argv[0])
     words = ["-m", f"solution.{program.stem}"] if program.parent.name == "solution" else [program.name]
-    words += sys.argv[1:]
-    for option in ("--data", "--record"):
-        if option in words:
-            words[words.index(option) + 1] = option.removeprefix("--").upper()
+    words += without_paths(sys.argv[1:])
     minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith("methods_")) / 60
     stages = (before or {}) | pipeline.done
     rows = [

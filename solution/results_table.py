@@ -19,6 +19,15 @@ README = ROOT / "README.md"
 START, END = "<!-- results -->", "<!-- /results -->"
 
 
+def without_paths(words: list[str]) -> list[str]:
+    """Return the words of a command with the paths that a user gave replaced by the names of their options."""
+    before = ["", *words]
+    return [
+        option.removeprefix("--").upper() if option in ("--data", "--record", "--report") else word
+        for option, word in zip(before, words, strict=False)
+    ]
+
+
 def record_result(
     path: Path,
     rows: list[dict],

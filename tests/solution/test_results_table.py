@@ -71,3 +71,8 @@ def test_only_what_is_between_the_markers_changes():
     assert with_results(new, "a \\1 block") == new
     with pytest.raises(UserError, match="results"):
         with_results("no markers", "block")
+
+
+def test_recorded_commands_hold_no_paths():
+    words = ["--run", "a", "--data", "/somewhere/data", "--record", "out.json", "--set", "x.y=1"]
+    assert without_paths(words) == ["--run", "a", "--data", "DATA", "--record", "RECORD", "--set", "x.y=1"]
