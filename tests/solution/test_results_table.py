@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from solution.results_table import END, START, record_result, results_block, with_results
+from solution.results_table import END, START, record_result, results_block, with_results, without_paths
 
 ROWS = [
     {
