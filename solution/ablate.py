@@ -453,12 +453,11 @@ def main(
     click.echo(f"\n{text}\n\n{ablation.folder}/table.md, table.csv, table.png")
     if publish:
         videos = ablation.rows[0]["videos"]
+        given = (word for word in without_paths(sys.argv[1:]) if word != "--publish")
         record_result(
             RESULTS / f"ablate-{name}.json",
             table,
-            command=shlex.join(["python", "-m", "solution.ablate", *without_paths(sys.argv[1:])]).replace(
-                " --publish", ""
-            ),
+            command=shlex.join(["python", "-m", "solution.ablate", *given]),
             seeds=used,
             data=f"{len(packed['train'])} train videos of {data.name}, scored on {videos} of val, preset {preset}",
             device=device,
