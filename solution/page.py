@@ -272,7 +272,7 @@ def panels(material: Material, row: int) -> list[tuple[str, np.ndarray]]:
             ("prediction", outlined(floor, np.zeros_like(truth), prediction)),
         ]
     if material.presence is not None:
-        outlines.append(("probability of an object, truth", likely(floor, material.presence[row], truth)))
+        outlines.append(("probability, truth", likely(floor, material.presence[row], truth)))
     return [*pictures, *outlines, ("errors", error_map(truth, prediction))]
 
 

@@ -140,7 +140,7 @@ def test_pages_and_scores_of_a_run_and_of_a_file(trained):
     assert "U-Net on the true frame 22" in text and "reliability diagram" in text and "late <small>" in text
     assert "segmenter" in text and "torch" in text
     strips = text.count("<article")
-    assert strips == text.count("probability of an object, truth<") and text.count("data:image/png") == 6 * strips
+    assert strips == text.count("probability, truth<") and text.count("data:image/png") == 6 * strips
     remembered = json.loads(Path("runs/quick/validation.json").read_text())["scores"]
     assert f"{remembered['ensemble']['jaccard']:.4f}" in text
 
