@@ -94,10 +94,17 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+OPEN = ("quick-standin", "exact-masks", "quick-blender", "ablate-members")
+"""The results that README shows at once, in this order."""
+
+
 def results_block(folder: Path = RESULTS) -> str:
-    """Return the Markdown of every result in a folder by name, ablations last."""
-    paths = sorted(folder.glob("*.json"), key=lambda path: (path.stem.startswith("ablate-"), path.stem))
-    results = [json.loads(path.read_text()) for path in paths]
+    """Return the Markdown of every result in a folder by name, that of ``OPEN`` first and what is not folded away."""
+
+    def place(path: Path) -> tuple[int, str]:
+        return OPEN.index(path.stem) if path.stem in OPEN else len(OPEN), path.stem
+
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=place)]
     return "\n\n".join(map(_section, results)) or "No results are recorded yet."
 
 
@@ -119,7 +126,10 @@ def _section(result: dict) -> str:
     if result.get("stages"):
         costs = (f"{name} {cost['seconds']:.0f} s" for name, cost in result["stages"].items())
         note += f" Stages: {', '.join(costs)}."
-    return f"**{result['name']}** · {result['data']}\n\n{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
+    text = f"{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
+    if result["name"] in OPEN:
+        return f"**{result['name']}** · {result['data']}\n\n{text}"
+    return f"<details><summary><b>{result['name']}</b> · {result['data']}</summary>\n\n{text}\n\n</details>"
 
 
 def with_results(readme: str, block: str, path: Path = README) -> str:
