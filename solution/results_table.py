@@ -94,7 +94,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-OPEN = ("quick-standin", "exact-masks", "quick-blender", "ablate-members")
+OPEN = ("quick-standin", "quick-fresh", "exact-masks", "quick-blender", "ablate-members")
 """The results that README shows at once, in this order."""
 
 
