@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import submit
 import validate
+from data_prep.standin.physics import Trajectories, simulate, video_seed
 from data_prep.standin.writer import Settings, make_standin
 
 TINY = {
@@ -135,3 +136,8 @@ def flip_a_bit(path: Path) -> None:
         )
         content[content.index(archive.read(largest)) + 5] ^= 1
     path.write_bytes(content)
+
+
+def simulate_many(seed: int, count: int, start: int = 0) -> list[Trajectories]:
+    """Return the videos numbered ``start`` to ``start + count`` of the stand-in with this seed."""
+    return [simulate(video_seed(seed, number)) for number in range(start, start + count)]

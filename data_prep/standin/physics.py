@@ -312,11 +312,6 @@ def floor_point(column: float, row: float) -> np.ndarray:
     return np.array(CAMERA[:2]) + (RADIUS - CAMERA[2]) / direction[2] * direction[:2]
 
 
-def simulate_many(seed: int, count: int, start: int = 0) -> list[Trajectories]:
-    """Return the videos numbered ``start`` to ``start + count`` of the competition with this seed."""
-    return [simulate(video_seed(seed, number)) for number in range(start, start + count)]
-
-
 def unit(vector: np.ndarray) -> np.ndarray:
     """Return a (2,) vector's direction."""
     return vector / max(np.hypot(*vector), 1e-9)

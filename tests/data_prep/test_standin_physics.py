@@ -5,6 +5,7 @@ import pytest
 
 from data_prep.scene import FRAME_SECONDS
 from data_prep.standin import physics
+from tests.conftest import simulate_many
 
 
 def slide(shape, position, velocity, spin=None, deceleration=None, elasticity=None):
@@ -60,7 +61,7 @@ def test_a_cube_hit_off_its_middle_turns():
 
 
 def test_videos_keep_the_rules():
-    for video in physics.simulate_many(3, 20):
+    for video in simulate_many(3, 20):
         count = len(video.class_ids)
         assert 1 <= count <= physics.MAX_OBJECTS and len(set(video.class_ids)) == count
         assert video.class_ids.min() >= 1 and video.class_ids.max() <= 48
@@ -72,7 +73,7 @@ def test_videos_keep_the_rules():
 
 
 def test_a_video_depends_on_seed_and_number_alone():
-    first, again = physics.simulate_many(5, 4), physics.simulate_many(5, 2, start=2)
+    first, again = simulate_many(5, 4), simulate_many(5, 2, start=2)
     for one, other in zip(first[2:], again, strict=True):
         for name in ("class_ids", "shape", "position", "yaw", "collided"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

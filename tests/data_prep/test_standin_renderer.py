@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from data_prep import scene
-from data_prep.standin import physics, renderer
+from data_prep.standin import renderer
 from data_prep.standin.stats import COLOUR_MEDIANS, count_video, statistics
+from tests.conftest import simulate_many
 
 
 @pytest.fixture(scope="module")
 def videos():
-    return physics.simulate_many(1, 3)
+    return simulate_many(1, 3)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_grain_is_slight():
 
 
 def test_colours_are_the_real_medians():
-    many = physics.simulate_many(2, 24)
+    many = simulate_many(2, 24)
     painted = scene.paint_solids(*renderer.solids_of(many), len(many) * 22).numpy().reshape(-1, 22, 160, 240)
     counts = []
     for index, video in enumerate(many):

@@ -18,8 +18,9 @@ from data_prep.competition import find_competition
 from data_prep.errors import UserError
 from data_prep.standin import renderer, writer
 from data_prep.standin.__main__ import main
-from data_prep.standin.physics import simulate_many, video_seed
+from data_prep.standin.physics import video_seed
 from data_prep.standin.writer import Settings, make_standin
+from tests.conftest import simulate_many
 
 SIZES = {"train": 2, "val": 1, "unlabeled": 1, "hidden": 2, "seed": 4}
 
