@@ -123,9 +123,8 @@ def split_bodies(masks: Tensor) -> Tensor:
         here, there, both = main[:, t], other[:, t], two[:, t]
         cross = gap(here, second) + both * gap(there, first) < gap(here, first) + both * gap(there, second)
         to_first, to_second = (seen[:, t] & ~cross)[..., None], (seen[:, t] & cross)[..., None]
-        old = first, second
-        first = torch.where(to_first, here, torch.where((both & cross)[..., None], there, old[0]))
-        second = torch.where(to_second, here, torch.where((both & ~cross)[..., None], there, old[1]))
+        first = torch.where(to_first, here, torch.where((both & cross)[..., None], there, first))
+        second = torch.where(to_second, here, torch.where((both & ~cross)[..., None], there, second))
         crossed[:, t] = cross
     is_second = crossed.flatten()[owner] ^ (of_second & two.flatten()[owner])
     bodies = torch.zeros_like(masks)
@@ -191,7 +190,8 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     label = classes[video, slot]
     shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
     fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
-    position, yaw = fit.first_yaw(*_start(rows[video, frame, label], columns[video, frame, label]))
+    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
+    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
     for width in (6, 4):
         position, yaw = fit.improve(position, yaw, width, turns=True)
     inside, size = fit.contents(position, yaw), fit.judge(position, yaw)[-1]
@@ -222,9 +222,3 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     table.scatter_(1, classes, classes.gather(1, host).to(torch.uint8))
     table[:, BACKGROUND] = BACKGROUND
     return table.gather(1, masks.flatten(1).long()).view_as(masks)
-
-
-def _start(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N, 2) first guesses of positions and (N,) yaws of 0 from (N, 160) and (N, 240) pixel counts."""
-    position = stand(*boxes(rows, columns))
-    return position, torch.zeros_like(position[:, 0])
