@@ -147,7 +147,7 @@ def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray,
 
     def build(folder: Path) -> None:
         def rows(first: int, last: int) -> np.ndarray:
-            clip = make_clip(split.frames[first:last], seen[first:last], pipeline.device)
+            clip = make_clip(split.frames, seen, slice(first, last), pipeline.device)
             masks = method_masks(system, clip, system_probabilities(system.members, clip, pipeline.config))
             best = [segment(network, last_frames[first:last], pipeline.device) for network in segmenters.values()]
             return np.stack([*masks.values(), *best], 1)

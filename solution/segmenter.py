@@ -54,7 +54,7 @@ def load_segmenter(config: SegmenterConfig, folder: Path, device: torch.device) 
     return load_weights(build_segmenter(config), folder, device)
 
 
-def mask_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weight: float) -> dict[str, Tensor]:
+def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weight: float) -> dict[str, Tensor]:
     """Return cross-entropy plus Dice of object against floor; mask values of 255 are ignored.
 
     The cross-entropy over 49 classes is taken apart: object or floor over all pixels, and which object over the
@@ -146,8 +146,8 @@ def crop_batches(
 
 
 def crops_loss(config: SegmenterConfig, model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return :func:`mask_loss` of a batch of :func:`crop_batches`."""
-    return mask_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
+    """Return :func:`factored_loss` of a batch of :func:`crop_batches`."""
+    return factored_loss(model, as_images(tensors["frames"]), tensors["mask"], config.region_weight)
 
 
 def as_images(frames: Tensor) -> Tensor:

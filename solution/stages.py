@@ -120,9 +120,7 @@ class Pipeline:
 
     @made_once
     def segmenter(self) -> Stage:
-        train = self.packed["train"]
-        if train.frames is None:
-            raise UserError(f"{Path(train.masks.filename).parent} has no frames to learn from; leave frames out.")
+        train = with_frames(self.packed["train"])
         if not len(self.fit_rows):
             raise UserError(f"{train.frames.filename} has {len(train)} usable train videos; at least 2 are needed.")
         return self.stage(
@@ -289,7 +287,7 @@ class Pipeline:
         return FrameVideos(split.frames, self.masks_of(split), np.arange(len(split))) if split else None
 
     def _splits(self) -> list[PackedSplit]:
-        return [self.packed[name] for name in ("train", "unlabeled") if name in self.packed]
+        return [with_frames(self.packed[name]) for name in ("train", "unlabeled") if name in self.packed]
 
     def _all_frames(self) -> list[FrameVideos]:
         rows = {"train": self.fit_rows}
@@ -368,10 +366,9 @@ class Pipeline:
         return self.stage("decoding", {"config": asdict(self.config.ensemble), "members": keys}, build)
 
     def _held_out_batches(self, members: dict[str, Predictor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        videos, frames = self.held_out(), self.packed["train"].frames
-        frames = None if frames is None else frames[self.held_out_rows]
-        for clip, rows in clips(frames, videos.inputs, self.device):
-            truth = torch.from_numpy(videos.targets[rows, -1]).to(self.device)
+        train = self.packed["train"]
+        for clip, rows in clips(train.frames, self.masks_of(train), self.device, self.held_out_rows):
+            truth = torch.from_numpy(train.masks[rows, -1]).to(self.device)
             yield system_probabilities(members, clip, self.config), truth
 
     def system(self) -> System:
@@ -391,8 +388,7 @@ class Pipeline:
             system, masks, chunk = self.system(), self.masks_of(split), batch_size(self.device)
 
             def rows(first: int, last: int) -> np.ndarray:
-                frames = None if split.frames is None else split.frames[first:last]
-                return system.predict(make_clip(frames, masks[first:last], self.device))
+                return system.predict(make_clip(split.frames, masks, slice(first, last), self.device))
 
             shape = (len(split), HEIGHT, WIDTH)
             fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
@@ -463,11 +459,30 @@ def system_probabilities(members: dict[str, Predictor], clip: Clip, config: Conf
     return {name: member_probabilities(m, clip, views_of(m, config.ensemble)) for name, m in members.items()}
 
 
-def make_clip(frames: np.ndarray | None, masks: np.ndarray, device: torch.device) -> Clip:
-    """Return the clip of the first 11 of (B, T, 160, 240, 3) frames, if there are any, and (B, T, 160, 240) masks."""
+def with_frames(split: PackedSplit) -> PackedSplit:
+    """Return the split.
+
+    Raises:
+        UserError: it holds masks only.
+    """
+    if split.frames is None:
+        folder = Path(split.masks.filename).parent
+        raise UserError(f"{folder} has no frames to learn from; train members that look at masks: objects, masks.")
+    return split
+
+
+def make_clip(frames: np.ndarray | None, masks: np.ndarray, rows: slice | np.ndarray, device: torch.device) -> Clip:
+    """Return the clip of the first 11 frames of some rows.
+
+    Args:
+        frames: (N, T, 160, 240, 3) uint8; None in a stand-in of masks only.
+        masks: (N, T, 160, 240) uint8.
+        rows: which of the N videos.
+        device: of the clip's tensors.
+    """
 
     def first(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(array[:, :CLIP_FRAMES])).to(device)
+        return torch.from_numpy(np.array(array[rows, :CLIP_FRAMES])).to(device)
 
     return Clip(None if frames is None else first(frames), first(masks))
 
@@ -477,11 +492,14 @@ def batch_size(device: torch.device) -> int:
     return 32 if device.type == "cuda" else 4
 
 
-def clips(frames: np.ndarray | None, masks: np.ndarray, device: torch.device) -> Iterator[tuple[Clip, slice]]:
-    """Yield clips of consecutive rows, and which rows they are."""
-    for first in range(0, len(masks), batch_size(device)):
-        rows = slice(first, first + batch_size(device))
-        yield make_clip(None if frames is None else frames[rows], masks[rows], device), rows
+def clips(
+    frames: np.ndarray | None, masks: np.ndarray, device: torch.device, rows: np.ndarray | None = None
+) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
+    rows = np.arange(len(masks)) if rows is None else rows
+    for first in range(0, len(rows), batch_size(device)):
+        some = rows[first : first + batch_size(device)]
+        yield make_clip(frames, masks, some, device), some
 
 
 def content(split: PackedSplit) -> dict:

@@ -34,9 +34,10 @@ def test_masks_only_is_trained_on_and_scored_like_any_competition(masks_only, tm
     assert "U-Net on the true frame 22" not in score
 
 
-def test_a_member_that_looks_at_frames_is_refused(masks_only, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["segmenter", "frames", "jepa"])
+def test_what_looks_at_frames_is_refused(masks_only, tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
-    found = call(train, "frames", "--data", masks_only)
+    found = call(train, stage, "--data", masks_only)
     assert found.exit_code == 2
     assert_one_sentence(found, str(masks_only / "train"), "no frames")
 

@@ -14,8 +14,8 @@ from solution.segmenter import (
     SegmenterConfig,
     as_images,
     build_segmenter,
+    factored_loss,
     load_segmenter,
-    mask_loss,
     segment,
     segment_split,
     train_segmenter,
@@ -50,7 +50,7 @@ def case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_loss_equals_plain_formulas():
     factors, mask = case()
-    found = mask_loss(Fixed(factors), None, mask, region_weight=0.7)
+    found = factored_loss(Fixed(factors), None, mask, region_weight=0.7)
     attributes = SegmentationUNet("resnet18", (8, 8, 8)).attributes.double()
     log_p = torch.einsum("kc,nchw->nkhw", attributes, factors.double()).log_softmax(1)
     known = mask != IGNORE
@@ -69,7 +69,7 @@ def test_loss_equals_plain_formulas():
 def test_ignored_pixels_teach_nothing():
     factors, mask = case()
     factors.requires_grad_()
-    mask_loss(Fixed(factors), None, mask, 0.5)["loss"].backward()
+    factored_loss(Fixed(factors), None, mask, 0.5)["loss"].backward()
     ignored = (mask == IGNORE)[:, None].expand_as(factors)
     assert (factors.grad[ignored] == 0).all() and (factors.grad[~ignored] != 0).any()
 
@@ -77,7 +77,7 @@ def test_ignored_pixels_teach_nothing():
 @pytest.mark.parametrize("value", [0, IGNORE])
 def test_a_batch_without_objects_has_a_finite_loss(value):
     factors = case()[0].requires_grad_()
-    loss = mask_loss(Fixed(factors), None, torch.full((2, 6, 8), value, dtype=torch.uint8), 0.5)["loss"]
+    loss = factored_loss(Fixed(factors), None, torch.full((2, 6, 8), value, dtype=torch.uint8), 0.5)["loss"]
     loss.backward()
     assert loss.isfinite() and factors.grad.isfinite().all()
 
@@ -86,7 +86,7 @@ def test_an_untrained_network_knows_nothing():
     torch.manual_seed(0)
     frames = torch.rand(2, 3, 64, 64)
     mask = torch.randint(1, 49, (2, 64, 64)).to(torch.uint8)
-    found = mask_loss(build_segmenter(TINY), frames, mask, 0.5)
+    found = factored_loss(build_segmenter(TINY), frames, mask, 0.5)
     assert found["which"].item() == pytest.approx(math.log(3) + math.log(2) + math.log(8), abs=0.5)
 
 
@@ -138,7 +138,7 @@ def test_one_batch_can_be_overfitted(videos):
     network = build_segmenter(SegmenterConfig("resnet18", (32, 24, 16)))
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(40):
-        found = mask_loss(network, as_images(frames), mask, 0.5)
+        found = factored_loss(network, as_images(frames), mask, 0.5)
         optimiser.zero_grad()
         found["loss"].backward()
         optimiser.step()
