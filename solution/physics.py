@@ -1,4 +1,4 @@
-"""A planar simulator of the solids, batched over scenes, and what it is for: reading states, foreseeing, replaying.
+"""A planar simulator of the solids, batched over scenes, and what it is for: reading states and foreseeing.
 
 Discs (spheres, cylinders) and squares (cubes) slide on the floor, slow down evenly, and bounce with friction. The few
 constants are fitted to the tracks of training videos; nothing here learns or draws.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.scene import FOCAL, FRAME_SECONDS, HEIGHT, RADIUS, WIDTH, project
+from data_prep.scene import FRAME_SECONDS, RADIUS
 from solution.tracks import QUARTER, Tracks
 
 SUBSTEPS = 12
@@ -32,8 +32,8 @@ class Constants:
     restitution: float = 0.5
     restitution_spread: float = 0.05
     friction: float = 0.1
-    position_noise: float = 0.003
-    """Standard deviation of a track's position when the whole outline is seen."""
+    edge_noise: float = 8.0
+    """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
     doubt: float = 0.6
     """What the filter's standard deviations are multiplied by to be true."""
 
@@ -226,7 +226,9 @@ class Belief:
         )
 
 
-YAW_NOISE = 0.06
+LEAST_YAW_NOISE = 0.005
+FIRST_PLACE = 0.01
+"""Standard deviation of an object's first position beyond its outline's, units: it is mostly cut by the border."""
 FIRST_SPEED = 1.0
 """Standard deviation of each velocity component of what has just come into view, units/s."""
 FIRST_SPIN = 0.5
@@ -255,12 +257,11 @@ def observe(tracks: Tracks, constants: Constants, substeps: int = SUBSTEPS) -> B
         deceleration=zero + constants.deceleration,
         restitution=torch.full((videos,), constants.restitution, device=device),
     )
-    birth = torch.tensor(
-        [1e-4, 1e-4, FIRST_SPEED**2, FIRST_SPEED**2, constants.deceleration_spread**2], device=device
-    ).diag()
-    spin_birth = torch.tensor([YAW_NOISE**2, FIRST_SPIN**2], device=device).diag()
-    covariance = birth.expand(videos, slots, 5, 5)
-    turn = spin_birth.expand(videos, slots, 2, 2)
+    covariance = torch.eye(5, device=device).expand(videos, slots, 5, 5)
+    turn = torch.eye(2, device=device).expand(videos, slots, 2, 2)
+    unknown = torch.tensor([FIRST_SPEED**2, FIRST_SPEED**2, constants.deceleration_spread**2], device=device).diag()
+    first = FIRST_PLACE**2 * torch.eye(2, device=device)
+    unknown_spin = torch.full((1, 1), FIRST_SPIN**2, device=device)
     cube = tracks.shape == 0
     for frame in range(frames):
         if frame:
@@ -271,16 +272,17 @@ def observe(tracks: Tracks, constants: Constants, substeps: int = SUBSTEPS) -> B
         known = seen & state.there
         new = seen & ~state.there
         where, yaw = tracks.position[:, frame], tracks.yaw[:, frame]
-        # Less of the outline decides less well.
-        noise = (constants.position_noise / tracks.shown[:, frame].clamp(0.1, 1.0)) ** 2
+        noise = constants.edge_noise**2 * tracks.covariance[:, frame]
+        yaw_noise = noise[..., 2, 2] + LEAST_YAW_NOISE**2
+        noise = noise[..., :2, :2]
 
         gap = where - state.position
-        spread = covariance[..., :2, :2] + noise[..., None, None] * torch.eye(2, device=device)
+        spread = covariance[..., :2, :2] + noise
         distance = (gap[..., None, :] @ torch.linalg.inv(spread) @ gap[..., None])[..., 0, 0]
         surprised = known & (distance > SURPRISE)
         shock = torch.where(surprised[..., None, None], _shock(gap), 0.0)
         covariance = covariance + shock
-        spread = covariance[..., :2, :2] + noise[..., None, None] * torch.eye(2, device=device)
+        spread = covariance[..., :2, :2] + noise
         gain = covariance[..., :, :2] @ torch.linalg.inv(spread) * known[..., None, None]
         change = (gain @ gap[..., None])[..., 0]
         covariance = covariance - gain @ covariance[..., :2, :]
@@ -288,7 +290,7 @@ def observe(tracks: Tracks, constants: Constants, substeps: int = SUBSTEPS) -> B
 
         gap = torch.remainder(yaw - state.yaw + QUARTER / 2, QUARTER) - QUARTER / 2
         turn = turn + torch.where(surprised[..., None, None], torch.tensor([0.02, 1.0], device=device).diag(), 0.0)
-        tilt = turn[..., :, 0] / (turn[..., 0, 0] + (YAW_NOISE**2))[..., None] * (known & cube)[..., None]
+        tilt = turn[..., :, 0] / (turn[..., 0, 0] + yaw_noise)[..., None] * (known & cube)[..., None]
         turned = tilt * gap[..., None]
         turn = turn - tilt[..., :, None] * turn[..., :1, :]
         turn = (turn + turn.transpose(-1, -2)) / 2
@@ -302,9 +304,17 @@ def observe(tracks: Tracks, constants: Constants, substeps: int = SUBSTEPS) -> B
             yaw=torch.where(new, yaw, state.yaw + turned[..., 0]),
             spin=state.spin + turned[..., 1],
         )
-        covariance = torch.where(new[..., None, None], birth, covariance)
-        turn = torch.where(new[..., None, None], spin_birth, turn)
+        covariance = torch.where(new[..., None, None], joined(noise + first, unknown), covariance)
+        turn = torch.where(new[..., None, None], joined(yaw_noise[..., None, None], unknown_spin), turn)
     return Belief(state, constants.doubt**2 * covariance, constants.doubt**2 * turn)
+
+
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """Return the block-diagonal matrices of (..., m, m) and (n, n)."""
+    size = first.shape[-1]
+    both = first.new_zeros(*first.shape[:-2], size + len(second), size + len(second))
+    both[..., :size, :size], both[..., size:, size:] = first, second
+    return both
 
 
 def _shock(gap: Tensor) -> Tensor:
@@ -374,7 +384,7 @@ def roll_out(history: Tracks, constants: Constants, frames: int, versions: int, 
     )
 
 
-SEARCHED = {"position_noise": 2.0, "deceleration": 1.15, "restitution": 1.15, "friction": 2.0, "spin_deceleration": 2.0}
+SEARCHED = {"edge_noise": 2.0, "deceleration": 1.15, "restitution": 1.15, "friction": 2.0, "spin_deceleration": 2.0}
 """Constants that are fitted, and the factor by which they are first changed."""
 FITTED_ON = 200
 
@@ -408,88 +418,3 @@ def fit_constants(tracks: Tracks, future: slice) -> Constants:
                     tried = replace(best, **{name: getattr(best, name) * step})
                     found = quality(tried)
     return best
-
-
-ENTRY_TURN, ENTRY_STRETCH, ENTRY_SHIFT, ENTRY_SPIN = 0.12, 0.1, 0.03, 0.5
-"""Standard deviations of how a replay differs: radians, log speed, units, radians/s."""
-SHOWN_AT_MOST = 0.95
-"""Share of a whole silhouette that the tracks call shown."""
-
-
-def replay(tracks: Tracks, constants: Constants, seed: int) -> Tracks:
-    """Return what tracks of these videos might have been, had every object come into view a little differently.
-
-    Each object starts in its first seen frame, at its speed there but for a random change; then the simulator has it.
-    """
-    random = torch.Generator().manual_seed(seed)
-    videos, frames, slots = tracks.visible.shape
-    device = tracks.visible.device
-
-    def normal(*last: int) -> Tensor:
-        return torch.randn(videos, *last, generator=random).to(device)
-
-    first = torch.where(tracks.visible, torch.arange(frames, device=device)[:, None], frames).amin(1)  # (V, K)
-    begin, after = first.clamp_max(frames - 1)[:, None], (first + 1).clamp_max(frames - 1)[:, None]
-    start, then = (tracks.position.gather(1, f[..., None].expand(-1, -1, -1, 2))[:, 0] for f in (begin, after))
-    measured = tracks.visible.gather(1, after)[:, 0] & (first < frames - 1)
-    step = (then - start) / FRAME_SECONDS
-    speed = step.norm(dim=-1)
-    moves = measured & (speed > 0.08)
-    speed = torch.where(moves, speed * (ENTRY_STRETCH * normal(slots)).exp(), 0.0)
-    state = State(
-        shape=tracks.shape,
-        there=torch.zeros(videos, slots, dtype=torch.bool, device=device),
-        position=start + ENTRY_SHIFT * normal(slots, 2),
-        velocity=speed[..., None] * heading(torch.atan2(step[..., 1], step[..., 0]) + ENTRY_TURN * normal(slots)),
-        yaw=QUARTER * normal(slots),
-        spin=ENTRY_SPIN * normal(slots) * moves,
-        deceleration=(constants.deceleration + constants.deceleration_spread * normal(slots)).clamp_min(0.03),
-        restitution=(constants.restitution + constants.restitution_spread * normal()).clamp(0, 1),
-    )
-    position, yaw, there = [], [], []
-    for frame in range(frames):
-        if frame:
-            moved, _ = advance(state, constants, FRAME_SECONDS, SUBSTEPS)
-            waits = ~state.there
-            state = replace(
-                moved,
-                position=torch.where(waits[..., None], state.position, moved.position),
-                velocity=torch.where(waits[..., None], state.velocity, moved.velocity),
-                yaw=torch.where(waits, state.yaw, moved.yaw),
-                spin=torch.where(waits, state.spin, moved.spin),
-            )
-        # Nothing comes into being inside something else.
-        gap = (state.position[:, :, None] - state.position[:, None]).norm(dim=-1) + 9 * torch.eye(slots, device=device)
-        blocked = ((gap < 2 * RADIUS) & state.there[:, None]).any(-1)
-        state = replace(state, there=state.there | ((first == frame) & ~blocked))
-        position.append(state.position)
-        yaw.append(state.yaw)
-        there.append(state.there)
-    position, yaw, there = (torch.stack(values, 1) for values in (position, yaw, there))
-    in_view, shown = _seen(position, there)
-    visible = there & (shown > 0.08)
-    noise = constants.position_noise / shown.clamp_min(0.1)
-    position = position + noise[..., None] * normal(frames, slots, 2)
-    yaw = torch.remainder(yaw + YAW_NOISE * normal(frames, slots) + QUARTER / 2, QUARTER) - QUARTER / 2
-    return Tracks(
-        classes=tracks.classes,
-        visible=visible,
-        position=position * visible[..., None],
-        yaw=yaw * visible * (tracks.shape == 0)[:, None],
-        border=visible & (in_view < 0.98),
-        shown=shown * visible,
-    )
-
-
-def _seen(position: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (V, T, K) which share of each box lies in the image, and how much of it is not hidden either, roughly."""
-    centre = project(torch.cat((position, torch.full_like(position[..., :1], RADIUS)), -1))
-    depth = 5.0 - 0.866 * position[..., 0] - 0.5 * RADIUS
-    half = FOCAL * RADIUS / depth.clamp_min(0.5)
-    size = torch.tensor([WIDTH, HEIGHT], device=position.device)
-    inside = torch.minimum(centre + half[..., None], size) - (centre - half[..., None]).clamp_min(0)
-    in_view = (inside / (2 * half[..., None])).clamp(0, 1).prod(-1) * (depth > 1.0)
-    apart = (centre[:, :, :, None] - centre[:, :, None]).norm(dim=-1)
-    in_front = there[:, :, None] & (depth[:, :, None] < depth[..., None])
-    hidden = (in_front * (1 - apart / (1.6 * half[..., None])).clamp_min(0)).amax(-1)
-    return in_view, SHOWN_AT_MOST * in_view * (1 - hidden)

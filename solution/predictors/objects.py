@@ -18,9 +18,9 @@ from torch import Tensor
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, HEIGHT, NUM_FRAMES, WIDTH
 from solution.models.dynamics import Dynamics, Forecast, forecast_loss
-from solution.physics import Constants, Rollout, fit_constants, replay, roll_out
+from solution.physics import Constants, Rollout, fit_constants, roll_out
 from solution.predictors import Clip, View
-from solution.tracks import Tracks, find_tracks, join, outline
+from solution.tracks import Tracks, find_tracks, outline
 from solution.training import Recipe, fit, load_weights
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
@@ -46,8 +46,6 @@ class ObjectsConfig:
     steps: int = 60_000
     batch_size: int = 128
     learning_rate: float = 1e-3
-    replays: int = 2
-    """How many simulated variants of every training video the network learns from besides it."""
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
@@ -336,7 +334,7 @@ def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path, device: t
         return Objects(None, constants, config, device)
     rollout = None
     if config.dynamics == "corrected":
-        tracks, rollout = _foreseen(tracks, constants, config, device, seed)
+        rollout = foreseen(tracks, constants, config, device)
     torch.manual_seed(seed)
     model = build(config)
     batch = training_batches(tracks.to("cpu"), rollout, config, seed)
@@ -344,20 +342,14 @@ def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path, device: t
     return Objects(model, constants, config, device)
 
 
-def _foreseen(
-    tracks: Tracks, constants: Constants, config: ObjectsConfig, device: torch.device, seed: int
-) -> tuple[Tracks, Rollout]:
-    """Return the videos with their replays, and what the simulator expects of all; both on the CPU."""
-    videos, rollouts = [], []
-    for n in range(config.replays + 1):
-        for i in range(0, len(tracks), SIMULATED_AT_ONCE):
-            some = tracks[slice(i, i + SIMULATED_AT_ONCE)].to(device)
-            if n > 0:
-                some = replay(some, constants, seed * 1_000_003 + n * len(tracks) + i)
-            videos.append(some.to("cpu"))
-            rollouts.append(roll_out(some.frames(slice(CLIP_FRAMES)), constants, HORIZON, config.modes))
-    rows = {f.name: torch.cat([getattr(part, f.name).cpu() for part in rollouts]) for f in fields(Rollout)}
-    return join(videos), Rollout(**rows)
+def foreseen(tracks: Tracks, constants: Constants, config: ObjectsConfig, device: torch.device) -> Rollout:
+    """Return what the simulator expects of all videos after frame 11, on the CPU."""
+    history = tracks.frames(slice(CLIP_FRAMES))
+    parts = [
+        roll_out(history[slice(i, i + SIMULATED_AT_ONCE)].to(device), constants, HORIZON, config.modes)
+        for i in range(0, len(tracks), SIMULATED_AT_ONCE)
+    ]
+    return Rollout(**{f.name: torch.cat([getattr(part, f.name).cpu() for part in parts]) for f in fields(Rollout)})
 
 
 def load_objects(folder: Path, device: torch.device) -> Objects:
