@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES
-from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, stand
+from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, stand
 
 LOOKALIKES = 16
 """Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
@@ -79,6 +79,10 @@ def settle_shapes(masks: Tensor) -> Tensor:
     position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
     for width in (6, 4, 3):
         position, yaw = fit.improve(position, yaw, width, turns=True)
+    fit = Outlines(clip.reshape(-1), image, label, shape, videos * frames, *FINE)
+    fit.remember(position)
+    for _ in range(2):
+        position, yaw = fit.improve(position, yaw, 3, turns=True)
     overlap = fit.overlap(position, yaw, area.flatten(0, 1)[image, label - 1])
     score = torch.zeros_like(votes)
     count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(body), body), area.new_ones(()), True)[:, 0]
