@@ -222,6 +222,8 @@ def reliability_plot(found: Reliability | None) -> str:
 def strips_note(material: Material, count: int) -> str:
     shown = f"The {min(WORST, count)} worst and {min(RANDOM, max(0, count - WORST))} random others of {count} videos. "
     scored = "A video's score is its mean IoU over the objects predicted or true. "
+    if material.frames is None and material.masks is not None:
+        return shown + scored + "This stand-in has masks only, no frames."
     if material.frames is None:
         return shown + scored + "The frames are not shown: add --data with the competition the truth belongs to."
     if material.frames.shape[1] < NUM_FRAMES:

@@ -94,8 +94,9 @@ def material_of_file(
         videos, picked = (split.videos if split else None), rows
     prediction, masks = prediction[rows], known.masks.numpy()[rows]
     whole = picked == list(range(len(split))) if split else False
-    frames = None if split is None else split.frames if whole else split.frames[picked]
-    all_masks = None if split is None or split.masks is None else split.masks if whole else split.masks[picked]
+    frames, all_masks = (None, None) if split is None else (split.frames, split.masks)
+    if not whole:
+        frames, all_masks = (None if array is None else array[picked] for array in (frames, all_masks))
     scores = {"all background": score(np.full_like(prediction, BACKGROUND), masks)}
     if all_masks is not None:
         scores |= baselines_on_truth(all_masks, masks)

@@ -26,12 +26,13 @@ def test_masks_only_is_trained_on_and_scored_like_any_competition(masks_only, tm
     monkeypatch.chdir(tmp_path)
     made = call(train, "decoding", "--data", masks_only, "--run", "exact")
     assert made.exit_code == 0 and "segmenter" not in made.output, made.output
-    found = run_validate("--run", "exact", "--data", masks_only, "--json")
+    found = run_validate("--run", "exact", "--data", masks_only, "--json", "--report", "exact.html")
     assert found.exit_code == 0, found.output
     methods = json.loads(found.stdout)["methods"]
     score = {name: values["object_iou"] for name, values in methods.items()}
     assert 0 < score["copy frame 11"] < score["objects"] < score[FORESIGHT]
     assert "U-Net on the true frame 22" not in score
+    assert "masks only, no frames" in Path("exact.html").read_text()
 
 
 @pytest.mark.parametrize("stage", ["segmenter", "frames", "jepa"])
