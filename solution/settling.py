@@ -152,8 +152,11 @@ def _two_means(owner: Tensor, point: Tensor, owners: int) -> tuple[tuple[Tensor,
     _, centre = clusters(torch.zeros_like(owner))
     distance = (point - centre[owner, 0]).norm(dim=-1)
     farthest = point.new_zeros(owners).scatter_reduce_(0, owner, distance, "amax")
-    chosen = distance == farthest[owner]
-    centre[owner[chosen], 1] = point[chosen]
+    index = torch.arange(len(owner), device=owner.device)
+    index = torch.where(distance == farthest[owner], index, len(owner))  # of equally far ones the first
+    index = torch.full((owners,), len(owner), device=owner.device).scatter_reduce_(0, owner, index, "amin")
+    there = index < len(owner)
+    centre[there, 1] = point[index[there]]
     for _ in range(TWO_MEANS):
         near = (point[:, None] - centre[owner]).norm(dim=-1) / _side(centre[owner][..., 0])
         second = near[:, 1] < near[:, 0]
