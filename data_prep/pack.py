@@ -41,6 +41,7 @@ from data_prep.competition import (
 )
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.scene import HEIGHT, WIDTH
+from data_prep.sole import sole_maker
 
 GREY = 124
 """A hidden video without one readable frame becomes this grey, the middle of the real background's gradient."""
@@ -174,13 +175,14 @@ def pack(data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "h
     for split in SPLITS:
         if split not in competition.splits and (out_dir / split).is_dir():
             raise UserError(f"{out_dir / split} exists, but {data_dir} has no {split}; delete it or pack elsewhere.")
-    for split in ("hidden", "val", "train", "unlabeled"):  # the short ones first: what is wrong shows early
-        if split in competition.splits:
-            pack_split(competition, split, out_dir / split)
-    packed = open_packed(out_dir)
-    absent = [problem for split, found in competition.problems.items() if split not in packed for problem in found]
-    problems = [*absent, *(problem for split in packed.values() for problem in split.problems)]
-    write_text(out_dir / "problems.json", json.dumps([asdict(problem) for problem in problems], indent=1))
+    with sole_maker(out_dir):
+        for split in ("hidden", "val", "train", "unlabeled"):  # the short ones first: what is wrong shows early
+            if split in competition.splits:
+                pack_split(competition, split, out_dir / split)
+        packed = open_packed(out_dir)
+        absent = [problem for split, found in competition.problems.items() if split not in packed for problem in found]
+        problems = [*absent, *(problem for split in packed.values() for problem in split.problems)]
+        write_text(out_dir / "problems.json", json.dumps([asdict(problem) for problem in problems], indent=1))
     return packed
 
 

@@ -94,7 +94,15 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-OPEN = ("quick-standin", "quick-fresh", "exact-masks", "quick-blender", "ablate-members")
+OPEN = (
+    "quick-standin",
+    "quick-fresh",
+    "ablate-decode",
+    "quick-blender",
+    "exact-masks",
+    "exact-members",
+    "ablate-masks",
+)
 """The results that README shows at once, in this order."""
 
 

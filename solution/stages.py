@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -26,6 +26,7 @@ from data_prep.deadline import TimeIsUp, time_is_up
 from data_prep.errors import UserError
 from data_prep.pack import PackedSplit, write_bytes, write_text
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
+from data_prep.sole import sole_maker
 from solution import processes
 from solution.arrays import fill_rows
 from solution.config import Config
@@ -99,22 +100,21 @@ class Pipeline:
         key = stage_key(name, decided_by)
         folder = self.root / f"{name}-{key[:12]}"
         marker = folder / "done.json"
-        if processes.agreed(marker.exists()):
-            cost = json.loads(marker.read_text())
-            click.echo(f"  {name}: kept ({folder})")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            spent = folder / "spent.json"
-            with counted(spent, self.device):
-                build(folder)
+        with sole_maker(folder) if processes.is_first() and not marker.exists() else nullcontext():
+            kept = processes.agreed(marker.exists())
+            if not kept:
+                folder.mkdir(parents=True, exist_ok=True)
+                spent = folder / "spent.json"
+                with counted(spent, self.device):
+                    build(folder)
+                    processes.barrier()
+                if processes.is_first():
+                    cost = json.loads(spent.read_text())
+                    write_text(marker, json.dumps(cost | {"decided_by": decided_by}, default=str, indent=1))
+                    spent.unlink()
                 processes.barrier()
-            if processes.is_first():
-                cost = json.loads(spent.read_text())
-                write_text(marker, json.dumps(cost | {"decided_by": decided_by}, default=str, indent=1))
-                spent.unlink()
-            processes.barrier()
-            cost = json.loads(marker.read_text())
-            click.echo(f"  {name}: {cost['seconds']:.0f} s ({folder})")
+        cost = json.loads(marker.read_text())
+        click.echo(f"  {name}: {'kept' if kept else format(cost['seconds'], '.0f') + ' s'} ({folder})")
         self.done[name] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
         return self.done[name]
 

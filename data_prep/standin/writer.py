@@ -28,6 +28,7 @@ from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.errors import UserError
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
+from data_prep.sole import sole_maker
 from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
 from data_prep.standin.renderer import film, solids_of
 
@@ -85,6 +86,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     claim(out, settings)
     made = 0
     with ExitStack() as stack:
+        stack.enter_context(sole_maker(out))
         pool = None
         if torch.device(device).type == "cpu" and sum(map(len, settings.numbers().values())) > FEW:
             context = multiprocessing.get_context("spawn")
@@ -95,8 +97,8 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
                 made += make_raw_split(out, split, numbers, settings.seed, device, pool)
             else:
                 made += make_array_split(out / split, numbers, settings, device, pool)
-    if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
-        write_truth(out, settings.numbers()["hidden"], settings.seed, device)
+        if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
+            write_truth(out, settings.numbers()["hidden"], settings.seed, device)
     return made
 
 

@@ -1,0 +1,33 @@
+"""Two commands that make the same folder: the second waits, and then finds it made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def sole_maker(folder: Path) -> Iterator[None]:
+    """Wait until no other process is inside for this folder, and keep all others out.
+
+    The system lets go of the lock, a file beside the folder, however a process ends. A file system without locks is
+    used without.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            click.echo(f"  waiting for another command that makes {folder}")
+            lock.acquire()
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
