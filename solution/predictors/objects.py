@@ -32,7 +32,7 @@ DRAWN_NORMALS = 64
 class ObjectsConfig:
     """How the objects predictor is built and trained; the defaults are for all videos and a GPU.
 
-    The network's part has been tried with up to 3,000 videos and short training only, where it did not help.
+    The network's part has been tried with up to 4,900 videos and short training only, where it did not help.
     """
 
     dynamics: str = "simulated"
