@@ -49,7 +49,10 @@ class ObjectsConfig:
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
-    """Return the tracks with the floor mirrored in y (B,) bool, turned (B,) radians, and shifted (B, 2)."""
+    """Return the tracks with the floor mirrored in y (B,) bool, turned (B,) radians, and shifted (B, 2).
+
+    Covariances, which no network looks at, stay those of the floor as it was filmed.
+    """
     yaw = torch.where(mirror[:, None, None], -tracks.yaw, tracks.yaw) + angle[:, None, None]
     position = move(tracks.position, angle, mirror) + shift[:, None, None]
     return replace(tracks, position=position, yaw=yaw)
