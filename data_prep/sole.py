@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 def sole_maker(folder: Path) -> Iterator[None]:
     """Wait until no other process is inside for this folder, and keep all others out.
 
-    The system lets go of the lock, a file beside the folder, however a process ends. A file system without locks is
-    used without.
+    The system lets go of the lock, a file ``.lock`` in the folder, however a process ends. A file system without locks
+    is used without.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
         try:
             lock.acquire(timeout=0)

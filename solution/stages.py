@@ -103,7 +103,6 @@ class Pipeline:
         with sole_maker(folder) if processes.is_first() and not marker.exists() else nullcontext():
             kept = processes.agreed(marker.exists())
             if not kept:
-                folder.mkdir(parents=True, exist_ok=True)
                 spent = folder / "spent.json"
                 with counted(spent, self.device):
                     build(folder)

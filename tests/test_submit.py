@@ -177,7 +177,7 @@ def test_unusable_data_is_one_sentence(data, empty, spoil, words):
     left = [
         path
         for path in empty.rglob("*")
-        if path.is_file() and path.suffix != ".lock" and path.name not in ("index.json", "frames.npy", "masks.npy")
+        if path.is_file() and path.name not in (".lock", "index.json", "frames.npy", "masks.npy")
     ]
     assert not left, "half-written files"
     assert not (empty / "submission.pt").exists()
@@ -232,7 +232,7 @@ def test_a_wrong_option_is_one_sentence_before_any_work(raw_standin, empty, opti
 
 
 def test_packed_data_without_a_needed_split_is_one_sentence(trained, empty):
-    (packed,) = (path for path in (trained.folder / "runs" / "packed").iterdir() if path.is_dir())
+    (packed,) = (trained.folder / "runs" / "packed").iterdir()
     shutil.rmtree(packed / "hidden")
     assert_one_sentence(run_submit("--data", packed), "no packed hidden split")
     (packed / "train" / "masks.npy").unlink()
