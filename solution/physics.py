@@ -227,6 +227,7 @@ class Belief:
 
 
 LEAST_YAW_NOISE = 0.005
+"""Standard deviation of a cube's observed yaw beyond its outline's, radians."""
 FIRST_PLACE = 0.01
 """Standard deviation of an object's first position beyond its outline's, units: it is mostly cut by the border."""
 FIRST_SPEED = 1.0
