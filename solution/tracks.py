@@ -350,18 +350,26 @@ class Outlines:
         pixel = points.floor()
         index, order = (pixel[..., 1] * WIDTH + pixel[..., 0]).sort(1)
         again = torch.zeros_like(index, dtype=torch.bool).scatter(1, order[:, 1:], index[:, 1:] == index[:, :-1])
-        normal = self.exact_normals(kind, position, yaw)
-
-        def support(place: Tensor, turn: Tensor) -> Tensor:
-            return ((outline(kind, place, turn) - centre[:, None]) @ normal.transpose(1, 2)).amax(1)
-
-        here = support(position, yaw)
-        distance, met = ((pixel + 0.5 - centre[:, None]) @ normal.transpose(1, 2) - here[:, None]).max(-1)
-        along_x, along_y = (support(position + position.new_tensor(way), yaw) for way in ((0.002, 0), (0, 0.002)))
-        turned = support(position, yaw + 0.005) if kind == 0 else here
-        rates = ((along_x - here) / 0.002, (along_y - here) / 0.002, (turned - here) / 0.005)
-        slope = torch.stack([rate.gather(1, met) for rate in rates], -1)
+        distance, slope, _ = self.distances(kind, position, yaw, pixel + 0.5)
         return distance, slope, label * ~again * (distance.abs() < 1.6)
+
+    def distances(self, kind: int, position: Tensor, yaw: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of image points (N, Q, 2) how far outside the outline they are (N, Q), how fast the edge there moves
+        with x, y and yaw (N, Q, 3), both in pixels, and the normal of the edge there (N, Q, 2).
+        """
+        centre = self.centre(position)[:, None]
+
+        def outside(place: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            normal = self.exact_normals(kind, place, turn)
+            support = ((outline(kind, place, turn) - centre) @ normal.transpose(1, 2)).amax(1)
+            return *((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1), normal
+
+        distance, met, normal = outside(position, yaw)
+        ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == 0 else 2]
+        moved = [outside(position + position.new_tensor(way[:2]), yaw + way[2])[0] for way in ways]
+        slope = [(distance - after) / max(way) for after, way in zip(moved, ways, strict=True)]
+        slope = torch.stack((*slope, *[torch.zeros_like(distance)] * (3 - len(slope))), -1)
+        return distance, slope, normal.expand(len(yaw), -1, -1).gather(1, met[..., None].expand(-1, -1, 2))
 
     def exact_normals(self, kind: int, position: Tensor, yaw: Tensor) -> Tensor:
         """Return (N, M, 2) normals among which are those of every straight edge of each silhouette."""
@@ -447,18 +455,19 @@ class Outlines:
         own = shown * size
         return own / (pixels + own / support.clamp_min(1e-6) - own).clamp_min(1)
 
-    def remember(self, position: Tensor) -> None:
-        """Keep how far every class stands in its image, for who hides whom."""
+    def remember(self, position: Tensor, image: Tensor | None = None, label: Tensor | None = None) -> None:
+        """Keep how far every class stands in its image, for who hides whom; of these outlines or, if given, others."""
         if not self.ordered:
             return
+        image, label = (self.image, self.label) if image is None else (image, label)
         self.depth = torch.full((self.images, 256), -torch.inf, device=position.device)
+        self.depth[image, label] = 5.0 - 0.8660254 * position[:, 0]
         self.depth[:, 0] = torch.inf
-        self.depth[self.image, self.label] = 5.0 - 0.8660254 * position[:, 0]
 
 
-def prior(slope: Tensor) -> Tensor:
-    """Return ``HOLD`` as (N, 3, 3), but a little for what moves no edge at all."""
-    return torch.diag_embed(torch.where((slope != 0).any(1), slope.new_tensor(HOLD), 1.0))
+def prior(slope: Tensor, hold: tuple[float, float, float] = HOLD) -> Tensor:
+    """Return ``hold`` as (N, 3, 3), but a little for what moves no edge at all."""
+    return torch.diag_embed(torch.where((slope != 0).any(1), slope.new_tensor(hold), 1.0))
 
 
 def most_likely_step(distance: Tensor, slope: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

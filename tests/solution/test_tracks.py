@@ -7,7 +7,7 @@ import torch
 
 from data_prep.classes import SHAPE_OF_CLASS
 from data_prep.scene import paint, silhouettes
-from solution.tracks import MAX_OBJECTS, QUARTER, find_tracks
+from solution.tracks import FINE, MAX_OBJECTS, QUARTER, Outlines, find_tracks
 
 CLASSES = {"cube": 3, "sphere": 20, "cylinder": 40}
 
@@ -62,8 +62,25 @@ def test_outlines_are_read_to_hundredths_of_a_pixel_and_know_it(name):
     assert (covariance[:, 0, 0] > 1.5 * covariance[:, 1, 1]).all()  # depth is foreshortened
     far, near = place[:, 0] < -0.5, place[:, 0] > 0.5
     assert covariance[far, 1, 1].median() > 1.5 * covariance[near, 1, 1].median()
+    turned = (found.yaw[:, 0, 0] - turn + QUARTER / 2) % QUARTER - QUARTER / 2
+    assert name != "cube" or turned.abs().median() < 0.004
     surprise = (error[:, None] @ torch.linalg.inv(covariance[:, :2, :2]) @ error[..., None])[:, 0, 0]
     assert 1 < surprise.median().sqrt() < 8  # what Constants.edge_noise multiplies
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_slopes_foretell_distances_from_a_moved_outline(kind):
+    shape = torch.tensor([kind])
+    outlines = Outlines(torch.zeros(160 * 240), torch.zeros(1, dtype=torch.long), shape + 1, shape, 1, *FINE)
+    place, yaw = torch.tensor([[0.4, -0.7]]), torch.tensor([0.2])
+    points = outlines.centre(place)[:, None] + 11.0 * outlines.ray.T
+    before, slope, normal = outlines.distances(kind, place, yaw, points)
+    step = torch.tensor([0.004, -0.006, 0.02 * (kind == 0)])
+    after, *_ = outlines.distances(kind, place + step[:2], yaw + step[2], points)
+    error = (before - slope @ step - after).abs()
+    assert (before - after).abs().max() > 0.2 and error.median() < 0.01 and error.quantile(0.9) < 0.03
+    outward, *_ = outlines.distances(kind, place, yaw, points + 0.1 * normal)
+    assert torch.allclose(outward, before + 0.1, atol=0.02)
 
 
 def test_ragged_edges_are_known_as_such():
