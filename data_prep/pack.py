@@ -78,6 +78,12 @@ class PackedSplit:
     def __len__(self) -> int:
         return len(self.videos)
 
+    @property
+    def content(self) -> dict:
+        """What identifies the arrays, wherever they lie."""
+        source = {name: value for name, value in self.source.items() if name != "folder"}
+        return {"split": self.name, "videos": self.videos, "source": source}
+
 
 def is_packed(folder: Path) -> bool:
     """Return whether at least one split of a packed competition is complete in ``folder``."""

@@ -45,7 +45,7 @@ from solution.results_table import (
 )
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
 from solution.segmenter import build_segmenter
-from solution.stages import Pipeline, Stage, clips, content, stage_key
+from solution.stages import Pipeline, Stage, clips, stage_key
 
 ABLATIONS = RUNS / "ablations"
 MEMBERS, VIEWS = EnsembleConfig.members, EnsembleConfig.views
@@ -252,7 +252,7 @@ class Ablation:
     def __init__(self, name: str, configs: dict[str, Config], packed: dict[str, PackedSplit], device: torch.device):
         self.configs, self.packed, self.device = configs, packed, device
         identity = [{label: asdict(config) for label, config in configs.items()}]
-        identity += [content(packed[split]) for split in sorted(packed)]
+        identity += [packed[split].content for split in sorted(packed)]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = ABLATIONS / f"{name}-{key[:8]}"
         path = self.folder / "results.json"

@@ -1,4 +1,4 @@
-"""Which videos a training step sees: several packed arrays drawn from as if they were one.
+"""What there is to learn from, and which videos a training step sees: arrays drawn from as if they were one.
 
 Reading and shaping what was drawn is the business of each predictor.
 """
@@ -6,8 +6,43 @@ Reading and shaping what was drawn is the business of each predictor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class MaskVideos:
+    """Videos to learn from.
+
+    Attributes:
+        inputs: (N, 22, 160, 240) uint8, what the segmenter sees.
+        targets: (N, 22, 160, 240) uint8, the truth or, where nobody knows it, the same as ``inputs``; 255 = ignore.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows) -> MaskVideos:
+        return MaskVideos(self.inputs[rows], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class FrameVideos:
+    """Videos to learn from: some rows of memory-mapped arrays, which nobody copies.
+
+    Attributes:
+        frames: (N, 22, 160, 240, 3) uint8 RGB.
+        masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore. None where no masks are learned.
+        rows: (n,) which of the N videos.
+    """
+
+    frames: np.ndarray
+    masks: np.ndarray | None
+    rows: np.ndarray
 
 
 def draw_videos(lengths: Sequence[int], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from data_prep.errors import UserError
+from solution.edges import EdgesConfig
 from solution.ensemble import EnsembleConfig
+from solution.members import MEMBERS
 from solution.models.simvp import TRANSLATORS
 from solution.predictors.frames import NETWORKS, FramesConfig
 from solution.predictors.jepa import JepaConfig
@@ -29,6 +31,7 @@ class Config:
 
     seed: int = 0
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    edges: EdgesConfig = field(default_factory=EdgesConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)
@@ -37,9 +40,10 @@ class Config:
 
 
 CHOICES = {
-    "ensemble.members": ("objects", "masks", "frames", "jepa"),
+    "ensemble.members": tuple(MEMBERS),
     "ensemble.views": ("flip", "slots", "turn"),
     "ensemble.decode": ("fitted", "argmax"),
+    "objects.edges": ("frames", "masks"),
     "objects.dynamics": ("direct", "simulated", "corrected"),
     "masks.form": ("oneshot", "rollout"),
     "masks.translator": tuple(TRANSLATORS),

@@ -18,16 +18,16 @@ from data_prep.classes import IGNORE
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
+from solution.drawing import draw
 from solution.ensemble import decode
 from solution.metrics import Score, score
 from solution.models.dynamics import Forecast
 from solution.predictors import Clip, View
 from solution.predictors.baselines import BASELINES
 from solution.predictors.jepa import load_patch_segmenter
-from solution.predictors.objects import draw
+from solution.predictors.objects import TRACKED_AT_ONCE
 from solution.segmenter import load_segmenter, segment, segment_in_chunks
 from solution.stages import (
-    TRACKED_AT_ONCE,
     Pipeline,
     System,
     batch_size,
@@ -109,9 +109,9 @@ def evaluate(
 
 def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
     """Return the networks that segment true frames, by the name of what they reach with perfect foresight."""
-    found = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.segmenter().folder, pipeline.device)}
+    found = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.make("segmenter").folder, pipeline.device)}
     if "jepa" in pipeline.config.ensemble.members:
-        found[DECODER_CEILING] = load_patch_segmenter(pipeline.jepa().folder, pipeline.device)
+        found[DECODER_CEILING] = load_patch_segmenter(pipeline.make("jepa").folder, pipeline.device)
     return found
 
 
@@ -155,7 +155,7 @@ def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray,
         shape = (len(split), len(names), HEIGHT, WIDTH)
         fill_rows(folder / "methods.npy", shape, batch_size(pipeline.device), rows, f"every method on {split.name}")
 
-    keys = {"decoding": pipeline.decoding().key, "masks": pipeline.masks_stage(split).key, "methods": names}
+    keys = {"decoding": pipeline.make("decoding").key, "masks": pipeline.masks_stage(split).key, "methods": names}
     folder = pipeline.stage(f"methods_{split.name}", keys, build).folder
     masks = np.load(folder / "methods.npy", mmap_mode="r")
     return {name: score(np.ascontiguousarray(masks[:, i]), truth) for i, name in enumerate(names)}

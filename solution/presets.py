@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from data_prep.scene import HEIGHT, WIDTH
 from solution.config import Config
+from solution.edges import EdgesConfig
 from solution.ensemble import EnsembleConfig
 from solution.predictors import frames, jepa, masks
 from solution.predictors.objects import ObjectsConfig
@@ -13,6 +14,7 @@ FULL = Config()
 
 QUICK = Config(
     segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1500, batch=48, learning_rate=3e-3),
+    edges=EdgesConfig(width=96, steps=2000, batch=96),
     objects=ObjectsConfig(width=192, layers=5, steps=4000, batch_size=64),
     masks=masks.QUICK,
     frames=frames.QUICK,

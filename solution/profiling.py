@@ -21,11 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import paint_videos
+from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
 from solution.machine import peak_gib, reset_peak
 from solution.models.simvp import TRANSLATORS
-from solution.predictors.frames import FramePipeline, FrameVideos, frames_loss, video_batches
-from solution.predictors.masks import MaskVideos, SlotSimVP, slot_batches, slots_loss
+from solution.predictors.frames import FramePipeline, frames_loss, video_batches
+from solution.predictors.masks import SlotSimVP, slot_batches, slots_loss
 from solution.predictors.objects import build, dynamics_loss, training_batches
 from solution.segmenter import build_segmenter, crop_batches, crops_loss
 from solution.tracks import find_tracks

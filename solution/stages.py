@@ -11,41 +11,30 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
-from functools import wraps
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
-from tqdm import tqdm
 
-from data_prep.deadline import TimeIsUp, time_is_up
 from data_prep.errors import UserError
-from data_prep.pack import PackedSplit, write_bytes, write_text
+from data_prep.pack import PackedSplit, write_text
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from data_prep.sole import sole_maker
 from solution import processes
 from solution.arrays import fill_rows
+from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
 from solution.machine import peak_gib, reset_peak
-from solution.physics import FITTED_ON
+from solution.members import MEMBERS
 from solution.predictors import Clip, Predictor
-from solution.predictors.frames import FrameVideos, load_frames, train_frames, train_simvp, untuned
-from solution.predictors.jepa import load_encoder, load_jepa, train_encoder, train_generator, train_jepa
-from solution.predictors.masks import MaskVideos, load_masks, train_masks
-from solution.predictors.objects import load_objects, train_objects
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
-from solution.tracks import Tracks, find_tracks
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_LEAST = 8
-TRACKED_AT_ONCE = 32
-
-LOADERS = {"objects": load_objects, "masks": load_masks, "frames": load_frames, "jepa": load_jepa}
 
 
 @dataclass(frozen=True)
@@ -56,16 +45,6 @@ class Stage:
     key: str
     seconds: float
     peak_gib: float | None = None
-
-
-def made_once(method: Callable[[Pipeline], Stage]) -> Callable[[Pipeline], Stage]:
-    """Let a method that makes the stage of its own name return it where it is done, without asking what it needs."""
-
-    @wraps(method)
-    def wrapped(pipeline: Pipeline) -> Stage:
-        return pipeline.done.get(method.__name__) or method(pipeline)
-
-    return wrapped
 
 
 class Pipeline:
@@ -85,6 +64,10 @@ class Pipeline:
         held_out = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * len(rows)))
         self.held_out_rows = rows[:: max(2, len(rows) // held_out)]
         self.fit_rows = np.setdiff1d(rows, self.held_out_rows)
+
+    def make(self, name: str) -> Stage:
+        """Return a stage of ``MAKERS``; what it needs is made, or even asked for, only if it is not done."""
+        return self.done.get(name) or MAKERS[name](self)
 
     def stage(self, name: str, decided_by: dict, build: Callable[[Path], None]) -> Stage:
         """Return the stage ``name``, building it into its folder if that is not finished.
@@ -117,14 +100,13 @@ class Pipeline:
         self.done[name] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
         return self.done[name]
 
-    @made_once
     def segmenter(self) -> Stage:
         train = with_frames(self.packed["train"])
         if not len(self.fit_rows):
             raise UserError(f"{train.frames.filename} has {len(train)} usable train videos; at least 2 are needed.")
         return self.stage(
             "segmenter",
-            {"config": asdict(self.config.segmenter), "seed": self.config.seed, "data": content(train)},
+            {"config": asdict(self.config.segmenter), "seed": self.config.seed, "data": train.content},
             lambda folder: train_segmenter(
                 self.config.segmenter,
                 train.frames,
@@ -143,14 +125,14 @@ class Pipeline:
 
     def masks_stage(self, split: PackedSplit) -> Stage:
         if split.frames is None:  # a stand-in of masks only, which are what a flawless segmenter would see
-            return Stage(Path(split.masks.filename).parent, stage_key("masks", content(split)), 0.0)
-        segmenter = self.segmenter()
+            return Stage(Path(split.masks.filename).parent, stage_key("masks", split.content), 0.0)
+        segmenter = self.make("segmenter")
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
             segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
 
-        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": content(split)}, build)
+        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": split.content}, build)
 
     def labelled(self, rows: np.ndarray) -> MaskVideos:
         """Return rows of the labelled training videos."""
@@ -174,184 +156,31 @@ class Pipeline:
         splits = [split for split in ("train", "unlabeled") if split in self.packed]
         return {split: self.masks_stage(self.packed[split]).key for split in splits} | {"seed": self.config.seed}
 
-    @made_once
-    def tracks(self) -> Stage:
-        """Make the tracks that objects learn from: what the segmenter saw of frames 1–11, the truth of frames 12–22.
-
-        The constants of the simulator need few videos, a network needs all.
-        """
-        few = self.config.objects.dynamics == "simulated"
-        rows = self.fit_rows[:FITTED_ON]
-        if few:
-            decided_by = {"train": self.masks_stage(self.packed["train"]).key, "videos": len(rows)}
-        else:
-            decided_by = self.learned_from()
-
-        def build(folder: Path) -> None:
-            chunks = [
-                videos[first : first + TRACKED_AT_ONCE]
-                for videos in ([self.labelled(rows)] if few else self.mask_videos())
-                for first in range(0, len(videos), TRACKED_AT_ONCE)
-            ]
-            files = [folder / f"part_{number}.safetensors" for number in range(len(chunks))]
-            own = range(processes.rank(), len(chunks), processes.count())
-            missing = [number for number in own if not files[number].exists()]
-            for number in tqdm(missing, desc="tracks", unit="chunk", disable=None, leave=False):
-                seen, true = chunks[number].inputs[:, :CLIP_FRAMES], chunks[number].targets[:, CLIP_FRAMES:]
-                found = find_tracks(torch.from_numpy(np.concatenate((seen, true), 1)).to(self.device)).to("cpu")
-                write_bytes(files[number], save({f.name: getattr(found, f.name).contiguous() for f in fields(Tracks)}))
-                if time_is_up():
-                    break
-            processes.barrier()
-            if not processes.agreed(all(file.exists() for file in files)):
-                raise TimeIsUp
-            if processes.is_first():
-                found = [load_file(file) for file in files]
-                joined = {f.name: torch.cat([part[f.name] for part in found]) for f in fields(Tracks)}
-                write_bytes(folder / "tracks.safetensors", save(joined))
-                for file in files:
-                    file.unlink()
-
-        return self.stage("tracks", decided_by, build)
-
-    @made_once
-    def objects(self) -> Stage:
-        tracks = self.tracks()
-
-        def build(folder: Path) -> None:
-            known = Tracks(**load_file(tracks.folder / "tracks.safetensors"))
-            train_objects(self.config.objects, known, folder, self.device, self.config.seed)
-
-        decided_by = {"config": asdict(self.config.objects), "tracks": tracks.key, "seed": self.config.seed}
-        return self.stage("objects", decided_by, build)
-
-    @made_once
-    def masks(self) -> Stage:
-        return self.stage(
-            "masks",
-            {"config": asdict(self.config.masks)} | self.learned_from(),
-            lambda folder: train_masks(
-                self.config.masks, self.mask_videos(), self.held_out(), folder, self.device, self.config.seed
-            ),
-        )
-
-    @made_once
-    def simvp(self) -> Stage:
-        """Train what draws the frames of ``frames``; the segmenter scores it meanwhile and decides nothing."""
-        segmenter, config = self.segmenter(), untuned(self.config.frames)
-
-        def build(folder: Path) -> None:
-            train_simvp(
-                config,
-                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
-                self._all_frames(),
-                self._labelled_frames(self.held_out_rows),
-                folder,
-                self.device,
-                self.config.seed,
-            )
-
-        splits = [content(split) for split in self._splits()]
-        return self.stage("simvp", {"config": asdict(config), "data": splits, "seed": self.config.seed}, build)
-
-    @made_once
-    def frames(self) -> Stage:
-        simvp, segmenter, config = self.simvp(), self.segmenter(), self.config.frames
-        unlabeled = self.packed.get("unlabeled") if config.pseudo_steps else None
-        keys = {"simvp": simvp.key, "segmenter": segmenter.key}
-        if unlabeled:
-            keys["pseudo"] = self.masks_stage(unlabeled).key
-
-        def build(folder: Path) -> None:
-            train_frames(
-                config,
-                self.config.segmenter,
-                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
-                simvp.folder,
-                self._labelled_frames(self.fit_rows),
-                self._unlabeled_frames() if unlabeled else None,
-                self._labelled_frames(self.held_out_rows),
-                folder,
-                self.device,
-                self.config.seed,
-            )
-
-        return self.stage("frames", {"config": asdict(config), "seed": self.config.seed} | keys, build)
-
-    def _labelled_frames(self, rows: np.ndarray) -> FrameVideos:
+    def labelled_frames(self, rows: np.ndarray) -> FrameVideos:
+        """Return rows of the labelled training videos with their true masks."""
         return FrameVideos(self.packed["train"].frames, self.packed["train"].masks, rows)
 
-    def _unlabeled_frames(self) -> FrameVideos | None:
+    def unlabeled_frames(self) -> FrameVideos | None:
+        """Return the unlabeled videos with the segmenter's masks."""
         split = self.packed.get("unlabeled")
         return FrameVideos(split.frames, self.masks_of(split), np.arange(len(split))) if split else None
+
+    def all_content(self) -> list[dict]:
+        """Return what identifies :meth:`all_frames`, for the keys of the stages that use them."""
+        return [split.content for split in self._splits()]
 
     def _splits(self) -> list[PackedSplit]:
         return [with_frames(self.packed[name]) for name in ("train", "unlabeled") if name in self.packed]
 
-    def _all_frames(self) -> list[FrameVideos]:
+    def all_frames(self) -> list[FrameVideos]:
+        """Return the frames that may be learned from, without masks; their content is :meth:`all_content`."""
         rows = {"train": self.fit_rows}
         return [FrameVideos(s.frames, None, rows.get(s.name, np.arange(len(s)))) for s in self._splits()]
 
-    @made_once
-    def jepa_encoder(self) -> Stage:
-        """Train the encoder of ``jepa``, from frames alone: masks only show in its log what the features know."""
-        config, seed = self.config.jepa.encoder, self.config.seed
-
-        def build(folder: Path) -> None:
-            labelled, held_out = (self._labelled_frames(rows) for rows in (self.fit_rows, self.held_out_rows))
-            train_encoder(config, self._all_frames(), labelled, held_out, folder, self.device, seed)
-
-        splits = [content(split) for split in self._splits()]
-        return self.stage("jepa_encoder", {"config": asdict(config), "data": splits, "seed": seed}, build)
-
-    @made_once
-    def jepa_generator(self) -> Stage:
-        """Train the generator of ``jepa`` to draw frames by the encoder's features."""
-        encoder, segmenter, config = self.jepa_encoder(), self.segmenter(), self.config.jepa
-
-        def build(folder: Path) -> None:
-            train_generator(
-                config.generator,
-                load_encoder(config.encoder, encoder.folder, self.device),
-                load_segmenter(self.config.segmenter, segmenter.folder, self.device),
-                self._all_frames(),
-                self._labelled_frames(self.held_out_rows),
-                folder,
-                self.device,
-                self.config.seed,
-            )
-
-        return self.stage("jepa_generator", {"config": asdict(config.generator), "encoder": encoder.key}, build)
-
-    @made_once
-    def jepa(self) -> Stage:
-        encoder, generator = self.jepa_encoder(), self.jepa_generator()
-
-        def build(folder: Path) -> None:
-            train_jepa(
-                self.config.jepa,
-                encoder.folder,
-                generator.folder,
-                self._labelled_frames(self.fit_rows),
-                self._unlabeled_frames(),
-                self._labelled_frames(self.held_out_rows),
-                folder,
-                self.device,
-                self.config.seed,
-            )
-
-        decided_by = {"config": asdict(self.config.jepa.decoder), "generator": generator.key} | self.learned_from()
-        return self.stage("jepa", decided_by, build)
-
-    def member(self, name: str) -> Stage:
-        """Make the stage of one ensemble member, see ``EnsembleConfig.members``."""
-        return getattr(self, name)()
-
-    @made_once
     def decoding(self) -> Stage:
         """Fit weights and thresholds on the held-out training videos."""
         names = self.config.ensemble.members
-        stages = {name: self.member(name) for name in names}
+        stages = {name: self.make(name) for name in names}
 
         def build(folder: Path) -> None:
             if not processes.is_first():
@@ -372,8 +201,8 @@ class Pipeline:
 
     def system(self) -> System:
         """Return everything trained, ready to predict."""
-        decoding = self.decoding()
-        stages = {name: self.member(name) for name in self.config.ensemble.members}
+        decoding = self.make("decoding")
+        stages = {name: self.make(name) for name in self.config.ensemble.members}
         return System(load_members(stages, self.device), load_decoding(decoding.folder), self.config)
 
     def predictions(self, split: PackedSplit) -> np.ndarray:
@@ -381,7 +210,7 @@ class Pipeline:
         return np.load(self.predictions_stage(split).folder / "predictions.npy", mmap_mode="r")
 
     def predictions_stage(self, split: PackedSplit) -> Stage:
-        decoding, seen = self.decoding(), self.masks_stage(split)
+        decoding, seen = self.make("decoding"), self.masks_stage(split)
 
         def build(folder: Path) -> None:
             system, masks, chunk = self.system(), self.masks_of(split), batch_size(self.device)
@@ -422,6 +251,14 @@ class System:
         return decode(probabilities[name], self.decoding.alone[name]).cpu().numpy()
 
 
+MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
+    "segmenter": Pipeline.segmenter,
+    **{name: make for member in MEMBERS.values() for name, make in member.stages.items()},
+    "decoding": Pipeline.decoding,
+}
+"""What ``solution.train`` can be asked for by name, and :meth:`Pipeline.make`."""
+
+
 @contextmanager
 def counted(path: Path, device: torch.device) -> Iterator[None]:
     """Add the seconds of what happens inside to a JSON file, finished or interrupted, and keep the largest peak."""
@@ -443,7 +280,7 @@ def stage_key(name: str, decided_by: dict) -> str:
 
 def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
     """Return the trained predictors of member stages."""
-    return {name: LOADERS[name](stage.folder, device) for name, stage in stages.items()}
+    return {name: MEMBERS[name].load(stage.folder, device) for name, stage in stages.items()}
 
 
 def load_decoding(folder: Path) -> Decoding:
@@ -499,9 +336,3 @@ def clips(
     for first in range(0, len(rows), batch_size(device)):
         some = rows[first : first + batch_size(device)]
         yield make_clip(frames, masks, some, device), some
-
-
-def content(split: PackedSplit) -> dict:
-    """Return what identifies a packed split's content, wherever it lies."""
-    source = {name: value for name, value in split.source.items() if name != "folder"}
-    return {"split": split.name, "videos": split.videos, "source": source}

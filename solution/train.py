@@ -11,13 +11,11 @@ from solution import processes
 from solution.config import override
 from solution.presets import PRESETS
 from solution.runs import STAGES, choose_device, default_data, pack_and_report, save_run, standin_data
-from solution.stages import Pipeline
-
-TRAINABLE = ("segmenter", "objects", "masks", "simvp", "frames", "jepa", "decoding")
+from solution.stages import MAKERS, Pipeline
 
 
 @click.command()
-@click.argument("stage", type=click.Choice(TRAINABLE))
+@click.argument("stage", type=click.Choice(list(MAKERS)))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: as submit.py.")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True)
 @click.option("--run", "run_name", help="Name to remember this run by. Default: the preset's name.")
@@ -39,7 +37,7 @@ def main(
     with processes.first_goes_first():
         packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
     pipeline = Pipeline(config, packed, STAGES, device)
-    done = getattr(pipeline, stage)()
+    done = pipeline.make(stage)
     if processes.is_first():
         save_run(run_name or preset, pipeline)
     click.echo(f"{done.folder} holds the trained {stage}.")

@@ -31,6 +31,7 @@ from solution import processes
 
 CHECKPOINT_SECONDS = 60.0
 LOG_ROWS = 100
+WEIGHTS = "weights.safetensors"
 TIMES = ("data_s", "step_s", "data_share")
 """Logged seconds per step: waiting for its batch, working on it; and the share of the former."""
 CHECKPOINTS = ("resume.pt", "resume.previous.pt")
@@ -237,13 +238,13 @@ def save_weights(model: nn.Module, folder: Path) -> None:
         processes.barrier()
         return
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(folder / "weights.safetensors", save(state))
+    write_bytes(folder / WEIGHTS, save(state))
     processes.barrier()
 
 
 def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
     """Load ``weights.safetensors`` into ``model`` and return it in evaluation mode on the device."""
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    model.load_state_dict(load_file(folder / WEIGHTS))
     return model.to(device, memory_format=torch.channels_last).eval()
 
 

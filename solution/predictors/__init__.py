@@ -6,10 +6,16 @@ are written once against it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from solution.stages import Pipeline, Stage
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,17 @@ class Predictor(Protocol):
     def predict(self, clip: Clip, view: View) -> Tensor:
         """Return (B, 49, 160, 240) float32 probabilities that sum to 1 over the classes, on the clip's device."""
         ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """A predictor that an ensemble can have as a member; ``solution.members`` lists all.
+
+    Attributes:
+        stages: by name, what makes the stages that it is trained in, from the pipeline, which has everything to learn
+            from; the last has the name of the member.
+        load: returns the predictor that the last stage left in its folder.
+    """
+
+    stages: dict[str, Callable[[Pipeline], Stage]]
+    load: Callable[[Path, torch.device], Predictor]

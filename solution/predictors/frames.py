@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,15 +21,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
-from solution.clips import draw_videos
+from solution.clips import FrameVideos, draw_videos
 from solution.losses import frame_loss, mask_loss, structural_similarity
 from solution.metrics import score
 from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
-from solution.predictors import Clip, View
-from solution.segmenter import SegmenterConfig, build_segmenter
-from solution.training import Recipe, autocast, fit, load_weights, save_weights
+from solution.predictors import Clip, Member, View
+from solution.segmenter import SegmenterConfig, build_segmenter, load_segmenter
+from solution.training import WEIGHTS, Recipe, autocast, fit, load_weights, save_weights
+
+if TYPE_CHECKING:
+    from solution.stages import Pipeline, Stage
 
 STRIP_CLIPS = 3
 EVALUATION_CLIPS = 64
@@ -101,21 +105,6 @@ REPORT = FramesConfig(
 
 The steps are 25 epochs over 13,900 videos, unlabeled and train without the held-out tenth, at 16 clips a step.
 """
-
-
-@dataclass(frozen=True)
-class FrameVideos:
-    """Videos to learn from: some rows of memory-mapped arrays, which nobody copies.
-
-    Attributes:
-        frames: (N, 22, 160, 240, 3) uint8 RGB.
-        masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore. None where no masks are learned.
-        rows: (n,) which of the N videos.
-    """
-
-    frames: np.ndarray
-    masks: np.ndarray | None
-    rows: np.ndarray
 
 
 class Residual(nn.Module):
@@ -278,7 +267,7 @@ def train_frames(
     )
     for name, part, videos, steps in kinds:
         if steps > 0:
-            if not (folder / name / "weights.safetensors").exists():
+            if not (folder / name / WEIGHTS).exists():
                 tune(config, pipeline, part, steps, videos, held_out, folder / name, device, seed)
             load_weights(part, folder / name, device)  # the EMA
     save_weights(pipeline, folder)
@@ -399,3 +388,51 @@ def save_strip(last_seen: Tensor, truth: Tensor, drawn: Tensor, folder: Path) ->
     partial = folder / "strip.partial"
     Image.fromarray(picture).save(partial, "png")
     partial.replace(folder / f"strip_{len(list(folder.glob('strip_*.png'))):02d}.png")
+
+
+def simvp_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``simvp``, what draws the frames; the segmenter scores it meanwhile and decides nothing."""
+    segmenter, config, seed = pipeline.make("segmenter"), untuned(pipeline.config.frames), pipeline.config.seed
+
+    def build(folder: Path) -> None:
+        train_simvp(
+            config,
+            load_segmenter(pipeline.config.segmenter, segmenter.folder, pipeline.device),
+            pipeline.all_frames(),
+            pipeline.labelled_frames(pipeline.held_out_rows),
+            folder,
+            pipeline.device,
+            seed,
+        )
+
+    decided_by = {"config": asdict(config), "data": pipeline.all_content(), "seed": seed}
+    return pipeline.stage("simvp", decided_by, build)
+
+
+def frames_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``frames``: the drawing and the reading of it, tuned."""
+    simvp, segmenter = pipeline.make("simvp"), pipeline.make("segmenter")
+    config, seed = pipeline.config.frames, pipeline.config.seed
+    unlabeled = pipeline.packed.get("unlabeled") if config.pseudo_steps else None
+    keys = {"simvp": simvp.key, "segmenter": segmenter.key}
+    if unlabeled:
+        keys["pseudo"] = pipeline.masks_stage(unlabeled).key
+
+    def build(folder: Path) -> None:
+        train_frames(
+            config,
+            pipeline.config.segmenter,
+            load_segmenter(pipeline.config.segmenter, segmenter.folder, pipeline.device),
+            simvp.folder,
+            pipeline.labelled_frames(pipeline.fit_rows),
+            pipeline.unlabeled_frames() if unlabeled else None,
+            pipeline.labelled_frames(pipeline.held_out_rows),
+            folder,
+            pipeline.device,
+            seed,
+        )
+
+    return pipeline.stage("frames", {"config": asdict(config), "seed": seed} | keys, build)
+
+
+MEMBER = Member({"simvp": simvp_stage, "frames": frames_stage}, load_frames)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,23 +21,26 @@ from torch import Tensor, nn
 from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.errors import UserError
 from data_prep.scene import NUM_FRAMES
-from solution.clips import draw_videos
+from solution.clips import FrameVideos, draw_videos
 from solution.metrics import score
 from solution.models.jepa import Encoder, Jepa, draw_patches, spread
 from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
 from solution.models.unet import SegmentationUNet
 from solution.models.vit import GRID, PATCH, PATCHES
 from solution.models.vivit import ViViT
+from solution.predictors import Member
 from solution.predictors.frames import (
     EVALUATION_CLIPS,
     FramesPredictor,
-    FrameVideos,
     as_clip,
     evaluate_frames,
     video_batches,
 )
-from solution.segmenter import CHUNK, as_images, segment_in_chunks
-from solution.training import Recipe, autocast, fit, load_weights, save_weights
+from solution.segmenter import CHUNK, as_images, load_segmenter, segment_in_chunks
+from solution.training import WEIGHTS, Recipe, autocast, fit, load_weights, save_weights
+
+if TYPE_CHECKING:
+    from solution.stages import Pipeline, Stage
 
 COLLAPSED = 0.01
 """A spread of features below this is an encoder that tells frames apart hardly or not at all."""
@@ -295,7 +299,7 @@ def train_jepa(
     )
     for name, videos, steps in kinds:
         if steps > 0 and videos is not None:
-            if not (folder / name / "weights.safetensors").exists():
+            if not (folder / name / WEIGHTS).exists():
                 train_decoder(decoder, pipeline, name == "tuned", steps, videos, held_out, folder / name, device, seed)
             load_weights(pipeline.segmenter.decoder, folder / name, device)  # the EMA
     save_weights(pipeline, folder)
@@ -446,3 +450,63 @@ def probe_precision(known: Tensor, shown: Tensor, new: Tensor, true: Tensor) -> 
     hits = true.flatten()[(new @ weights).flatten().argsort(descending=True)]
     places = hits.nonzero()[:, 0] + 1
     return (torch.arange(1, len(places) + 1, device=places.device) / places).mean().item()
+
+
+def encoder_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``jepa_encoder``, from frames alone: masks only show in its log what the features know."""
+    config, seed = pipeline.config.jepa.encoder, pipeline.config.seed
+
+    def build(folder: Path) -> None:
+        labelled, held_out = map(pipeline.labelled_frames, (pipeline.fit_rows, pipeline.held_out_rows))
+        train_encoder(config, pipeline.all_frames(), labelled, held_out, folder, pipeline.device, seed)
+
+    decided_by = {"config": asdict(config), "data": pipeline.all_content(), "seed": seed}
+    return pipeline.stage("jepa_encoder", decided_by, build)
+
+
+def generator_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``jepa_generator``, which draws frames by the encoder's features."""
+    encoder, segmenter = pipeline.make("jepa_encoder"), pipeline.make("segmenter")
+    config, device = pipeline.config.jepa, pipeline.device
+
+    def build(folder: Path) -> None:
+        train_generator(
+            config.generator,
+            load_encoder(config.encoder, encoder.folder, device),
+            load_segmenter(pipeline.config.segmenter, segmenter.folder, device),
+            pipeline.all_frames(),
+            pipeline.labelled_frames(pipeline.held_out_rows),
+            folder,
+            device,
+            pipeline.config.seed,
+        )
+
+    return pipeline.stage("jepa_generator", {"config": asdict(config.generator), "encoder": encoder.key}, build)
+
+
+def jepa_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``jepa``, whose decoder reads masks off what is drawn."""
+    encoder, generator = pipeline.make("jepa_encoder"), pipeline.make("jepa_generator")
+    config = pipeline.config.jepa
+
+    def build(folder: Path) -> None:
+        train_jepa(
+            config,
+            encoder.folder,
+            generator.folder,
+            pipeline.labelled_frames(pipeline.fit_rows),
+            pipeline.unlabeled_frames(),
+            pipeline.labelled_frames(pipeline.held_out_rows),
+            folder,
+            pipeline.device,
+            pipeline.config.seed,
+        )
+
+    decided_by = {"config": asdict(config.decoder), "generator": generator.key} | pipeline.learned_from()
+    return pipeline.stage("jepa", decided_by, build)
+
+
+MEMBER = Member(
+    {"jepa_encoder": encoder_stage, "jepa_generator": generator_stage, "jepa": jepa_stage},
+    load_jepa,
+)

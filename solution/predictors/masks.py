@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
-from solution.clips import draw_videos
+from solution.clips import MaskVideos, draw_videos
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
-from solution.predictors import Clip, View
+from solution.predictors import Clip, Member, View
 from solution.training import Recipe, autocast, fit, load_weights
+
+if TYPE_CHECKING:
+    from solution.stages import Pipeline, Stage
 
 FORMS = ("oneshot", "rollout")
 EMPTY = -1
@@ -97,25 +101,6 @@ PUBLISHED = MasksConfig(
 """The recipe that scored 0.456: SimVP-gSTA 64/512/4/8 from eleven masks to the next, cross-entropy alone, one cycle up
 to 1e-3; 20 epochs of 14,000 videos for one frame, then as many steps of rolling out further and further. Its optimiser
 was Adam without this kit's weight decay, clipping and EMA; the shapes' planes and ``STAYS`` are this kit's too."""
-
-
-@dataclass(frozen=True)
-class MaskVideos:
-    """Videos to learn from.
-
-    Attributes:
-        inputs: (N, 22, 160, 240) uint8, what the segmenter sees.
-        targets: (N, 22, 160, 240) uint8, the truth or, where nobody knows it, the same as ``inputs``; 255 = ignore.
-    """
-
-    inputs: np.ndarray
-    targets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, rows) -> MaskVideos:
-        return MaskVideos(self.inputs[rows], self.targets[rows])
 
 
 class SlotSimVP(nn.Module):
@@ -421,3 +406,16 @@ def load_masks(folder: Path, device: torch.device) -> MasksPredictor:
     """Rebuild the predictor that :func:`train_masks` left in ``folder``."""
     config = MasksConfig(**json.loads((folder / "config.json").read_text()))
     return MasksPredictor(load_weights(SlotSimVP(config), folder, device))
+
+
+def masks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``masks``."""
+    config, seed = pipeline.config.masks, pipeline.config.seed
+
+    def build(folder: Path) -> None:
+        train_masks(config, pipeline.mask_videos(), pipeline.held_out(), folder, pipeline.device, seed)
+
+    return pipeline.stage("masks", {"config": asdict(config)} | pipeline.learned_from(), build)
+
+
+MEMBER = Member({"masks": masks_stage}, load_masks)

@@ -1,7 +1,7 @@
-"""The objects predictor: masks → tracks → simulated and learnt motion → drawn probabilities of frame 22.
+"""The objects predictor: masks and frames → tracks → simulated and learnt motion → drawn probabilities of frame 22.
 
 The physics lives in ``solution.physics``, the network in ``solution.models.dynamics``, the fit of outlines in
-``solution.tracks``; here they are put together and trained.
+``solution.tracks`` and ``solution.edges``; here they are put together and trained.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
 
-from data_prep.classes import NUM_CLASSES
-from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, HEIGHT, NUM_FRAMES, WIDTH
+from data_prep.deadline import TimeIsUp, time_is_up
+from data_prep.pack import write_bytes
+from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES
+from solution import processes
+from solution.drawing import draw
+from solution.edges import load_edges, track, train_edges
 from solution.models.dynamics import Dynamics, Forecast, forecast_loss
-from solution.physics import Constants, Rollout, fit_constants, roll_out
-from solution.predictors import Clip, View
-from solution.tracks import Tracks, find_tracks, outline
-from solution.training import Recipe, fit, load_weights
+from solution.models.edges import EdgeNetwork
+from solution.physics import FITTED_ON, Constants, Rollout, fit_constants, roll_out
+from solution.predictors import Clip, Member, View
+from solution.tracks import Tracks, find_tracks, join
+from solution.training import WEIGHTS, Recipe, fit, load_weights
+
+if TYPE_CHECKING:
+    from solution.stages import Pipeline, Stage
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
-DRAWN_NORMALS = 64
+TRACKED_AT_ONCE = 32
+TRACKS, EDGES = "tracks.safetensors", "edges.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,8 @@ class ObjectsConfig:
 
     dynamics: str = "simulated"
     """``direct``: the network alone; ``simulated``: the simulator alone; ``corrected``: the network corrects it."""
+    edges: str = "frames"
+    """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
     modes: int = 48
     """Trajectories per object, of which the first follows the mean state."""
     samples: int = 96
@@ -150,89 +165,6 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
     }
 
 
-def draw(forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int) -> Tensor:
-    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over positions drawn from the forecast."""
-    batch, objects, modes = forecast.logits.shape
-    device = forecast.logits.device
-    # Kronecker's sequence covers (mode, x, y) evenly and is the same for every object.
-    step = torch.arange(samples, device=device)[:, None] * torch.tensor(
-        [0.8191725134, 0.6710436067, 0.5497004779], device=device
-    )
-    uniform = (0.5 + step) % 1.0  # (S, 3)
-    mode = torch.searchsorted(
-        forecast.logits.softmax(-1).cumsum(-1).contiguous(), uniform[:, 0].expand(batch, objects, -1).contiguous()
-    )
-    mode = mode.clamp_max(modes - 1)  # (B, K, S)
-    side = uniform[:, 1:] - 0.5
-    noise = -side.sign() * (1 - 2 * side.abs()).clamp_min(1e-6).log()  # (S, 2) Laplace
-    mean = forecast.mean[..., -1, :].gather(2, mode[..., None].expand(-1, -1, -1, 2))
-    position = mean + forecast.scale[..., -1].gather(2, mode)[..., None] * noise
-    turn = forecast.turn.gather(2, mode[..., None].expand(-1, -1, -1, 2))
-    yaw = torch.atan2(turn[..., 1], turn[..., 0]) / 4
-    owner = (present & (classes > 0)).flatten().nonzero()[:, 0]
-    position, yaw = position.flatten(0, 1)[owner], yaw.flatten(0, 1)[owner]  # (N, S, 2), (N, S)
-    probability, in_view = average_silhouette(shape.flatten()[owner], position, yaw)
-    probability = torch.zeros(batch * objects, HEIGHT * WIDTH, device=device).index_copy_(
-        0, owner, probability.flatten(1)
-    )
-    probability = probability.view(batch, objects, -1)
-    in_view = torch.zeros(batch * objects, device=device).index_copy_(0, owner, in_view).view(batch, objects)
-    visible = forecast.visible.sigmoid()
-    probability = (probability * (visible / in_view.clamp_min(0.05)).clamp_max(1.0)[..., None]).clamp_max(1.0)
-    nearness = (forecast.logits.softmax(-1) * forecast.mean[..., -1, 0]).sum(-1)
-    order = nearness.argsort(1, descending=True)
-    out = torch.zeros(batch, NUM_CLASSES, HEIGHT * WIDTH, device=device)
-    rest = torch.ones(batch, HEIGHT * WIDTH, device=device)
-    here = torch.arange(batch, device=device)
-    for rank in range(objects):
-        slot = order[:, rank]
-        part = probability[here, slot]
-        out[here, classes[here, slot]] += part * rest
-        rest = rest * (1 - part)
-    out[:, 0] += rest
-    return out.view(batch, NUM_CLASSES, HEIGHT, WIDTH)
-
-
-SPAN_ROWS = 64
-"""No silhouette in view is higher than this many pixels."""
-
-
-def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of N solids' silhouettes over S positions each: (N, 160, 240), and (N,) the share in view.
-
-    Silhouettes are convex, so that each is one span per row, and a mean of spans is a sum of steps.
-    """
-    count, samples = yaw.shape
-    edge = torch.zeros(count, HEIGHT, WIDTH + 1, device=yaw.device)
-    in_view = torch.zeros(count, device=yaw.device)
-    angle = (torch.arange(DRAWN_NORMALS, device=yaw.device) + 0.5) * (2 * math.pi / DRAWN_NORMALS)
-    normal = torch.stack((angle.cos(), angle.sin()))
-    to_right = normal[0] > 0
-    for kind in range(3):
-        # Behind the camera, and far to its sides, there is no silhouette.
-        near = (5.0 - 0.866 * position[..., 0] > 1.5) & (position.abs().amax(-1) < 20) & (shape == kind)[:, None]
-        who, which = near.nonzero(as_tuple=True)
-        if len(who) == 0:
-            continue
-        points = outline(kind, position[who, which], yaw[who, which])
-        support = (points @ normal).amax(1)  # (M, normals)
-        first = points[..., 1].amin(1).floor().clamp(-1e4, 1e4)
-        row = first[:, None] + torch.arange(SPAN_ROWS, device=yaw.device)
-        bound = (support[:, None] - (row + 0.5)[..., None] * normal[1]) / normal[0]  # (M, rows, normals)
-        right = bound[..., to_right].amin(-1)
-        left = bound[..., ~to_right].amax(-1)
-        start = (left - 0.5).ceil().clamp(0, WIDTH)
-        stop = (right + 0.5).floor().clamp(0, WIDTH)
-        filled = (stop > start) & (row >= 0) & (row < HEIGHT)
-        in_view.index_add_(0, who, filled.any(1).float() / samples)
-        part, line = filled.nonzero(as_tuple=True)
-        base = (who[part] * HEIGHT + row[part, line].long()) * (WIDTH + 1)
-        weight = torch.full_like(base, 1.0 / samples, dtype=torch.float32)
-        edge.view(-1).index_add_(0, base + start[part, line].long(), weight)
-        edge.view(-1).index_add_(0, base + stop[part, line].long(), -weight)
-    return edge.cumsum(-1)[..., :WIDTH].clamp(0, 1), in_view
-
-
 def build(config: ObjectsConfig) -> Dynamics:
     features, pairs, modes = CLIP_FRAMES * 7 + 11, 8, config.modes
     if config.dynamics == "corrected":
@@ -243,14 +175,21 @@ def build(config: ObjectsConfig) -> Dynamics:
 class Objects:
     """The predictor; see ``solution.predictors.Predictor``."""
 
-    def __init__(self, model: Dynamics | None, constants: Constants, config: ObjectsConfig, device: torch.device):
-        self.model, self.constants, self.config, self.device = model, constants, config, device
+    def __init__(
+        self,
+        model: Dynamics | None,
+        constants: Constants,
+        config: ObjectsConfig,
+        device: torch.device,
+        edges: EdgeNetwork | None = None,
+    ):
+        self.model, self.constants, self.config, self.device, self.edges = model, constants, config, device, edges
         # The simulator turns with the floor exactly; mirrored masks are fitted anew, which averages out what fits err.
         self.symmetries = frozenset({"flip", "turn"} if model is not None else {"flip"})
 
     @torch.no_grad()
     def predict(self, clip: Clip, view: View) -> Tensor:
-        return self.predict_tracks(find_tracks(clip.masks), view)
+        return self.predict_tracks(track(self.edges, clip.masks, clip.frames), view)
 
     @torch.no_grad()
     def predict_tracks(self, history: Tracks, view: View) -> Tensor:
@@ -360,4 +299,121 @@ def load_objects(folder: Path, device: torch.device) -> Objects:
     config = ObjectsConfig(**json.loads((folder / "config.json").read_text()))
     constants = Constants(**json.loads((folder / "physics.json").read_text()))
     model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
-    return Objects(model, constants, config, device)
+    edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None
+    return Objects(model, constants, config, device, edges)
+
+
+def true_tracks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``true_tracks``: where the labelled videos' masks say that objects are, to learn edges from."""
+    train, rows = pipeline.packed["train"], pipeline.fit_rows
+
+    def find(chunk: tuple[str, np.ndarray]) -> Tracks:
+        return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(pipeline.device))
+
+    def build(folder: Path) -> None:
+        find_all(folder, {"train": rows}, find)
+
+    return pipeline.stage("true_tracks", {"data": train.content}, build)
+
+
+def edges_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``edges``, which reads places off the frames."""
+    train, config, seed = pipeline.packed["train"], pipeline.config.edges, pipeline.config.seed
+    masks, truth = pipeline.masks_stage(train), pipeline.make("true_tracks")
+
+    def build(folder: Path) -> None:
+        true, seen = load_tracks(truth.folder), pipeline.masks_of(train)
+        train_edges(config, true, train.frames, seen, pipeline.fit_rows, folder, pipeline.device, seed)
+
+    decided_by = {"config": asdict(config), "truth": truth.key, "masks": masks.key, "seed": seed}
+    return pipeline.stage("edges", decided_by, build)
+
+
+def needed_edges(pipeline: Pipeline) -> Stage | None:
+    """Return the stage ``edges`` if objects are to be looked for in frames and there are any."""
+    looks = pipeline.config.objects.edges == "frames" and pipeline.packed["train"].frames is not None
+    return pipeline.make("edges") if looks else None
+
+
+def tracks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``tracks``, which objects learn from: what is seen of frames 1–11, and the truth after them.
+
+    The constants of the simulator need few videos, a network needs all. Of unlabeled videos what is seen is the truth.
+    """
+    edges, rows = needed_edges(pipeline), {"train": pipeline.fit_rows}
+    if pipeline.config.objects.dynamics == "simulated":
+        rows["train"] = rows["train"][:FITTED_ON]
+        decided_by = {"train": pipeline.masks_stage(pipeline.packed["train"]).key, "videos": len(rows["train"])}
+    else:
+        decided_by = pipeline.learned_from()
+        if "unlabeled" in pipeline.packed:
+            rows["unlabeled"] = np.arange(len(pipeline.packed["unlabeled"]))
+
+    def build(folder: Path) -> None:
+        network = edges and load_edges(edges.folder / WEIGHTS, pipeline.device)
+        seen = {name: pipeline.masks_of(pipeline.packed[name]) for name in rows}
+
+        def find(chunk: tuple[str, np.ndarray]) -> Tracks:
+            name, some = chunk
+            split, masks, looked_at = pipeline.packed[name], np.array(seen[name][some]), NUM_FRAMES
+            if split.masks is not None:
+                masks[:, CLIP_FRAMES:], looked_at = split.masks[some, CLIP_FRAMES:], CLIP_FRAMES
+            frames = None if split.frames is None else torch.from_numpy(split.frames[some, :looked_at])
+            return track(network, torch.from_numpy(masks).to(pipeline.device), frames)
+
+        find_all(folder, rows, find)
+
+    return pipeline.stage("tracks", decided_by | {"edges": edges and edges.key}, build)
+
+
+def objects_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``objects``."""
+    tracks, edges = pipeline.make("tracks"), needed_edges(pipeline)
+    config, seed = pipeline.config.objects, pipeline.config.seed
+
+    def build(folder: Path) -> None:
+        train_objects(config, load_tracks(tracks.folder), folder, pipeline.device, seed)
+        if edges and processes.is_first():
+            write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
+
+    return pipeline.stage("objects", {"config": asdict(config), "tracks": tracks.key, "seed": seed}, build)
+
+
+def find_all(folder: Path, rows: dict[str, np.ndarray], find: Callable[[tuple[str, np.ndarray]], Tracks]) -> None:
+    """Write the tracks of these rows of splits into a folder, some videos at a time, shared among the processes.
+
+    Raises:
+        TimeIsUp: see ``data_prep.deadline``; what was found is kept and the next call goes on from it.
+    """
+    chunks = [
+        (name, some[first : first + TRACKED_AT_ONCE])
+        for name, some in rows.items()
+        for first in range(0, len(some), TRACKED_AT_ONCE)
+    ]
+    files = [folder / f"part_{number}.safetensors" for number in range(len(chunks))]
+    own = range(processes.rank(), len(chunks), processes.count())
+    missing = [number for number in own if not files[number].exists()]
+    for number in tqdm(missing, desc="tracks", unit="chunk", disable=None, leave=False):
+        found = find(chunks[number]).to("cpu")
+        write_bytes(files[number], save({f.name: getattr(found, f.name).contiguous() for f in fields(Tracks)}))
+        if time_is_up():
+            break
+    processes.barrier()
+    if not processes.agreed(all(file.exists() for file in files)):
+        raise TimeIsUp
+    if processes.is_first():
+        joined = join([Tracks(**load_file(file)) for file in files])
+        write_bytes(folder / TRACKS, save({f.name: getattr(joined, f.name) for f in fields(Tracks)}))
+        for file in files:
+            file.unlink()
+
+
+def load_tracks(folder: Path) -> Tracks:
+    """Return what :func:`find_all` wrote."""
+    return Tracks(**load_file(folder / TRACKS))
+
+
+MEMBER = Member(
+    {"true_tracks": true_tracks_stage, "edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
+    load_objects,
+)

@@ -1,10 +1,14 @@
 """Overrides are typed, unknown keys name the nearest, and a config survives JSON."""
 
+import dataclasses
+
 import pytest
 
 from data_prep.errors import UserError
 from solution.config import Config, from_json, override, to_json
+from solution.members import MEMBERS
 from solution.presets import PRESETS
+from solution.stages import MAKERS
 
 
 def test_overrides_take_the_field_s_type():
@@ -60,3 +64,11 @@ def test_report_jepa_has_the_report_s_sizes():
     assert config.encoder.batch_size == 2048 and config.encoder.epochs == 300
     # 22 frames of 900 train and 13,000 unlabeled videos.
     assert config.encoder.steps == pytest.approx(300 * 13_900 * 22 / 2048, rel=0.001)
+
+
+def test_every_member_has_a_section_of_its_name_and_ends_in_a_stage_of_its_name():
+    sections = {field.name for field in dataclasses.fields(Config)}
+    assert set(MEMBERS) <= sections
+    assert all(list(member.stages)[-1] == name for name, member in MEMBERS.items())
+    names = [name for member in MEMBERS.values() for name in member.stages]
+    assert len(set(names)) == len(names) == len(MAKERS) - 2

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from data_prep.deadline import TimeIsUp, deadline
 from data_prep.errors import UserError
-from solution import processes, training
+from solution import edges, processes, training
 from solution.arrays import fill_rows
 from solution.losses import frame_loss
 from solution.models.dynamics import Dynamics, forecast_loss
+from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
 from solution.predictors.masks import MasksConfig, SlotSimVP, slots_loss
 from solution.segmenter import SegmenterConfig, build_segmenter, crops_loss
@@ -85,6 +86,13 @@ def objects_loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor
     return forecast_loss(forecast, batch["position"], batch["seen"], batch["yaw"], batch["present"])
 
 
+def profiles(step: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    known = torch.rand(4, 16, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])[:, None]
+    features, offset = torch.randn(4, 16, 5, generator=generator), torch.randn(4, 16, generator=generator)
+    return {"features": features, "offset": offset, "known": known}
+
+
 TRAININGS = {
     "segmenter": (lambda: build_segmenter(SEGMENTER), partial(crops_loss, SEGMENTER), crops),
     "masks": (lambda: SlotSimVP(MASKS), partial(slots_loss, MASKS), slots),
@@ -93,6 +101,7 @@ TRAININGS = {
         lambda model, tensors: frame_loss(model(tensors["clip"]), tensors["future"], 0.1),
         clips,
     ),
+    "edges": (lambda: EdgeNetwork(5, 8), edges.batch_loss, profiles),
     "objects": (lambda: Dynamics(5, 2, 2, 6, 32, 1), objects_loss, objects),
 }
 
@@ -178,10 +187,10 @@ def torchrun(folder: Path, *command: str | Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_torchrun_trains_and_writes_the_same_file(trained):
-    """All stages behind the segmenter again, in two processes: tracks, decoding, masks, prediction."""
+    """All stages but the trained networks again, in two processes: tracks, decoding, masks, prediction."""
     stages = trained.folder / "runs" / "stages"
     before = trained.submission.read_bytes()
-    kept = {path.name for path in stages.glob("segmenter-*")}
+    kept = {path.name for name in ("segmenter", "edges") for path in stages.glob(f"{name}-*")}
     for path in stages.iterdir():
         if path.name not in kept:
             shutil.rmtree(path)

@@ -15,9 +15,9 @@ from data_prep.classes import NUM_CLASSES
 from data_prep.errors import UserError
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution import training
+from solution.clips import FrameVideos
 from solution.models.jepa import Encoder, Jepa
 from solution.predictors import Clip, View, jepa
-from solution.predictors.frames import FrameVideos
 from solution.predictors.jepa import (
     DecoderConfig,
     EncoderConfig,

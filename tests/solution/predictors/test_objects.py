@@ -1,4 +1,4 @@
-"""The objects predictor: drawing against painted silhouettes, its symmetries, and a run from masks to probabilities."""
+"""The objects predictor: its symmetries, and a run from masks to probabilities."""
 
 import math
 
@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from data_prep.scene import FRAME_SECONDS, paint, silhouettes
-from solution.models.dynamics import Forecast
 from solution.physics import Constants
 from solution.predictors import Clip, View
 from solution.predictors.objects import (
     Objects,
     ObjectsConfig,
-    average_silhouette,
     build,
-    draw,
     load_objects,
     train_objects,
 )
@@ -39,44 +36,11 @@ def masks():
     return paint(depth, corner, label, image, videos * frames).view(videos, frames, 160, 240)
 
 
-@pytest.mark.parametrize("shape", [0, 1, 2])
-def test_spans_equal_cast_silhouettes(shape):
-    position = torch.tensor([[0.0, 0.0], [1.5, 1.0], [-3.0, -2.0], [0.5, 2.1]])
-    yaw = torch.tensor([0.3, 0.0, 0.7, -0.2])
-    kinds = torch.full((4,), shape)
-    drawn, in_view = average_silhouette(kinds, position[:, None], yaw[:, None])
-    depth, corner = silhouettes(kinds, position, yaw)
-    painted = paint(depth, corner, torch.ones(4, dtype=torch.long), torch.arange(4), 4) > 0
-    overlap = (painted & (drawn > 0.5)).sum((1, 2)) / (painted | (drawn > 0.5)).sum((1, 2))
-    assert overlap.min() > 0.95 and in_view.tolist() == [1.0] * 4
-
-
-def certain(position, modes=1):
-    objects = len(position)
-    mean = position[None, :, None, None].expand(1, objects, modes, 1, 2)
-    zeros = torch.zeros(1, objects, modes)
-    turn = torch.tensor([1.0, 0.0]).expand(1, objects, modes, 2)
-    return Forecast(zeros, mean, torch.full((1, objects, modes, 1), 1e-6), turn, torch.full((1, objects), 20.0))
-
-
-def test_drawing_puts_the_nearer_in_front_and_sums_to_one():
-    position = torch.tensor([[0.0, 0.0], [0.35, 0.05], [9.0, 9.0]])
-    shape, present = (CLASSES - 1) // 16, torch.tensor([[True, True, True]])
-    drawn = draw(certain(position), CLASSES, shape, present, 4)
-    depth, corner = silhouettes(shape[0, :2], position[:2], torch.zeros(2))
-    painted = paint(depth, corner, CLASSES[0, :2], torch.zeros(2, dtype=torch.long), 1)
-    assert (drawn.argmax(1) == painted).float().mean() > 0.998
-    assert torch.allclose(drawn.sum(1), torch.ones(1, 160, 240), atol=1e-5)
-    assert drawn[:, 40].max() == 0  # out of view
-    many = draw(certain(position, modes=5), CLASSES, shape, present, 16)
-    assert torch.allclose(many, drawn, atol=1e-4)  # equal modes are one
-
-
 @pytest.mark.parametrize("dynamics", ["direct", "simulated", "corrected"])
 def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
     config = ObjectsConfig(dynamics, width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
     trained = train_objects(config, find_tracks(masks), tmp_path, torch.device("cpu"))
-    clip = Clip(torch.zeros(4, 11, 1, 1, 3, dtype=torch.uint8), masks[:, :11])
+    clip = Clip(None, masks[:, :11])
     drawn = trained.predict(clip, View())
     assert trained.symmetries == ({"flip"} if dynamics == "simulated" else {"flip", "turn"})
     assert drawn.shape == (4, 49, 160, 240) and drawn.dtype == torch.float32

@@ -1,0 +1,102 @@
+"""From where objects may be to the probability of every class in every pixel: silhouettes, the near ones in front.
+
+Where they may be is known elsewhere, and so is what is made of the probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from data_prep.classes import NUM_CLASSES
+from data_prep.scene import HEIGHT, WIDTH
+from solution.models.dynamics import Forecast
+from solution.tracks import outline
+
+DRAWN_NORMALS = 64
+"""Of a silhouette, which is the polygon between them."""
+
+
+def draw(forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int) -> Tensor:
+    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over positions drawn from the forecast."""
+    batch, objects, modes = forecast.logits.shape
+    device = forecast.logits.device
+    # Kronecker's sequence covers (mode, x, y) evenly and is the same for every object.
+    step = torch.arange(samples, device=device)[:, None] * torch.tensor(
+        [0.8191725134, 0.6710436067, 0.5497004779], device=device
+    )
+    uniform = (0.5 + step) % 1.0  # (S, 3)
+    mode = torch.searchsorted(
+        forecast.logits.softmax(-1).cumsum(-1).contiguous(), uniform[:, 0].expand(batch, objects, -1).contiguous()
+    )
+    mode = mode.clamp_max(modes - 1)  # (B, K, S)
+    side = uniform[:, 1:] - 0.5
+    noise = -side.sign() * (1 - 2 * side.abs()).clamp_min(1e-6).log()  # (S, 2) Laplace
+    mean = forecast.mean[..., -1, :].gather(2, mode[..., None].expand(-1, -1, -1, 2))
+    position = mean + forecast.scale[..., -1].gather(2, mode)[..., None] * noise
+    turn = forecast.turn.gather(2, mode[..., None].expand(-1, -1, -1, 2))
+    yaw = torch.atan2(turn[..., 1], turn[..., 0]) / 4
+    owner = (present & (classes > 0)).flatten().nonzero()[:, 0]
+    position, yaw = position.flatten(0, 1)[owner], yaw.flatten(0, 1)[owner]  # (N, S, 2), (N, S)
+    probability, in_view = average_silhouette(shape.flatten()[owner], position, yaw)
+    probability = torch.zeros(batch * objects, HEIGHT * WIDTH, device=device).index_copy_(
+        0, owner, probability.flatten(1)
+    )
+    probability = probability.view(batch, objects, -1)
+    in_view = torch.zeros(batch * objects, device=device).index_copy_(0, owner, in_view).view(batch, objects)
+    visible = forecast.visible.sigmoid()
+    probability = (probability * (visible / in_view.clamp_min(0.05)).clamp_max(1.0)[..., None]).clamp_max(1.0)
+    nearness = (forecast.logits.softmax(-1) * forecast.mean[..., -1, 0]).sum(-1)
+    order = nearness.argsort(1, descending=True)
+    out = torch.zeros(batch, NUM_CLASSES, HEIGHT * WIDTH, device=device)
+    rest = torch.ones(batch, HEIGHT * WIDTH, device=device)
+    here = torch.arange(batch, device=device)
+    for rank in range(objects):
+        slot = order[:, rank]
+        part = probability[here, slot]
+        out[here, classes[here, slot]] += part * rest
+        rest = rest * (1 - part)
+    out[:, 0] += rest
+    return out.view(batch, NUM_CLASSES, HEIGHT, WIDTH)
+
+
+SPAN_ROWS = 64
+"""No silhouette in view is higher than this many pixels."""
+
+
+def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of N solids' silhouettes over S positions each: (N, 160, 240), and (N,) the share in view.
+
+    Silhouettes are convex, so that each is one span per row, and a mean of spans is a sum of steps.
+    """
+    count, samples = yaw.shape
+    edge = torch.zeros(count, HEIGHT, WIDTH + 1, device=yaw.device)
+    in_view = torch.zeros(count, device=yaw.device)
+    angle = (torch.arange(DRAWN_NORMALS, device=yaw.device) + 0.5) * (2 * math.pi / DRAWN_NORMALS)
+    normal = torch.stack((angle.cos(), angle.sin()))
+    to_right = normal[0] > 0
+    for kind in range(3):
+        # Behind the camera, and far to its sides, there is no silhouette.
+        near = (5.0 - 0.866 * position[..., 0] > 1.5) & (position.abs().amax(-1) < 20) & (shape == kind)[:, None]
+        who, which = near.nonzero(as_tuple=True)
+        if len(who) == 0:
+            continue
+        points = outline(kind, position[who, which], yaw[who, which])
+        support = (points @ normal).amax(1)  # (M, normals)
+        first = points[..., 1].amin(1).floor().clamp(-1e4, 1e4)
+        row = first[:, None] + torch.arange(SPAN_ROWS, device=yaw.device)
+        bound = (support[:, None] - (row + 0.5)[..., None] * normal[1]) / normal[0]  # (M, rows, normals)
+        right = bound[..., to_right].amin(-1)
+        left = bound[..., ~to_right].amax(-1)
+        start = (left - 0.5).ceil().clamp(0, WIDTH)
+        stop = (right + 0.5).floor().clamp(0, WIDTH)
+        filled = (stop > start) & (row >= 0) & (row < HEIGHT)
+        in_view.index_add_(0, who, filled.any(1).float() / samples)
+        part, line = filled.nonzero(as_tuple=True)
+        base = (who[part] * HEIGHT + row[part, line].long()) * (WIDTH + 1)
+        weight = torch.full_like(base, 1.0 / samples, dtype=torch.float32)
+        edge.view(-1).index_add_(0, base + start[part, line].long(), weight)
+        edge.view(-1).index_add_(0, base + stop[part, line].long(), -weight)
+    return edge.cumsum(-1)[..., :WIDTH].clamp(0, 1), in_view
