@@ -11,6 +11,7 @@ import click
 
 from data_prep.errors import UserError, exits_cleanly
 from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_table
+from solution.fates import fate_groups, fates
 from solution.metrics import Score, score
 from solution.page import write_page
 from solution.report import material_of_file, material_of_run, record_run, save_validation
@@ -88,8 +89,12 @@ def score_run(
     pipeline = open_run(run_name, packed, choose_device(device_name))
     val = packed["val"]
     truth = val.masks[:, -1]
-    evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device)
-    best = {FORESIGHT: foresight(val.masks)} if val.frames is None else ceilings(pipeline, val.frames[:, -1], truth)
+    groups = fate_groups(fates(val.masks))
+    evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device, groups)
+    if val.frames is None:
+        best = {FORESIGHT: foresight(val.masks, groups)}
+    else:
+        best = ceilings(pipeline, val.frames[:, -1], truth, groups)
     scores = evaluation.scores | best
     save_validation(run_name, data, scores)
     if report:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit
 from solution.config import CHOICES, Config, override
 from solution.ensemble import EnsembleConfig
+from solution.fates import fate_groups, fates
 from solution.machine import commit
 from solution.metrics import score
 from solution.predictors import View
@@ -36,6 +38,8 @@ from solution.predictors.jepa import JepaPipeline
 from solution.presets import PRESETS
 from solution.results_table import (
     RESULTS,
+    group_cells,
+    group_names,
     markdown_table,
     number,
     record_result,
@@ -258,6 +262,11 @@ class Ablation:
         path = self.folder / "results.json"
         self.rows: list[dict] = json.loads(path.read_text()) if path.is_file() else []
 
+    @cached_property
+    def groups(self) -> dict[str, np.ndarray]:
+        """The objects of val by their fates."""
+        return fate_groups(fates(self.packed["val"].masks))
+
     def jobs(self, seeds: list[int]) -> list[Job]:
         """Return what is still to be run, all variants of a seed before the next."""
         finished = {(row["label"], row["seed"]) for row in self.rows}
@@ -279,7 +288,7 @@ class Ablation:
         """Train what a job needs, predict val on the path of submit.py, score it and remember the score."""
         pipeline = Pipeline(job.config, self.packed, STAGES, self.device)
         val = self.packed["val"]
-        found = score(np.array(pipeline.predictions(val)), val.masks[:, -1])
+        found = score(np.array(pipeline.predictions(val)), val.masks[:, -1], self.groups)
         stages = pipeline.done.values()
         self.rows.append(
             {
@@ -288,6 +297,7 @@ class Ablation:
                 "jaccard": found.jaccard,
                 "object_iou": found.object_iou,
                 "object_iou_se": found.object_iou_se,
+                "by_group": found.as_json()["by_group"],
                 "videos": found.videos,
                 "minutes": sum(stage.seconds for stage in stages) / 60,
                 "peak_gib": max((stage.peak_gib for stage in stages if stage.peak_gib), default=None),
@@ -325,6 +335,7 @@ class Ablation:
                     else None,
                     "object_iou": statistics.fmean(row["object_iou"] for row in rows.values()),
                     "object_iou_se": statistics.fmean(row["object_iou_se"] for row in rows.values()),
+                    "by_group": mean_groups(list(rows.values())),
                     "minutes": statistics.fmean(row["minutes"] for row in rows.values()),
                     "peak_gib": max(peaks, default=None),
                 }
@@ -338,16 +349,23 @@ class Ablation:
         table = []
         for name, baseline in BASELINES.items():
             masks = [baseline.predict(clip, View()).argmax(1) for clip, _ in clips(val.frames, seen, self.device)]
-            found = score(torch.cat(masks).byte().cpu(), val.masks[:, -1])
+            found = score(torch.cat(masks).byte().cpu(), val.masks[:, -1], self.groups)
             unknown = dict.fromkeys(("jaccard_sd", "difference", "difference_se", "minutes", "peak_gib"))
             scores = {key: getattr(found, key) for key in ("jaccard", "object_iou", "object_iou_se")}
-            table.append({"method": name, "n": 1} | unknown | scores)
+            table.append({"method": name, "n": 1} | unknown | scores | {"by_group": found.as_json()["by_group"]})
         return table
+
+
+def mean_groups(rows: list[dict]) -> dict[str, float | None]:
+    """Return the means over runs of the IoUs by group; None where a group has no objects."""
+    values = {name: [row["by_group"][name] for row in rows if "by_group" in row] for name in group_names(rows)}
+    return {name: None if None in found else statistics.fmean(found) for name, found in values.items()}
 
 
 def as_markdown(table: list[dict]) -> str:
     """Return the summary as a Markdown table."""
-    header = ["change", "Jaccard ± sd", "n", "difference ± se", "object IoU ± se", "minutes", "peak GiB"]
+    groups = group_names(table)
+    header = ["change", "Jaccard ± sd", "n", "difference ± se", "object IoU ± se", *groups, "minutes", "peak GiB"]
     rows = [
         [
             row["method"],
@@ -355,6 +373,7 @@ def as_markdown(table: list[dict]) -> str:
             str(row["n"]),
             with_error(row["difference"], row["difference_se"], "+.4f").replace("± +", "± "),
             with_error(row["object_iou"], row["object_iou_se"]),
+            *group_cells(row, groups),
             number(row["minutes"], ".1f"),
             number(row["peak_gib"], ".1f"),
         ]
@@ -366,9 +385,10 @@ def as_markdown(table: list[dict]) -> str:
 def as_csv(table: list[dict]) -> str:
     """Return the summary as CSV, numbers in full."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]))
+    flat = [{name: value for name, value in row.items() if name != "by_group"} | row["by_group"] for row in table]
+    writer = csv.DictWriter(text, list(flat[0]))
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(flat)
     return text.getvalue()
 
 

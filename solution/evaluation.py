@@ -26,6 +26,7 @@ from solution.predictors import Clip, View
 from solution.predictors.baselines import BASELINES
 from solution.predictors.jepa import load_patch_segmenter
 from solution.predictors.objects import TRACKED_AT_ONCE
+from solution.results_table import number
 from solution.segmenter import load_segmenter, segment, segment_in_chunks
 from solution.stages import (
     Pipeline,
@@ -79,7 +80,12 @@ class Reliability:
 
 
 def evaluate(
-    system: System, frames: np.ndarray | None, seen: np.ndarray, truth: np.ndarray, device: torch.device
+    system: System,
+    frames: np.ndarray | None,
+    seen: np.ndarray,
+    truth: np.ndarray,
+    device: torch.device,
+    groups: dict[str, np.ndarray] | None = None,
 ) -> Evaluation:
     """Predict frame 22 of every video with every method and score it.
 
@@ -89,6 +95,7 @@ def evaluate(
         seen: (N, T, 160, 240) uint8, the segmenter's masks of them.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
         device: where networks run.
+        groups: see ``solution.metrics.score``.
     """
     methods = methods_of(system)
     masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
@@ -104,7 +111,8 @@ def evaluate(
             presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
             reliability.add(combined, true)
             bar.update(len(clip.masks))
-    return Evaluation({name: score(masks[name], truth) for name in methods}, masks["ensemble"], presence, reliability)
+    scores = {name: score(masks[name], truth, groups) for name in methods}
+    return Evaluation(scores, masks["ensemble"], presence, reliability)
 
 
 def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
@@ -115,10 +123,12 @@ def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
     return found
 
 
-def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
+def ceilings(
+    pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray, groups: dict[str, np.ndarray] | None = None
+) -> dict[str, Score]:
     """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
     segmenters = segmenters_of(pipeline).items()
-    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth) for name, s in segmenters}
+    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth, groups) for name, s in segmenters}
 
 
 def methods_of(system: System) -> list[str]:
@@ -161,7 +171,7 @@ def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray,
     return {name: score(np.ascontiguousarray(masks[:, i]), truth) for i, name in enumerate(names)}
 
 
-def foresight(masks: np.ndarray) -> Score:
+def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) -> Score:
     """Score outlines drawn where the objects of frames 1–11 truly are in frame 22 of (N, 22, 160, 240) uint8 masks."""
     drawn = []
     for first in range(0, len(masks), TRACKED_AT_ONCE):
@@ -172,12 +182,14 @@ def foresight(masks: np.ndarray) -> Score:
         place = tracks.position[:, -1, :, None, None]
         known = Forecast(torch.zeros_like(place[..., 0, 0]), place, torch.full_like(place[..., 0], 1e-4), turn, there)
         drawn.append(decode(draw(known, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
-    return score(np.concatenate(drawn), masks[:, -1])
+    return score(np.concatenate(drawn), masks[:, -1], groups)
 
 
 def print_table(scores: dict[str, Score]) -> None:
-    """Print one line per method: the competition's score, and the steadier mean over objects."""
+    """Print one line per method: the competition's score, the steadier mean over objects, and that of their groups."""
     first = next(iter(scores.values()))
-    click.echo(f"\n{'on ' + str(first.videos) + ' videos':32}{'Jaccard':>9}   object IoU")
+    groups = "".join(f"{name:>10}" for name in first.by_group)
+    click.echo(f"\n{'on ' + str(first.videos) + ' videos':32}{'Jaccard':>9}   object IoU     {groups}")
     for name, result in scores.items():
-        click.echo(f"{name:32}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}")
+        groups = "".join(f"{number(value, '.3f'):>10}" for value in result.as_json()["by_group"].values())
+        click.echo(f"{name:32}{result.jaccard:9.4f}   {result.object_iou:.4f} ± {result.object_iou_se:.4f}{groups}")

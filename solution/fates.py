@@ -39,6 +39,11 @@ def fates(masks: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty((0, NUM_CLASSES), np.int8)
 
 
+def fate_groups(found: np.ndarray) -> dict[str, np.ndarray]:
+    """Return (N, 49) bool by name of the fate, for ``solution.metrics.score``, from what :func:`fates` returned."""
+    return {name: found == index for index, name in enumerate(FATES)}
+
+
 def _fates(masks: np.ndarray) -> np.ndarray:
     known = np.where(masks == IGNORE, 0, masks)
     tracks = find_tracks(torch.from_numpy(np.ascontiguousarray(known)))

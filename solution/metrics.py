@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +29,7 @@ class Score:
         videos: how many videos were scored.
         videos_left_out: how many were not, because no pixel of their truth is a class.
         ignored: share of the scored videos' pixels whose truth is no class.
+        by_group: mean IoU of some of these pairs, by the name of the group; nan where it has none.
     """
 
     jaccard: float
@@ -39,15 +40,22 @@ class Score:
     videos: int
     videos_left_out: int
     ignored: float
+    by_group: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict:
         """Return the fields as JSON values; what is undefined is None."""
         undefined = {name: None for name, value in vars(self).items() if isinstance(value, float) and math.isnan(value)}
-        return asdict(self) | undefined
+        groups = {name: None if math.isnan(value) else value for name, value in self.by_group.items()}
+        return asdict(self) | undefined | {"by_group": groups}
 
 
-def score(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> Score:
-    """Score label masks; see :func:`video_confusions` for the arguments."""
+def score(
+    prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor, groups: dict[str, np.ndarray] | None = None
+) -> Score:
+    """Score label masks; see :func:`video_confusions` for the arguments.
+
+    ``groups`` are (N, 49) bool by name: which objects of which videos belong to each.
+    """
     videos = video_confusions(prediction, truth)
     confusion = videos.sum(0, dtype=np.int64)
     objects = object_table(videos)
@@ -64,6 +72,7 @@ def score(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> Score:
         videos=num_scored,
         videos_left_out=len(videos) - num_scored,
         ignored=1 - int(confusion.sum()) / pixels if pixels else math.nan,
+        by_group={name: mean_and_error(objects[which])[0] for name, which in (groups or {}).items()},
     )
 
 

@@ -173,6 +173,7 @@ def record_run(
             "object_iou_se": found.object_iou_se,
             "n": 1,
             "minutes": minutes if name in ("submission", "ensemble") else None,
+            "by_group": found.as_json()["by_group"],
         }
         for name, found in scores.items()
     ]

@@ -43,8 +43,8 @@ def record_result(
 
     Args:
         path: the file; its stem names the experiment. Files in ``solution/results`` appear in the README.
-        rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs) and
-            ``minutes``; None where a number does not exist.
+        rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs),
+            ``minutes`` and, if known, ``by_group``, see ``Score``; None where a number does not exist.
         command: that repeats it.
         seeds: of the runs.
         data: what it was trained and scored on, in words.
@@ -94,6 +94,16 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def group_names(rows: list[dict]) -> list[str]:
+    """Return the names of the groups of objects that any row has a mean IoU of."""
+    return list(dict.fromkeys(name for row in rows for name in row.get("by_group", {})))
+
+
+def group_cells(row: dict, names: list[str]) -> list[str]:
+    """Return a row's mean IoUs of these groups as text."""
+    return [number(row.get("by_group", {}).get(name), ".3f") for name in names]
+
+
 OPEN = (
     "quick-standin",
     "quick-fresh",
@@ -117,17 +127,19 @@ def results_block(folder: Path = RESULTS) -> str:
 
 
 def _section(result: dict) -> str:
+    groups = group_names(result["rows"])
     rows = [
         [
             row["method"],
             with_error(row["jaccard"], row["jaccard_sd"]),
             with_error(row["object_iou"], row["object_iou_se"]),
+            *group_cells(row, groups),
             str(row["n"]),
             number(row["minutes"], ".1f"),
         ]
         for row in result["rows"]
     ]
-    table = markdown_table(["method", "Jaccard ± sd", "object IoU ± se", "runs", "minutes"], rows)
+    table = markdown_table(["method", "Jaccard ± sd", "object IoU ± se", *groups, "runs", "minutes"], rows)
     made = f"Commit {result['commit']}, {result['hardware']}, torch {result['versions']['torch']}"
     seeds = f", seeds {', '.join(map(str, result['seeds']))}" if result["seeds"] else ""
     note = f" {result['note']}" if result["note"] else ""

@@ -100,7 +100,7 @@ def test_the_difference_is_paired_over_seeds():
     base, other = [0.5, 0.3, 0.4], [0.52, 0.33, 0.41]
     rest = {"object_iou": 0.4, "object_iou_se": 0.1, "minutes": 2.0, "peak_gib": 1.5}
     ablation.rows = [
-        {"label": label, "seed": seed, "jaccard": value} | rest
+        {"label": label, "seed": seed, "jaccard": value, "by_group": {"still": value, "late": None}} | rest
         for label, values in (("base", base), ("other", other))
         for seed, value in enumerate(values)
     ]
@@ -110,7 +110,8 @@ def test_the_difference_is_paired_over_seeds():
     assert table[1]["difference"] == pytest.approx(change.mean())
     assert table[1]["difference_se"] == pytest.approx(change.std(ddof=1) / math.sqrt(3))
     assert table[1]["jaccard_sd"] == pytest.approx(np.std(other, ddof=1))
-    assert "| other | 0.4200 ± 0.0954 | 3 | +0.0200 ± 0.0058 | 0.4000 ± 0.1000 | 2.0 | 1.5 |" in as_markdown(table)
+    row = "| other | 0.4200 ± 0.0954 | 3 | +0.0200 ± 0.0058 | 0.4000 ± 0.1000 | 0.420 | – | 2.0 | 1.5 |"
+    assert row in as_markdown(table)
     assert [row["method"] for row in csv.DictReader(as_csv(table).splitlines())] == ["base", "other"]
     assert ablation.summary([0])[1]["difference_se"] is None
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from data_prep.scene import NUM_FRAMES, paint_solids
-from solution.fates import FATES, fates
+from solution.fates import FATES, fate_groups, fates
+from solution.metrics import score
 
 CUBE, SPHERE, CYLINDER = 0, 1, 2
 
@@ -45,6 +46,15 @@ def test_every_fate():
     found = fates(paint(courses))[0]
     names = {int(c): FATES[found[c]] for c in np.flatnonzero(found >= 0)}
     assert names == {2: "still", 17: "moved", 18: "late", 33: "collided", 34: "still", 35: "occluded"}
+
+
+def test_scores_by_fate():
+    masks = paint({2: straight((-1.5, -1.0), (0.0, 0.0)), 17: straight((-0.8, 0.6), (0.02, -0.01))})
+    groups = fate_groups(fates(masks))
+    only_still = np.where(masks[:, -1] == 2, 2, 0).astype(np.uint8)
+    found = score(only_still, masks[:, -1], groups)
+    assert found.by_group["still"] == 1 and found.by_group["moved"] == 0 and found.object_iou == 0.5
+    assert found.as_json()["by_group"] == {"late": None, "collided": None, "occluded": None, "moved": 0, "still": 1}
 
 
 def test_ignored_pixels_are_no_object():

@@ -17,6 +17,7 @@ ROWS = [
         "object_iou_se": 0.01,
         "n": 3,
         "minutes": 12.34,
+        "by_group": {"still": 0.9, "late": None},
     },
     {
         "method": "copy",
@@ -61,8 +62,8 @@ def test_the_block_shows_every_result_in_order(tmp_path):
     block = results_block(tmp_path)
     assert block.index("**quick-standin**") < block.index("<b>a</b>") < block.index("<b>b</b>")
     assert block.count("<details>") == block.count("</details>") == 2
-    assert "| ensemble | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 | 3 | 12.3 |" in block
-    assert "| copy | 0.2000 | 0.1900 | 1 | – |" in block
+    assert "| ensemble | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 | 0.900 | – | 3 | 12.3 |" in block
+    assert "| copy | 0.2000 | 0.1900 | – | – | 1 | – |" in block
     assert "`python submit.py`" in block and "seeds 0, 1, 2" in block and "Small. Stages: segmenter 12 s." in block
 
 
