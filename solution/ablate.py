@@ -123,6 +123,10 @@ SPECS = {
     "dynamics": Spec(
         ("ensemble.members=objects",), {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
     ),
+    "edges": Spec(
+        ("ensemble.members=objects",),
+        {f"places read off the {source}": (f"objects.edges={source}",) for source in CHOICES["objects.edges"]},
+    ),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),
 }
 
@@ -445,7 +449,7 @@ def main(
 ) -> None:
     """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    SPEC is frames, network, masks, jepa, dynamics, loss, views, members, segmenter or decode. Interrupted at any
+    SPEC is frames, network, masks, jepa, dynamics, edges, loss, views, members, segmenter or decode. Interrupted at any
     moment, the same command goes on where it was.
     """
     start = time.perf_counter()
