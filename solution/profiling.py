@@ -23,7 +23,9 @@ from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import paint_videos
 from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
+from solution.edges import FEATURES, batch_loss, edge_batches
 from solution.machine import peak_gib, reset_peak
+from solution.models.edges import EdgeNetwork
 from solution.models.simvp import TRANSLATORS
 from solution.predictors.frames import FramePipeline, frames_loss, video_batches
 from solution.predictors.masks import SlotSimVP, slot_batches, slots_loss
@@ -66,6 +68,10 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
         batch = slot_batches(config.masks, [MaskVideos(masks, masks)], 0)
         return Job(SlotSimVP(config.masks), partial(slots_loss, config.masks), batch)
 
+    def edges() -> Job:
+        batch = edge_batches(config.edges, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
+        return Job(EdgeNetwork(FEATURES, config.edges.width), batch_loss, batch)
+
     def dynamics() -> Job:
         chosen = replace(config.objects, dynamics="direct")
         return Job(
@@ -73,7 +79,7 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
         )
 
     simvps = {f"SimVP {translator}": partial(simvp, translator) for translator in TRANSLATORS}
-    return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "dynamics": dynamics}
+    return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "edges": edges, "dynamics": dynamics}
 
 
 def peak_flops(device: torch.device) -> float:

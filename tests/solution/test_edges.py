@@ -19,6 +19,7 @@ from solution.edges import (
     track,
     train_edges,
 )
+from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, Outlines, find_tracks
 from solution.training import WEIGHTS
 from tests.conftest import simulate_many
@@ -108,3 +109,12 @@ def test_frames_tell_places_better_than_coarse_masks(filmed, tmp_path):
     assert torch.equal(first.position[:, 2:], found.position[:, 2:])
     assert torch.equal(track(trained, seen, None).position, found.position)
     assert torch.equal(track(None, seen, shown).position, found.position)
+
+
+def test_clips_without_objects_of_some_shape_or_of_any():
+    network = EdgeNetwork(FEATURES, 8).eval()
+    masks, frames = torch.zeros(2, 3, 160, 240, dtype=torch.uint8), torch.zeros(2, 3, 160, 240, 3, dtype=torch.uint8)
+    assert not track(network, masks, frames).visible.any()
+    masks[1, :, 50:70, 60:75] = 20
+    found = track(network, masks, frames)
+    assert found.visible.sum() == 3 and found.position.isfinite().all()
