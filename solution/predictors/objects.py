@@ -27,7 +27,7 @@ from solution.drawing import draw
 from solution.edges import load_edges, track, train_edges
 from solution.models.dynamics import Dynamics, Forecast, forecast_loss
 from solution.models.edges import EdgeNetwork
-from solution.physics import FITTED_ON, Constants, Rollout, fit_constants, roll_out
+from solution.physics import EDGE_NOISE, FITTED_ON, Constants, Rollout, fit_constants, roll_out
 from solution.predictors import Clip, Member, View
 from solution.tracks import Tracks, find_tracks, join
 from solution.training import WEIGHTS, Recipe, fit, load_weights
@@ -266,11 +266,23 @@ def dynamics_loss(model: Dynamics, batch: dict[str, Tensor]) -> dict[str, Tensor
     return forecast_loss(forecast, batch["position"], batch["seen"], batch["yaw"], batch["present"])
 
 
-def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path, device: torch.device, seed: int = 0) -> Objects:
-    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``."""
+def train_objects(
+    config: ObjectsConfig,
+    tracks: Tracks,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+    source: str = "masks",
+) -> Objects:
+    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``.
+
+    ``source`` says what their places in frames 1–11 were read off: ``frames`` or ``masks``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    constants = Constants() if config.dynamics == "direct" else fit_constants(tracks, slice(CLIP_FRAMES, None))
+    constants = Constants(edge_noise=EDGE_NOISE[source])
+    if config.dynamics != "direct":
+        constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     if config.dynamics == "simulated":
         return Objects(None, constants, config, device)
@@ -372,7 +384,8 @@ def objects_stage(pipeline: Pipeline) -> Stage:
     config, seed = pipeline.config.objects, pipeline.config.seed
 
     def build(folder: Path) -> None:
-        train_objects(config, load_tracks(tracks.folder), folder, pipeline.device, seed)
+        source = "frames" if edges else "masks"
+        train_objects(config, load_tracks(tracks.folder), folder, pipeline.device, seed, source)
         if edges and processes.is_first():
             write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
 

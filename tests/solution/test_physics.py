@@ -162,6 +162,7 @@ def test_constants_are_found_from_films():
         filmed(scene([SPHERE], [[0.0, 0.0]], [[1.0 + 0.05 * n, 0.3]], deceleration=0.32), truth, 22, 0.001)
         for n in range(6)
     ]
-    found = fit_constants(join(parts), slice(11, 22)).deceleration
+    found = fit_constants(join(parts), slice(11, 22), Constants()).deceleration
     # What the filter reads off the clips themselves need not be put right by the constant.
     assert 0.23 < found < 0.4
+    assert fit_constants(join(parts), slice(11, 22), Constants(edge_noise=3.0)).edge_noise == 3.0
