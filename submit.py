@@ -12,8 +12,8 @@ import torch
 from data_prep.errors import UserError, exits_cleanly
 from solution import processes
 from solution.config import override
-from solution.evaluation import ceilings, evaluate, print_table
-from solution.metrics import Score
+from solution.evaluation import ceilings, print_table, score_baselines
+from solution.metrics import Score, score
 from solution.presets import PRESETS
 from solution.report import record_run
 from solution.runs import (
@@ -85,7 +85,7 @@ def main(
         raise UserError(f"{out} does not pass its own check: {'; '.join(problems)}.")
     print_description(out, pipeline, time.perf_counter() - start)
     if (data / "hidden_truth.pt").is_file():
-        scores = score_against_standin(pipeline, data)
+        scores = score_against_standin(pipeline, data, masks)
         print_table(scores)
         if record:
             sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
@@ -104,11 +104,11 @@ def print_description(out: Path, pipeline: Pipeline, seconds: float) -> None:
     click.echo(f"  time per stage: {stages}; this command {seconds:.0f} s")
 
 
-def score_against_standin(pipeline: Pipeline, data: Path) -> dict[str, Score]:
-    """Score everything on the stand-in's hidden videos, whose truth nobody but the stand-in knows."""
+def score_against_standin(pipeline: Pipeline, data: Path, masks: np.ndarray) -> dict[str, Score]:
+    """Score the masks and the baselines on the stand-in's hidden videos, whose truth nobody but the stand-in knows."""
     hidden, truth = pipeline.packed["hidden"], load_truth(data / "hidden_truth.pt").masks.numpy()
-    scores = evaluate(pipeline.system(), hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device).scores
-    scores["submission"] = scores.pop("ensemble")
+    scores = score_baselines(hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device)
+    scores["submission"] = score(masks, truth)
     last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
     return scores | ceilings(pipeline, last_frames, truth)
 

@@ -28,11 +28,10 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit
 from solution.config import CHOICES, Config, override
 from solution.ensemble import EnsembleConfig
+from solution.evaluation import score_baselines
 from solution.fates import fate_groups, fates
 from solution.machine import commit
 from solution.metrics import score
-from solution.predictors import View
-from solution.predictors.baselines import BASELINES
 from solution.predictors.frames import FramePipeline
 from solution.predictors.jepa import JepaPipeline
 from solution.presets import PRESETS
@@ -49,7 +48,7 @@ from solution.results_table import (
 )
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
 from solution.segmenter import build_segmenter
-from solution.stages import Pipeline, Stage, clips, stage_key
+from solution.stages import Pipeline, Stage, stage_key
 
 ABLATIONS = RUNS / "ablations"
 MEMBERS, VIEWS = EnsembleConfig.members, EnsembleConfig.views
@@ -350,11 +349,9 @@ class Ablation:
         """Return rows like :meth:`summary`'s for what learns nothing, on the masks of the base's segmenter."""
         val = self.packed["val"]
         seen = Pipeline(next(iter(self.configs.values())), self.packed, STAGES, self.device).masks_of(val)
+        unknown = dict.fromkeys(("jaccard_sd", "difference", "difference_se", "minutes", "peak_gib"))
         table = []
-        for name, baseline in BASELINES.items():
-            masks = [baseline.predict(clip, View()).argmax(1) for clip, _ in clips(val.frames, seen, self.device)]
-            found = score(torch.cat(masks).byte().cpu(), val.masks[:, -1], self.groups)
-            unknown = dict.fromkeys(("jaccard_sd", "difference", "difference_se", "minutes", "peak_gib"))
+        for name, found in score_baselines(val.frames, seen, val.masks[:, -1], self.device, self.groups).items():
             scores = {key: getattr(found, key) for key in ("jaccard", "object_iou", "object_iou_se")}
             table.append({"method": name, "n": 1} | unknown | scores | {"by_group": found.as_json()["by_group"]})
         return table

@@ -115,6 +115,21 @@ def evaluate(
     return Evaluation(scores, masks["ensemble"], presence, reliability)
 
 
+def score_baselines(
+    frames: np.ndarray | None,
+    seen: np.ndarray,
+    truth: np.ndarray,
+    device: torch.device,
+    groups: dict[str, np.ndarray] | None = None,
+) -> dict[str, Score]:
+    """Score what learns nothing, by name; see :func:`evaluate` for the arguments."""
+    masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
+    for clip, rows in clips(frames, seen, device):
+        for name, baseline in BASELINES.items():
+            masks[name][rows] = baseline.predict(clip, View()).argmax(1).byte().cpu().numpy()
+    return {name: score(found, truth, groups) for name, found in masks.items()}
+
+
 def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
     """Return the networks that segment true frames, by the name of what they reach with perfect foresight."""
     found = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.make("segmenter").folder, pipeline.device)}

@@ -107,6 +107,7 @@ def group_cells(row: dict, names: list[str]) -> list[str]:
 OPEN = (
     "quick-standin",
     "quick-fresh",
+    "ablate-edges",
     "ablate-decode",
     "quick-blender",
     "exact-masks",
