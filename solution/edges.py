@@ -170,12 +170,10 @@ def edge_batches(
         size = config.batch
         video, frame, slot = found[torch.randint(len(found), (size,), generator=random)].unbind(1)
         row = rows[video.numpy()]
-        seen = torch.from_numpy(np.stack([frames[r, t] for r, t in zip(row, frame.tolist(), strict=True)]))
-        labels = torch.from_numpy(np.stack([masks[r, t] for r, t in zip(row, frame.tolist(), strict=True)]))
-        mirrored = torch.rand(size, generator=random) < 0.5
-        seen = torch.where(mirrored[:, None, None, None], seen.flip(-2), seen)
-        labels = torch.where(mirrored[:, None, None], labels.flip(-1), labels)
-        side = torch.where(mirrored, -1.0, 1.0)
+        side = torch.where(torch.rand(size, generator=random) < 0.5, -1.0, 1.0)
+        picked = list(zip(row.tolist(), frame.tolist(), side.int().tolist(), strict=True))
+        seen = torch.from_numpy(np.stack([frames[r, t, :, ::way] for r, t, way in picked]))
+        labels = torch.from_numpy(np.stack([masks[r, t, :, ::way] for r, t, way in picked]))
         label, shape = truth.classes[video, slot], truth.shape[video, slot]
         outlines = Outlines(labels.reshape(-1), torch.arange(size), label, shape, size, *FINE)
         image, other = truth.visible[video, frame].nonzero(as_tuple=True)
@@ -191,7 +189,7 @@ def edge_batches(
         for kind, some in enumerate(outlines.chosen):
             if len(some):
                 read = read_profiles(outlines, seen, kind, moved[some], turned[some], some)
-                outside, *_ = outlines.distances(kind, position[some], yaw[some], read.points)
+                outside, *_ = outlines.outside(kind, position[some], yaw[some], read.points)
                 features[some], offset[some] = read.features, -outside
                 known[some] = read.usable & (outside.abs() < REACH)
         return {"features": features, "offset": offset, "known": known}

@@ -14,7 +14,7 @@ FULL = Config()
 
 QUICK = Config(
     segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1500, batch=48, learning_rate=3e-3),
-    edges=EdgesConfig(width=96, steps=1500, batch=96),
+    edges=EdgesConfig(width=96, steps=2000, batch=96),
     objects=ObjectsConfig(width=192, layers=5, steps=4000, batch_size=64),
     masks=masks.QUICK,
     frames=frames.QUICK,

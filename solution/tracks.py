@@ -357,19 +357,20 @@ class Outlines:
         """Return of image points (N, Q, 2) how far outside the outline they are (N, Q), how fast the edge there moves
         with x, y and yaw (N, Q, 3), both in pixels, and the normal of the edge there (N, Q, 2).
         """
-        centre = self.centre(position)[:, None]
-
-        def outside(place: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            normal = self.exact_normals(kind, place, turn)
-            support = ((outline(kind, place, turn) - centre) @ normal.transpose(1, 2)).amax(1)
-            return *((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1), normal
-
-        distance, met, normal = outside(position, yaw)
+        distance, met, normal = self.outside(kind, position, yaw, points)
         ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == 0 else 2]
-        moved = [outside(position + position.new_tensor(way[:2]), yaw + way[2])[0] for way in ways]
+        moved = [self.outside(kind, position + position.new_tensor(way[:2]), yaw + way[2], points)[0] for way in ways]
         slope = [(distance - after) / max(way) for after, way in zip(moved, ways, strict=True)]
         slope = torch.stack((*slope, *[torch.zeros_like(distance)] * (3 - len(slope))), -1)
         return distance, slope, normal.expand(len(yaw), -1, -1).gather(1, met[..., None].expand(-1, -1, 2))
+
+    def outside(self, kind: int, position: Tensor, yaw: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of image points (N, Q, 2) how many pixels outside the outline they are (N, Q) and which normal is that
+        of the edge there (N, Q), and the normals (N, M, 2).
+        """
+        centre, normal = self.centre(position)[:, None], self.exact_normals(kind, position, yaw)
+        support = ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
+        return *((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1), normal
 
     def exact_normals(self, kind: int, position: Tensor, yaw: Tensor) -> Tensor:
         """Return (N, M, 2) normals among which are those of every straight edge of each silhouette."""

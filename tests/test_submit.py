@@ -306,7 +306,9 @@ def test_all_members_together(trained):
     settings = [f"--set={key}={value}" for key, value in tiny.items()]
     found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames,jepa", *settings)
     assert found.exit_code == 0, found.output
-    for name in ("objects", "masks", "frames", "jepa", "mask decoder on true frame 22"):
+    for name in ("objects", "masks", "frames", "jepa"):
+        assert f"\n  {name}: " in found.output
+    for name in ("damped velocity", "submission", "mask decoder on true frame 22"):
         assert f"\n{name} " in found.output
     again = trained.submission.read_bytes()
     found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames,jepa", *settings)
