@@ -89,7 +89,8 @@ def score_run(
     pipeline = open_run(run_name, packed, choose_device(device_name))
     val = packed["val"]
     truth = val.masks[:, -1]
-    groups = fate_groups(fates(val.masks))
+    found = fates(val.masks)
+    groups = fate_groups(found)
     evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device, groups)
     if val.frames is None:
         best = {FORESIGHT: foresight(val.masks, groups)}
@@ -98,7 +99,7 @@ def score_run(
     scores = evaluation.scores | best
     save_validation(run_name, data, scores)
     if report:
-        write_page(report, material_of_run(run_name, pipeline, evaluation, scores))
+        write_page(report, material_of_run(run_name, pipeline, evaluation, scores, found))
     if record:
         record_run(record, scores, pipeline, f"run {run_name} of {data.name}, scored on its {len(val)} val videos")
     return scores

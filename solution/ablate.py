@@ -387,7 +387,7 @@ def as_csv(table: list[dict]) -> str:
     """Return the summary as CSV, numbers in full."""
     text = io.StringIO()
     flat = [{name: value for name, value in row.items() if name != "by_group"} | row["by_group"] for row in table]
-    writer = csv.DictWriter(text, list(flat[0]))
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)))
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()

@@ -19,7 +19,7 @@ from PIL import Image
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
 from solution.evaluation import Reliability
-from solution.fates import FATES, MEANING, fates
+from solution.fates import FATES, MEANING
 from solution.metrics import Score, mean_and_error, object_table, per_class_iou, video_confusions
 from solution.results_table import number, with_error, write_whole
 
@@ -58,7 +58,7 @@ class Material:
         own: which of the scores is the prediction's.
         videos: the number of every video; None where nobody knows.
         frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames; None where nobody has them.
-        masks: (N, 22, 160, 240) uint8 true masks; None where only frame 22's are known.
+        fates: (N, 49) of the objects, see ``solution.fates``; None where only frame 22's masks are known.
         presence: (N, 160, 240) uint8 predicted probability of any object, 255 is certain; None like ``reliability``.
         reliability: of the probabilities; None where there are only labels.
         about: headings and texts, or JSON values, of how the prediction was made.
@@ -71,7 +71,7 @@ class Material:
     own: str
     videos: list[int] | None = None
     frames: np.ndarray | None = None
-    masks: np.ndarray | None = None
+    fates: np.ndarray | None = None
     presence: np.ndarray | None = None
     reliability: Reliability | None = None
     about: dict[str, object] = field(default_factory=dict)
@@ -87,8 +87,7 @@ def page(material: Material) -> str:
     """Return the page's HTML."""
     own = material.scores[material.own]
     counts = video_confusions(material.prediction, material.truth)
-    objects = object_table(counts)
-    found = fates(material.masks) if material.masks is not None else None
+    objects, found = object_table(counts), material.fates
     rows, groups = choose_videos(counts)
     left_out = f", {own.videos_left_out} videos left out" if own.videos_left_out else ""
     return Template(TEMPLATE.read_text()).substitute(
@@ -222,7 +221,7 @@ def reliability_plot(found: Reliability | None) -> str:
 def strips_note(material: Material, count: int) -> str:
     shown = f"The {min(WORST, count)} worst and {min(RANDOM, max(0, count - WORST))} random others of {count} videos. "
     scored = "A video's score is its mean IoU over the objects predicted or true. "
-    if material.frames is None and material.masks is not None:
+    if material.frames is None and material.fates is not None:
         return shown + scored + "This stand-in has masks only, no frames."
     if material.frames is None:
         return shown + scored + "The frames are not shown: add --data with the competition the truth belongs to."

@@ -19,6 +19,7 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit, open_split
 from solution import processes
 from solution.evaluation import Evaluation
+from solution.fates import fates
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
 from solution.page import Material
@@ -40,7 +41,9 @@ from solution.stages import Pipeline, Stage, make_clip
 from solution.submission import Truth
 
 
-def material_of_run(name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score]) -> Material:
+def material_of_run(
+    name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score], found: np.ndarray
+) -> Material:
     """Return the material of a run's page on val.
 
     Args:
@@ -48,6 +51,7 @@ def material_of_run(name: str, pipeline: Pipeline, evaluation: Evaluation, score
         pipeline: of the run, on the data that was predicted.
         evaluation: what was predicted.
         scores: of every method, the ceiling among them.
+        found: (N, 49) fates of the objects of val.
     """
     val = pipeline.packed["val"]
     seconds = {stage: f"{done.seconds:.0f} s" for stage, done in pipeline.done.items()}
@@ -59,7 +63,7 @@ def material_of_run(name: str, pipeline: Pipeline, evaluation: Evaluation, score
         own="ensemble",
         videos=val.videos,
         frames=val.frames,
-        masks=val.masks,
+        fates=found,
         presence=evaluation.presence,
         reliability=evaluation.reliability,
         about={
@@ -108,7 +112,7 @@ def material_of_file(
         own=file.name,
         videos=videos,
         frames=frames,
-        masks=all_masks,
+        fates=None if all_masks is None else fates(all_masks),
         about={"Files": {"prediction": str(file), "truth": str(truth)}, "Versions": versions() | {"commit": commit()}},
     )
 

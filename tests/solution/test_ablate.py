@@ -114,6 +114,8 @@ def test_the_difference_is_paired_over_seeds():
     assert row in as_markdown(table)
     assert [row["method"] for row in csv.DictReader(as_csv(table).splitlines())] == ["base", "other"]
     assert ablation.summary([0])[1]["difference_se"] is None
+    mixed = as_csv([table[0] | {"by_group": {}}, table[1]])  # a run of before groups were scored
+    assert [row["still"] for row in csv.DictReader(mixed.splitlines())] == ["", str(table[1]["by_group"]["still"])]
 
 
 @pytest.mark.slow
