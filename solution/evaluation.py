@@ -25,7 +25,6 @@ from solution.models.dynamics import Forecast
 from solution.predictors import Clip, View
 from solution.predictors.baselines import BASELINES
 from solution.predictors.jepa import load_patch_segmenter
-from solution.predictors.objects import TRACKED_AT_ONCE
 from solution.results_table import number
 from solution.segmenter import load_segmenter, segment, segment_in_chunks
 from solution.stages import (
@@ -36,6 +35,7 @@ from solution.stages import (
     make_clip,
     system_probabilities,
 )
+from solution.tracking import TRACKED_AT_ONCE
 from solution.tracks import find_tracks
 
 CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of seen objects"
@@ -125,8 +125,8 @@ def score_baselines(
     """Score what learns nothing, by name; see :func:`evaluate` for the arguments."""
     masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
     for clip, rows in clips(frames, seen, device):
-        for name, baseline in BASELINES.items():
-            masks[name][rows] = baseline.predict(clip, View()).argmax(1).byte().cpu().numpy()
+        for name, found in baseline_masks(clip).items():
+            masks[name][rows] = found
     return {name: score(found, truth, groups) for name, found in masks.items()}
 
 
@@ -153,9 +153,13 @@ def methods_of(system: System) -> list[str]:
 
 def method_masks(system: System, clip: Clip, probabilities: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Return the (B, 160, 240) uint8 masks of every baseline, every member by itself, and the ensemble."""
-    masks = {name: each.predict(clip, View()).argmax(1).byte().cpu().numpy() for name, each in BASELINES.items()}
-    masks |= {name: system.decode_alone(name, probabilities) for name in system.members}
-    return masks | {"ensemble": system.decode(probabilities)}
+    members = {name: system.decode_alone(name, probabilities) for name in system.members}
+    return baseline_masks(clip) | members | {"ensemble": system.decode(probabilities)}
+
+
+def baseline_masks(clip: Clip) -> dict[str, np.ndarray]:
+    """Return the (B, 160, 240) uint8 masks of what learns nothing."""
+    return {name: each.predict(clip, View()).argmax(1).byte().cpu().numpy() for name, each in BASELINES.items()}
 
 
 def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:

@@ -26,9 +26,12 @@ from solution.page import Material
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
 from solution.results_table import (
+    OTHER_RESULTS,
     README,
+    SHOWN,
     markdown_table,
     number,
+    other_results,
     record_result,
     results_block,
     with_error,
@@ -227,7 +230,7 @@ def described(found: dict | None) -> str:
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--readme", is_flag=True, help="Rewrite README's results from solution/results/*.json.")
+@click.option("--readme", is_flag=True, help="Rewrite the tables of results from solution/results/*.json.")
 @exits_cleanly
 def main(runs: tuple[str, ...], readme: bool) -> None:
     """Compare RUNS by their scores on val and the time of their stages."""
@@ -236,8 +239,9 @@ def main(runs: tuple[str, ...], readme: bool) -> None:
     if runs:
         click.echo(compare_runs(runs))
         return
-    write_whole(README, with_results(README.read_text(), results_block()))
-    click.echo(f"{README} shows the results of solution/results.")
+    write_whole(README, with_results(README.read_text(), results_block(SHOWN)))
+    write_whole(OTHER_RESULTS, other_results())
+    click.echo(f"{README} and {OTHER_RESULTS} show the results of solution/results.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Recorded results: one JSON file per experiment, and the README block that is made from all of them.
+"""Recorded results: one JSON file per experiment, and the Markdown that is made from all of them.
 
 A result says by which command, commit, hardware and versions it came about; nothing here computes a score.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from data_prep.errors import UserError
 from solution.machine import ROOT, commit, hardware, versions
 
 RESULTS = ROOT / "solution" / "results"
-README = ROOT / "README.md"
+README, OTHER_RESULTS = ROOT / "README.md", RESULTS / "README.md"
 START, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -42,7 +43,7 @@ def record_result(
     """Write an experiment's result as JSON, with the commit, hardware and versions it was made by.
 
     Args:
-        path: the file; its stem names the experiment. Files in ``solution/results`` appear in the README.
+        path: the file; its stem names the experiment. Those in ``solution/results`` appear in README or beside them.
         rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs),
             ``minutes`` and, if known, ``by_group``, see ``Score``; None where a number does not exist.
         command: that repeats it.
@@ -104,27 +105,32 @@ def group_cells(row: dict, names: list[str]) -> list[str]:
     return [number(row.get("by_group", {}).get(name), ".3f") for name in names]
 
 
-OPEN = (
+SHOWN = (
     "quick-standin",
     "quick-fresh",
+    "ablate-classifier",
     "ablate-edges",
-    "ablate-decode",
     "quick-blender",
     "exact-masks",
     "exact-members",
     "ablate-masks",
 )
-"""The results that README shows at once, in this order."""
+"""The results that README shows, in this order."""
+OTHERS = """Older or smaller experiments, each made by the command below its table. The main ones, and how to read the
+columns, are in the README of the kit. A score is comparable with those of the same commit and data only."""
 
 
-def results_block(folder: Path = RESULTS) -> str:
-    """Return the Markdown of every result in a folder by name, that of ``OPEN`` first and what is not folded away."""
+def results_block(names: Iterable[str], folder: Path = RESULTS) -> str:
+    """Return the Markdown of those of the named results that a folder has."""
+    files = (folder / f"{name}.json" for name in names)
+    sections = [_section(json.loads(path.read_text())) for path in files if path.exists()]
+    return "\n\n".join(sections) or "No results are recorded yet."
 
-    def place(path: Path) -> tuple[int, str]:
-        return OPEN.index(path.stem) if path.stem in OPEN else len(OPEN), path.stem
 
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=place)]
-    return "\n\n".join(map(_section, results)) or "No results are recorded yet."
+def other_results(folder: Path = RESULTS) -> str:
+    """Return the text of the page that shows every result that README does not."""
+    names = sorted({path.stem for path in folder.glob("*.json")} - set(SHOWN))
+    return f"# Other results\n\n{OTHERS}\n\n{results_block(names, folder)}\n"
 
 
 def _section(result: dict) -> str:
@@ -147,10 +153,7 @@ def _section(result: dict) -> str:
     if result.get("stages"):
         costs = (f"{name} {cost['seconds']:.0f} s" for name, cost in result["stages"].items())
         note += f" Stages: {', '.join(costs)}."
-    text = f"{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
-    if result["name"] in OPEN:
-        return f"**{result['name']}** · {result['data']}\n\n{text}"
-    return f"<details><summary><b>{result['name']}</b> · {result['data']}</summary>\n\n{text}\n\n</details>"
+    return f"**{result['name']}** · {result['data']}\n\n{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
 
 
 def with_results(readme: str, block: str, path: Path = README) -> str:

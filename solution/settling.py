@@ -6,12 +6,14 @@ that follows. The known solids' outlines tell which pixels belong together.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES
-from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, stand
+from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, side, stand
 
 LOOKALIKES = 16
 """Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
@@ -23,6 +25,8 @@ FITS = 0.7
 """Overlap from which an outline is believed to be one object's."""
 SHARE, APART = 0.05, 0.6
 """Two bodies each have this share of an object's square in pixels, and their middles are so many objects apart."""
+NOWHERE = 1e3
+"""Pixels, more than any object moves."""
 TWO_MEANS = 6
 """Steps in which the pixels of a material and colour are split in two."""
 
@@ -63,7 +67,7 @@ def settle_shapes(masks: Tensor) -> Tensor:
     votes = votes / votes.sum(1, keepdim=True).clamp_min(1)
     box, cut = boxes(rows.flatten(0, 2), columns.flatten(0, 2))
     box, cut = box.view(videos, frames, -1, 4), cut.view(videos, frames, -1, 4)
-    size = _side((box[..., 0] + box[..., 1]) / 2)
+    size = side((box[..., 0] + box[..., 1]) / 2)
     extent = torch.maximum(box[..., 1] - box[..., 0], box[..., 3] - box[..., 2]) / size
     usable = (area >= MIN_PIXELS) & (extent < 1.7) & (area > 0.2 * size**2)
     # What the image's edge cuts is looked at only where nothing better is to be had.
@@ -112,23 +116,26 @@ def split_bodies(masks: Tensor) -> Tensor:
     point = torch.stack((row, column), -1).float()
     halves, of_second = _two_means(owner, point, videos * frames * LOOKALIKES)
     pixels, centre = (part.view(videos, frames, LOOKALIKES, *part.shape[1:]) for part in halves)
-    side = _side(centre[..., 0])  # (V, T, 16, 2)
-    apart = (centre[..., 0, :] - centre[..., 1, :]).norm(dim=-1) / side.mean(-1)
-    two = (pixels > SHARE * side**2).all(-1) & (apart > APART)  # (V, T, 16)
+    width = side(centre[..., 0])  # (V, T, 16, 2)
+    apart = (centre[..., 0, :] - centre[..., 1, :]).norm(dim=-1) / width.mean(-1)
+    two = (pixels > SHARE * width**2).all(-1) & (apart > APART)  # (V, T, 16)
     seen = pixels.sum(-1) >= MIN_PIXELS
     whole = (centre * pixels[..., None]).sum(-2) / pixels.sum(-1, keepdim=True).clamp_min(1)
     main = torch.where(two[..., None], centre[..., 0, :], whole)
     other = centre[..., 1, :]
 
-    first, second = (torch.full_like(main[:, 0], 1e4) for _ in range(2))  # where the bodies are: nowhere yet
+    where = torch.full_like(centre[:, 0], torch.nan)  # (V, 16, 2, 2), both bodies' last places
     crossed = torch.zeros_like(two)  # the main part is the second body
-    gap = lambda a, b: (a - b).norm(dim=-1)  # noqa: E731
     for t in range(frames):
-        here, there, both = main[:, t], other[:, t], two[:, t]
-        cross = gap(here, second) + both * gap(there, first) < gap(here, first) + both * gap(there, second)
-        to_first, to_second = (seen[:, t] & ~cross)[..., None], (seen[:, t] & cross)[..., None]
-        first = torch.where(to_first, here, torch.where((both & cross)[..., None], there, first))
-        second = torch.where(to_second, here, torch.where((both & ~cross)[..., None], there, second))
+        parts = torch.stack((main[:, t], other[:, t]), 2)
+        there = torch.stack((seen[:, t], two[:, t]), -1)
+        # Of what has not been seen yet, every place is equally far.
+        gap = (parts[..., :, None, :] - where[..., None, :, :]).norm(dim=-1).nan_to_num(NOWHERE)
+        gap = gap * there[..., None]
+        cross = gap[..., 0, 1] + gap[..., 1, 0] < gap[..., 0, 0] + gap[..., 1, 1]
+        parts = torch.where(cross[..., None, None], parts.flip(-2), parts)
+        there = torch.where(cross[..., None], there.flip(-1), there)[..., None]
+        where = torch.where(there, parts, where)
         crossed[:, t] = cross
     is_second = crossed.flatten()[owner] ^ (of_second & two.flatten()[owner])
     bodies = torch.zeros_like(masks)
@@ -158,16 +165,11 @@ def _two_means(owner: Tensor, point: Tensor, owners: int) -> tuple[tuple[Tensor,
     there = index < len(owner)
     centre[there, 1] = point[index[there]]
     for _ in range(TWO_MEANS):
-        near = (point[:, None] - centre[owner]).norm(dim=-1) / _side(centre[owner][..., 0])
+        near = (point[:, None] - centre[owner]).norm(dim=-1) / side(centre[owner][..., 0])
         second = near[:, 1] < near[:, 0]
         halves = clusters(second.long())
         centre = halves[1]
     return halves, second
-
-
-def _side(row: Tensor) -> Tensor:
-    """Return how many pixels an object at an image row is high and wide."""
-    return 13.0 + 0.23 * row
 
 
 def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
@@ -178,6 +180,45 @@ def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
     return torch.bincount(key[bodies > 0], minlength=length).view(len(masks), len(SHAPES), -1).float()
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What may be objects in V clips of T frames, C classes of each, and the outlines of N of their appearances."""
+
+    classes: Tensor
+    """(V, C) int64, those with the most pixels first; 0 where there are fewer."""
+    area: Tensor
+    """(V, T, C) pixels."""
+    video: Tensor
+    """(N,) of the outlines, like ``frame`` and ``slot``."""
+    frame: Tensor
+    slot: Tensor
+    outlines: Outlines
+    position: Tensor
+    """(N, 2)."""
+    yaw: Tensor
+    """(N,)."""
+
+
+def find_candidates(clip: Tensor) -> Candidates:
+    """Fit an outline, to a few hundredths of a unit, wherever a class shows in (V, T, 160, 240) uint8 masks."""
+    videos, frames = clip.shape[:2]
+    rows, columns = profiles(clip)
+    area = rows.sum(-1)
+    area[..., BACKGROUND] = 0
+    total, classes = area.sum(1).topk(CANDIDATES, -1)
+    classes = classes * (total > 0)
+    area = area.gather(2, classes[:, None].expand(-1, frames, -1)) * (classes > 0)[:, None]
+    video, frame, slot = (area >= MIN_PIXELS).nonzero(as_tuple=True)
+    label = classes[video, slot]
+    shape = torch.from_numpy(SHAPE_OF_CLASS).to(clip.device)[label]
+    fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
+    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
+    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
+    for width in (6, 4):
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    return Candidates(classes, area, video, frame, slot, fit, position, yaw)
+
+
 def absorb_ghosts(masks: Tensor) -> Tensor:
     """Return the (V, T, 160, 240) uint8 masks with classes that are only parts or moments of an object given to it.
 
@@ -185,30 +226,19 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     place while that is not to be seen; never where both together are more than one object.
     """
     clip = masks[:, :CLIP_FRAMES].contiguous()
-    videos, frames = clip.shape[:2]
-    device = masks.device
-    rows, columns = profiles(clip)
-    area = rows.sum(-1)
-    area[..., BACKGROUND] = 0
-    total, classes = area.sum(1).topk(CANDIDATES, -1)  # (V, C), the largest first
-    classes = classes * (total > 0)
-    area = area.gather(2, classes[:, None].expand(-1, frames, -1)) * (classes > 0)[:, None]  # (V, T, C)
-    video, frame, slot = (area >= MIN_PIXELS).nonzero(as_tuple=True)
-    label = classes[video, slot]
-    shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
-    fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
-    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
-    inside, size = fit.contents(position, yaw), fit.judge(position, yaw)[-1]
+    seen = find_candidates(clip)
+    classes, area, fit = seen.classes, seen.area, seen.outlines
+    video, frame, slot, position = seen.video, seen.frame, seen.slot, seen.position
+    total = area.sum(1)
+    (videos, frames), device = clip.shape[:2], masks.device
+    inside, size = fit.contents(position, seen.yaw), fit.judge(position, seen.yaw)[-1]
 
     def spread(values: Tensor) -> Tensor:
         out = values.new_zeros(videos, frames, CANDIDATES, *values.shape[1:])
         out[video, frame, slot] = values
         return out
 
-    found = spread(inside.gather(1, label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
+    found = spread(inside.gather(1, fit.label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
     place, size = spread(position), spread(size)[..., None]
     part, own = area[:, :, None], area[..., None]  # of the second and of the first of (V, T, C, C)
     covered = torch.minimum(spread(inside.gather(1, classes[video])), part)

@@ -173,12 +173,17 @@ def stand(box: Tensor, border: Tensor) -> Tensor:
     top, bottom, left, right = box.unbind(1)
     row, column = (top + bottom) / 2, (left + right) / 2
     for _ in range(4):
-        half = (13.0 + 0.23 * row) / 2
+        half = side(row) / 2
         row = torch.where(border[:, 0] & ~border[:, 1], bottom - half, row)
         row = torch.where(border[:, 1] & ~border[:, 0], top + half, row)
         column = torch.where(border[:, 2] & ~border[:, 3], right - half, column)
         column = torch.where(border[:, 3] & ~border[:, 2], left + half, column)
     return unproject(torch.stack((column, row), -1), RADIUS)
+
+
+def side(row: Tensor) -> Tensor:
+    """Return how many pixels an object whose centre is in an image row is high and wide, nearly."""
+    return 13.0 + 0.23 * row
 
 
 def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:

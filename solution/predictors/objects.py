@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
-from tqdm import tqdm
 
-from data_prep.deadline import TimeIsUp, time_is_up
 from data_prep.pack import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES
 from solution import processes
@@ -29,7 +26,8 @@ from solution.models.dynamics import Dynamics, Forecast, forecast_loss
 from solution.models.edges import EdgeNetwork
 from solution.physics import EDGE_NOISE, FITTED_ON, Constants, Rollout, fit_constants, roll_out
 from solution.predictors import Clip, Member, View
-from solution.tracks import Tracks, find_tracks, join
+from solution.tracking import find_all, load_tracks
+from solution.tracks import Tracks
 from solution.training import WEIGHTS, Recipe, fit, load_weights
 
 if TYPE_CHECKING:
@@ -37,8 +35,7 @@ if TYPE_CHECKING:
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
-TRACKED_AT_ONCE = 32
-TRACKS, EDGES = "tracks.safetensors", "edges.safetensors"
+EDGES = "edges.safetensors"
 
 
 @dataclass(frozen=True)
@@ -315,19 +312,6 @@ def load_objects(folder: Path, device: torch.device) -> Objects:
     return Objects(model, constants, config, device, edges)
 
 
-def true_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``true_tracks``: where the labelled videos' masks say that objects are, to learn edges from."""
-    train, rows = pipeline.packed["train"], pipeline.fit_rows
-
-    def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-        return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(pipeline.device))
-
-    def build(folder: Path) -> None:
-        find_all(folder, {"train": rows}, find)
-
-    return pipeline.stage("true_tracks", {"data": train.content}, build)
-
-
 def edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``edges``, which reads places off the frames."""
     train, config, seed = pipeline.packed["train"], pipeline.config.edges, pipeline.config.seed
@@ -392,41 +376,7 @@ def objects_stage(pipeline: Pipeline) -> Stage:
     return pipeline.stage("objects", {"config": asdict(config), "tracks": tracks.key, "seed": seed}, build)
 
 
-def find_all(folder: Path, rows: dict[str, np.ndarray], find: Callable[[tuple[str, np.ndarray]], Tracks]) -> None:
-    """Write the tracks of these rows of splits into a folder, some videos at a time, shared among the processes.
-
-    Raises:
-        TimeIsUp: see ``data_prep.deadline``; what was found is kept and the next call goes on from it.
-    """
-    chunks = [
-        (name, some[first : first + TRACKED_AT_ONCE])
-        for name, some in rows.items()
-        for first in range(0, len(some), TRACKED_AT_ONCE)
-    ]
-    files = [folder / f"part_{number}.safetensors" for number in range(len(chunks))]
-    own = range(processes.rank(), len(chunks), processes.count())
-    missing = [number for number in own if not files[number].exists()]
-    for number in tqdm(missing, desc="tracks", unit="chunk", disable=None, leave=False):
-        found = find(chunks[number]).to("cpu")
-        write_bytes(files[number], save({f.name: getattr(found, f.name).contiguous() for f in fields(Tracks)}))
-        if time_is_up():
-            break
-    processes.barrier()
-    if not processes.agreed(all(file.exists() for file in files)):
-        raise TimeIsUp
-    if processes.is_first():
-        joined = join([Tracks(**load_file(file)) for file in files])
-        write_bytes(folder / TRACKS, save({f.name: getattr(joined, f.name) for f in fields(Tracks)}))
-        for file in files:
-            file.unlink()
-
-
-def load_tracks(folder: Path) -> Tracks:
-    """Return what :func:`find_all` wrote."""
-    return Tracks(**load_file(folder / TRACKS))
-
-
 MEMBER = Member(
-    {"true_tracks": true_tracks_stage, "edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
+    {"edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
     load_objects,
 )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from data_prep.scene import RADIUS, unproject
 from solution.settling import absorb_ghosts, settle, settle_shapes
 from tests.solution.test_tracks import CLASSES, film, one
 
@@ -35,6 +36,21 @@ def test_two_bodies_of_one_material_and_colour_that_are_called_alike_get_their_o
     mistaken = masks.clone()
     mistaken[masks == 19] = 3
     mistaken[:, ::2][masks[:, ::2] > 0] = 35
+    assert torch.equal(settle_shapes(mistaken), masks)
+
+
+@pytest.mark.parametrize("side", [(-60.0, -60.0), (60.0, -60.0), (-60.0, 60.0), (60.0, 60.0)])
+def test_a_body_keeps_its_label_when_another_of_its_material_and_colour_comes_in(side):
+    """The first body moves a little in the very frame in which the other shows for the first time."""
+    middle = torch.tensor([120.0, 85.0])
+    places = [unproject(point, RADIUS) for point in (middle - torch.tensor(side) / 2, middle + torch.tensor(side) / 2)]
+    position = torch.stack(places)[None, None].repeat(1, 7, 1, 1)
+    position[:, :4, 0] += torch.tensor([0.0, 0.02])
+    masks = film(torch.tensor([[3, 35]]), position, torch.full((1, 7, 2), 0.5))
+    masks[:, :4][masks[:, :4] == 35] = 0
+    assert (masks == 35).any()
+    mistaken = masks.clone()
+    mistaken[masks == 35] = 3
     assert torch.equal(settle_shapes(mistaken), masks)
 
 
