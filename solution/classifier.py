@@ -40,16 +40,16 @@ BRIGHTNESS = 0.05
 LEAST_SHOWN = 0.02
 SAME_PLACE = 1.5 * RADIUS
 """Farther from each other than that, two outlines in one frame are two objects'; touching ones are two radii apart."""
-KEPT = 2.0
+KEPT = 4.0
 """By how many nats another class must be likelier than what the pixels were called."""
-ONE_OBJECT = 3.0
+ONE_OBJECT = 5.0
 """Nats in favour of two classes being one object."""
 CROPS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """The network and how it is trained; ``batch`` counts crops. Not ``used``, the segmenter's classes stay."""
+    """The network and how it is trained; ``batch`` counts crops. If not ``used``, the segmenter's classes stay."""
 
     used: bool = True
     width: int = 64

@@ -27,6 +27,8 @@ SHARE, APART = 0.05, 0.6
 """Two bodies each have this share of an object's square in pixels, and their middles are so many objects apart."""
 NOWHERE = 1e3
 """Pixels, more than any object moves."""
+SHAPE_COUNTS = 0.5
+"""Objects that a point may be nearer to the other cluster, if none there is of its shape and all here are."""
 TWO_MEANS = 6
 """Steps in which the pixels of a material and colour are split in two."""
 
@@ -111,10 +113,11 @@ def split_bodies(masks: Tensor) -> Tensor:
     """
     videos, frames = masks.shape[:2]
     video, frame, row, column = ((masks > 0) & (masks < NUM_CLASSES)).nonzero(as_tuple=True)
-    group = (masks[video, frame, row, column].long() - 1) % LOOKALIKES
+    label = masks[video, frame, row, column].long() - 1
+    group = label % LOOKALIKES
     owner = (video * frames + frame) * LOOKALIKES + group
     point = torch.stack((row, column), -1).float()
-    halves, of_second = _two_means(owner, point, videos * frames * LOOKALIKES)
+    halves, of_second = _two_means(owner, point, label // LOOKALIKES, videos * frames * LOOKALIKES)
     pixels, centre = (part.view(videos, frames, LOOKALIKES, *part.shape[1:]) for part in halves)
     width = side(centre[..., 0])  # (V, T, 16, 2)
     apart = (centre[..., 0, :] - centre[..., 1, :]).norm(dim=-1) / width.mean(-1)
@@ -143,8 +146,10 @@ def split_bodies(masks: Tensor) -> Tensor:
     return bodies
 
 
-def _two_means(owner: Tensor, point: Tensor, owners: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+def _two_means(owner: Tensor, point: Tensor, shape: Tensor, owners: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Split the (N, 2) points of every owner (N,) into two clusters; distances count in objects of that image row.
+
+    A point is drawn to the cluster that has more of its ``shape`` (N,), which tells apart bodies that touch.
 
     Returns:
         ((owners, 2) points and (owners, 2, 2) centres of both clusters), and (N,) bool: the point is in the second.
@@ -164,10 +169,14 @@ def _two_means(owner: Tensor, point: Tensor, owners: int) -> tuple[tuple[Tensor,
     index = torch.full((owners,), len(owner), device=owner.device).scatter_reduce_(0, owner, index, "amin")
     there = index < len(owner)
     centre[there, 1] = point[index[there]]
+    alike = point.new_zeros(len(owner), 2)
     for _ in range(TWO_MEANS):
-        near = (point[:, None] - centre[owner]).norm(dim=-1) / side(centre[owner][..., 0])
+        near = (point[:, None] - centre[owner]).norm(dim=-1) / side(centre[owner][..., 0]) - SHAPE_COUNTS * alike
         second = near[:, 1] < near[:, 0]
         halves = clusters(second.long())
+        kinds = torch.bincount((2 * owner + second) * len(SHAPES) + shape, minlength=2 * owners * len(SHAPES))
+        share = kinds.view(-1, 2, len(SHAPES)) / halves[0][..., None].clamp_min(1)
+        alike = share[owner, :, shape]
         centre = halves[1]
     return halves, second
 
