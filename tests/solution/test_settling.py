@@ -54,6 +54,16 @@ def test_a_body_keeps_its_label_when_another_of_its_material_and_colour_comes_in
     assert torch.equal(settle_shapes(mistaken), masks)
 
 
+@pytest.mark.parametrize("cylinder", [(0.7, -0.05), (0.6, 0.0)])
+def test_a_large_body_that_touches_a_small_one_of_its_material_and_colour_keeps_its_pixels(cylinder):
+    meeting = torch.linspace(1, 0, 5)[:, None, None] * torch.tensor([[1.0, 1.2], [0.0, -1.2]])
+    position = torch.tensor([(1.2, 0.0), cylinder]) + meeting
+    masks = film(torch.tensor([[3, 35]]), position[None], torch.full((1, 5, 2), 0.5))
+    cube, other = ((masks[0, -1] == label).sum() for label in (3, 35))
+    assert cube > 2.5 * other > 500
+    assert torch.equal(settle_shapes(masks), masks)
+
+
 def test_what_comes_after_the_clip_keeps_its_label():
     masks = one("cylinder", 0.3, 0.2).repeat(1, 12, 1, 1)
     masks[:, :11] = 0
