@@ -6,6 +6,7 @@ that follows. The known solids' outlines tell which pixels belong together.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +58,7 @@ def settle_shapes(masks: Tensor) -> Tensor:
     """Return the (V, T, 160, 240) uint8 masks with one shape for each body of a material and colour in a video.
 
     Segmenters see colours well and shapes badly; the outline of the known solids tells the shape better. Two bodies of
-    one material and colour get different shapes, since no class is there twice.
+    one material and colour get different shapes, since no class is there twice; three keep what they were called.
     """
     bodies = split_bodies(masks)
     clip, labels = bodies[:, :CLIP_FRAMES].contiguous(), masks[:, :CLIP_FRAMES]
@@ -94,7 +95,7 @@ def settle_shapes(masks: Tensor) -> Tensor:
     count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(body), body), area.new_ones(()), True)[:, 0]
     score.index_put_((video.repeat(3), shape, label - 1), overlap, True)
     score = score / count[:, None].clamp_min(1)
-    kept = (count == 0) | (score.amax(1) < FITS)  # (V, 32)
+    kept = (count == 0) | (score.amax(1) < FITS) | three_bodies(labels).repeat(1, 2)  # (V, 32)
     merit = (OUTLINE_COUNTS * score + votes).unflatten(2, (2, LOOKALIKES))  # (V, 3, 2, 16)
     both = merit[:, :, None, 0] + merit[:, None, :, 1] - 1e3 * torch.eye(3, device=device)[..., None]
     winner = both.flatten(1, 2).argmax(1)  # (V, 16)
@@ -103,6 +104,22 @@ def settle_shapes(masks: Tensor) -> Tensor:
     table = torch.nn.functional.pad(torch.where(kept, 0, table), (1, 0)).to(torch.uint8)
     settled = table.gather(1, bodies.flatten(1).long()).view_as(masks)
     return torch.where(settled > 0, settled, masks)
+
+
+def three_bodies(masks: Tensor) -> Tensor:
+    """Return (V, 16) bool: the three shapes of a material and colour show apart, in two frames of (V, T, 160, 240)."""
+    videos, frames = masks.shape[:2]
+    video, frame, row, column = ((masks > 0) & (masks < NUM_CLASSES)).nonzero(as_tuple=True)
+    owner = (video * frames + frame) * len(SHAPES) * LOOKALIKES + masks[video, frame, row, column].long() - 1
+    pixels = torch.bincount(owner, minlength=videos * frames * len(SHAPES) * LOOKALIKES).float()
+    total = pixels.new_zeros(len(pixels), 2).index_add_(0, owner, torch.stack((row, column), -1).float())
+    centre = (total / pixels.clamp_min(1)[:, None]).view(videos, frames, len(SHAPES), LOOKALIKES, 2)
+    width = side(centre[..., 0])
+    apart = (pixels.view(width.shape) > SHARE * width**2).all(2)
+    for a, b in itertools.combinations(range(len(SHAPES)), 2):
+        gap = (centre[:, :, a] - centre[:, :, b]).norm(dim=-1)
+        apart &= gap > APART * (width[:, :, a] + width[:, :, b]) / 2
+    return apart.sum(1) > 1
 
 
 def split_bodies(masks: Tensor) -> Tensor:

@@ -54,6 +54,13 @@ def test_a_body_keeps_its_label_when_another_of_its_material_and_colour_comes_in
     assert torch.equal(settle_shapes(mistaken), masks)
 
 
+def test_three_bodies_of_one_material_and_colour_keep_their_labels():
+    position = torch.tensor([[-0.5, -1.0], [0.5, 0.0], [-0.5, 1.2]]).expand(1, 6, 3, 2)
+    masks = film(torch.tensor([[3, 19, 35]]), position, torch.full((1, 6, 3), 0.5))
+    masks[:, :3][masks[:, :3] == 35] = 0
+    assert torch.equal(settle(masks), masks)
+
+
 @pytest.mark.parametrize("cylinder", [(0.7, -0.05), (0.6, 0.0)])
 def test_a_large_body_that_touches_a_small_one_of_its_material_and_colour_keeps_its_pixels(cylinder):
     meeting = torch.linspace(1, 0, 5)[:, None, None] * torch.tensor([[1.0, 1.2], [0.0, -1.2]])
