@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -17,7 +18,8 @@ from click.testing import CliRunner, Result
 import submit
 import validate
 from data_prep.standin.physics import Trajectories, simulate, video_seed
-from data_prep.standin.writer import Settings, make_standin
+from data_prep.standin.renderer import film
+from data_prep.standin.writer import Settings, make_standin, paint_videos
 
 TINY = {
     "segmenter.encoder": "resnet18",
@@ -142,6 +144,13 @@ def flip_a_bit(path: Path) -> None:
         )
         content[content.index(archive.read(largest)) + 5] ^= 1
     path.write_bytes(content)
+
+
+def film_many(seed: int, count: int, times: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frames, (N, times, 160, 240, 3) uint8, and their true masks (N, times, 160, 240) of such videos."""
+    videos = simulate_many(seed, count)
+    frames = film(videos, [video_seed(seed, number) for number in range(count)], range(times), "cpu")
+    return frames, paint_videos(videos)[:, :times]
 
 
 def simulate_many(seed: int, count: int, start: int = 0) -> list[Trajectories]:

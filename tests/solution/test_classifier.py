@@ -6,9 +6,6 @@ import torch
 
 from data_prep.classes import class_parts
 from data_prep.scene import RADIUS, project
-from data_prep.standin.physics import video_seed
-from data_prep.standin.renderer import film
-from data_prep.standin.writer import paint_videos
 from solution.classifier import (
     LOOK,
     ClassifierConfig,
@@ -21,7 +18,7 @@ from solution.classifier import (
 )
 from solution.models.classifier import CROP, ObjectClassifier
 from solution.tracks import find_tracks, side
-from tests.conftest import simulate_many
+from tests.conftest import film_many
 
 CONFIG = ClassifierConfig(width=16, steps=500, batch=64)
 VIDEOS, TIMES = 5, 11
@@ -30,9 +27,7 @@ VIDEOS, TIMES = 5, 11
 @pytest.fixture(scope="module")
 def filmed():
     """(5, 11, 160, 240, 3) frames of the stand-in and (5, 11, 160, 240) true masks."""
-    videos = simulate_many(3, VIDEOS)
-    frames = film(videos, [video_seed(3, number) for number in range(VIDEOS)], range(TIMES), "cpu")
-    return frames, paint_videos(videos)[:, :TIMES]
+    return film_many(3, VIDEOS, TIMES)
 
 
 def test_crops_are_as_large_as_the_objects_they_show():
