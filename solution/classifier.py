@@ -37,7 +37,9 @@ TURN, ZOOM, SHEAR, SHIFT = 0.04, 0.05, 0.025, 0.055
 RECOLOURED = 0.5
 """Share of the crops with red, green and blue exchanged, from which shape and material are learnt, but no colour."""
 BRIGHTNESS = 0.05
+"""Standard deviations by which colours are multiplied and shifted in training."""
 LEAST_SHOWN = 0.02
+"""A look counts by the share of the inside that shows, at least so much."""
 SAME_PLACE = 1.5 * RADIUS
 """Farther from each other than that, two outlines in one frame are two objects'; touching ones are two radii apart."""
 KEPT = 4.0

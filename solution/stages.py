@@ -157,8 +157,8 @@ class Pipeline:
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
-            names = classifier and load_classifier(config, classifier.folder, self.device)
-            segment_split(network, names, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
+            namer = classifier and load_classifier(config, classifier.folder, self.device)
+            segment_split(network, namer, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
 
         keys = {"segmenter": segmenter.key, "classifier": classifier and classifier.key, "data": split.content}
         return self.stage(f"masks_{split.name}", keys, build)

@@ -147,7 +147,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 def film_many(seed: int, count: int, times: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frames, (N, times, 160, 240, 3) uint8, and their true masks (N, times, 160, 240) of such videos."""
+    """Return the first frames of such videos (N, times, 160, 240, 3) uint8, and their (N, times, 160, 240) masks."""
     videos = simulate_many(seed, count)
     frames = film(videos, [video_seed(seed, number) for number in range(count)], range(times), "cpu")
     return frames, paint_videos(videos)[:, :times]
