@@ -122,10 +122,6 @@ SPECS = {
     "dynamics": Spec(
         ("ensemble.members=objects",), {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
     ),
-    "classifier": Spec(
-        ("ensemble.members=objects",),
-        {"classes of whole objects": (), "classes of pixels": ("classifier.used=false",)},
-    ),
     "edges": Spec(
         ("ensemble.members=objects",),
         {f"places read off the {source}": (f"objects.edges={source}",) for source in CHOICES["objects.edges"]},

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from data_prep.errors import UserError
-from solution.classifier import ClassifierConfig
 from solution.edges import EdgesConfig
 from solution.ensemble import EnsembleConfig
 from solution.members import MEMBERS
@@ -32,7 +31,6 @@ class Config:
 
     seed: int = 0
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     edges: EdgesConfig = field(default_factory=EdgesConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)

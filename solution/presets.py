@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from data_prep.scene import HEIGHT, WIDTH
-from solution.classifier import ClassifierConfig
 from solution.config import Config
 from solution.edges import EdgesConfig
 from solution.ensemble import EnsembleConfig
@@ -15,8 +14,7 @@ FULL = Config()
 
 QUICK = Config(
     segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1500, batch=48, learning_rate=3e-3),
-    classifier=ClassifierConfig(width=32, steps=1200, batch=192),
-    edges=EdgesConfig(width=96, steps=1600, batch=96),
+    edges=EdgesConfig(width=96, steps=2000, batch=96),
     objects=ObjectsConfig(width=192, layers=5, steps=4000, batch_size=64),
     masks=masks.QUICK,
     frames=frames.QUICK,
@@ -26,7 +24,6 @@ QUICK = Config(
 
 REPORT_SIMVP = Config(
     segmenter=SegmenterConfig(crop=(HEIGHT, WIDTH), steps=6188, learning_rate=1e-4, region_weight=0.0),
-    classifier=ClassifierConfig(used=False),
     frames=frames.REPORT,
     ensemble=EnsembleConfig(members=("frames",), views=(), view_count=1, decode="argmax"),
 )
@@ -39,14 +36,12 @@ augmentation, the warm-up, the clipped gradient and the EMA.
 
 REPORT_JEPA = Config(
     segmenter=REPORT_SIMVP.segmenter,
-    classifier=REPORT_SIMVP.classifier,
     ensemble=EnsembleConfig(members=("jepa",), views=(), view_count=1, decode="argmax"),
 )
 """I-JEPA, ViViT and mask decoder in the report's sizes, which are the defaults; no ensemble, no views."""
 
 MASKS_ROLLOUT = Config(
     segmenter=REPORT_SIMVP.segmenter,
-    classifier=REPORT_SIMVP.classifier,
     masks=masks.PUBLISHED,
     ensemble=EnsembleConfig(members=("masks",), views=(), view_count=1, decode="argmax"),
 )

@@ -21,12 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import paint_videos
-from solution.classifier import look_batches, look_loss
 from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
 from solution.edges import FEATURES, batch_loss, edge_batches
 from solution.machine import peak_gib, reset_peak
-from solution.models.classifier import ObjectClassifier
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import TRANSLATORS
 from solution.predictors.frames import FramePipeline, frames_loss, video_batches
@@ -70,10 +68,6 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
         batch = slot_batches(config.masks, [MaskVideos(masks, masks)], 0)
         return Job(SlotSimVP(config.masks), partial(slots_loss, config.masks), batch)
 
-    def classifier() -> Job:
-        batch = look_batches(config.classifier, find_tracks(torch.from_numpy(masks)), frames, rows, 0)
-        return Job(ObjectClassifier(config.classifier.width), look_loss, batch)
-
     def edges() -> Job:
         batch = edge_batches(config.edges, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
         return Job(EdgeNetwork(FEATURES, config.edges.width), batch_loss, batch)
@@ -85,8 +79,7 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
         )
 
     simvps = {f"SimVP {translator}": partial(simvp, translator) for translator in TRANSLATORS}
-    others = {"classifier": classifier, "edges": edges, "dynamics": dynamics}
-    return {"segmenter": segmenter, **simvps, "SlotSimVP": slots} | others
+    return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "edges": edges, "dynamics": dynamics}
 
 
 def peak_flops(device: torch.device) -> float:

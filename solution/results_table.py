@@ -108,7 +108,6 @@ def group_cells(row: dict, names: list[str]) -> list[str]:
 SHOWN = (
     "quick-standin",
     "quick-fresh",
-    "ablate-classifier",
     "ablate-edges",
     "quick-blender",
     "exact-masks",

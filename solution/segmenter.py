@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_prep.classes import IGNORE
-from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
+from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation
-from solution.classifier import name_objects
 from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
-from solution.models.classifier import ObjectClassifier
 from solution.models.unet import SegmentationUNet
 from solution.processes import total
 from solution.settling import settle
@@ -170,28 +168,14 @@ def segment_in_chunks(model: nn.Module, frames: np.ndarray, device: torch.device
     return np.concatenate([segment(model, frames[i : i + CHUNK], device) for i in range(0, len(frames), CHUNK)])
 
 
-def segment_split(
-    model: nn.Module,
-    classifier: ObjectClassifier | None,
-    frames: np.ndarray,
-    path: Path,
-    device: torch.device,
-    label: str,
-) -> np.ndarray:
-    """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``.
-
-    Every object has one class in all frames, the likeliest by ``classifier`` if there is one.
-    """
+def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torch.device, label: str) -> np.ndarray:
+    """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``, shapes settled."""
     videos, times = frames.shape[:2]
     chunk = 32 if device.type == "cuda" else 2
 
     def rows(first: int, last: int) -> np.ndarray:
         flat = frames[first:last].reshape(-1, HEIGHT, WIDTH, 3)
         masks = segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
-        settled = settle(torch.from_numpy(masks).to(device))
-        if classifier is not None:
-            seen = torch.from_numpy(np.array(frames[first:last, :CLIP_FRAMES])).to(device)
-            settled = name_objects(classifier, settled, seen)
-        return settled.cpu().numpy()
+        return settle(torch.from_numpy(masks).to(device)).cpu().numpy()
 
     return fill_rows(path, (videos, times, HEIGHT, WIDTH), chunk, rows, label)

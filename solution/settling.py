@@ -7,7 +7,6 @@ that follows. The known solids' outlines tell which pixels belong together.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -206,45 +205,6 @@ def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
     return torch.bincount(key[bodies > 0], minlength=length).view(len(masks), len(SHAPES), -1).float()
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What may be objects in V clips of T frames, C classes of each, and the outlines of N of their appearances."""
-
-    classes: Tensor
-    """(V, C) int64, those with the most pixels first; 0 where there are fewer."""
-    area: Tensor
-    """(V, T, C) pixels."""
-    video: Tensor
-    """(N,) of the outlines, like ``frame`` and ``slot``."""
-    frame: Tensor
-    slot: Tensor
-    outlines: Outlines
-    position: Tensor
-    """(N, 2)."""
-    yaw: Tensor
-    """(N,)."""
-
-
-def find_candidates(clip: Tensor) -> Candidates:
-    """Fit an outline, to a few hundredths of a unit, wherever a class shows in (V, T, 160, 240) uint8 masks."""
-    videos, frames = clip.shape[:2]
-    rows, columns = profiles(clip)
-    area = rows.sum(-1)
-    area[..., BACKGROUND] = 0
-    total, classes = area.sum(1).topk(CANDIDATES, -1)
-    classes = classes * (total > 0)
-    area = area.gather(2, classes[:, None].expand(-1, frames, -1)) * (classes > 0)[:, None]
-    video, frame, slot = (area >= MIN_PIXELS).nonzero(as_tuple=True)
-    label = classes[video, slot]
-    shape = torch.from_numpy(SHAPE_OF_CLASS).to(clip.device)[label]
-    fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
-    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
-    return Candidates(classes, area, video, frame, slot, fit, position, yaw)
-
-
 def absorb_ghosts(masks: Tensor) -> Tensor:
     """Return the (V, T, 160, 240) uint8 masks with classes that are only parts or moments of an object given to it.
 
@@ -252,19 +212,30 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     place while that is not to be seen; never where both together are more than one object.
     """
     clip = masks[:, :CLIP_FRAMES].contiguous()
-    seen = find_candidates(clip)
-    classes, area, fit = seen.classes, seen.area, seen.outlines
-    video, frame, slot, position = seen.video, seen.frame, seen.slot, seen.position
-    total = area.sum(1)
-    (videos, frames), device = clip.shape[:2], masks.device
-    inside, size = fit.contents(position, seen.yaw), fit.judge(position, seen.yaw)[-1]
+    videos, frames = clip.shape[:2]
+    device = masks.device
+    rows, columns = profiles(clip)
+    area = rows.sum(-1)
+    area[..., BACKGROUND] = 0
+    total, classes = area.sum(1).topk(CANDIDATES, -1)  # (V, C), the largest first
+    classes = classes * (total > 0)
+    area = area.gather(2, classes[:, None].expand(-1, frames, -1)) * (classes > 0)[:, None]  # (V, T, C)
+    video, frame, slot = (area >= MIN_PIXELS).nonzero(as_tuple=True)
+    label = classes[video, slot]
+    shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
+    fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
+    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
+    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
+    for width in (6, 4):
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    inside, size = fit.contents(position, yaw), fit.judge(position, yaw)[-1]
 
     def spread(values: Tensor) -> Tensor:
         out = values.new_zeros(videos, frames, CANDIDATES, *values.shape[1:])
         out[video, frame, slot] = values
         return out
 
-    found = spread(inside.gather(1, fit.label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
+    found = spread(inside.gather(1, label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
     place, size = spread(position), spread(size)[..., None]
     part, own = area[:, :, None], area[..., None]  # of the second and of the first of (V, T, C, C)
     covered = torch.minimum(spread(inside.gather(1, classes[video])), part)

@@ -25,7 +25,6 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from data_prep.sole import sole_maker
 from solution import processes
 from solution.arrays import fill_rows
-from solution.classifier import load_classifier, train_classifier
 from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
 from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
@@ -33,7 +32,7 @@ from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
 from solution.predictors import Clip, Predictor
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
-from solution.tracking import find_all, load_tracks
+from solution.tracking import find_all
 from solution.tracks import Tracks, find_tracks
 
 HELD_OUT_SHARE = 0.1
@@ -134,17 +133,6 @@ class Pipeline:
 
         return self.stage("true_tracks", {"data": train.content}, build)
 
-    def classifier(self) -> Stage:
-        """Train what names whole objects."""
-        train, config, truth = with_frames(self.packed["train"]), self.config.classifier, self.make("true_tracks")
-
-        def build(folder: Path) -> None:
-            true, seed = load_tracks(truth.folder), self.config.seed
-            train_classifier(config, true, train.frames, self.fit_rows, folder, self.device, seed)
-
-        decided_by = {"config": asdict(config), "truth": truth.key, "seed": self.config.seed}
-        return self.stage("classifier", decided_by, build)
-
     def masks_of(self, split: PackedSplit) -> np.ndarray:
         """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
         return np.load(self.masks_stage(split).folder / "masks.npy", mmap_mode="r")
@@ -152,16 +140,13 @@ class Pipeline:
     def masks_stage(self, split: PackedSplit) -> Stage:
         if split.frames is None:  # a stand-in of masks only, which are what a flawless segmenter would see
             return Stage(Path(split.masks.filename).parent, stage_key("masks", split.content), 0.0)
-        segmenter, config = self.make("segmenter"), self.config.classifier
-        classifier = self.make("classifier") if config.used else None
+        segmenter = self.make("segmenter")
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
-            namer = classifier and load_classifier(config, classifier.folder, self.device)
-            segment_split(network, namer, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
+            segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
 
-        keys = {"segmenter": segmenter.key, "classifier": classifier and classifier.key, "data": split.content}
-        return self.stage(f"masks_{split.name}", keys, build)
+        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": split.content}, build)
 
     def labelled(self, rows: np.ndarray) -> MaskVideos:
         """Return rows of the labelled training videos."""
@@ -283,7 +268,6 @@ class System:
 MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
     "segmenter": Pipeline.segmenter,
     "true_tracks": Pipeline.true_tracks,
-    "classifier": Pipeline.classifier,
     **{name: make for member in MEMBERS.values() for name, make in member.stages.items()},
     "decoding": Pipeline.decoding,
 }

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -18,8 +17,7 @@ from click.testing import CliRunner, Result
 import submit
 import validate
 from data_prep.standin.physics import Trajectories, simulate, video_seed
-from data_prep.standin.renderer import film
-from data_prep.standin.writer import Settings, make_standin, paint_videos
+from data_prep.standin.writer import Settings, make_standin
 
 TINY = {
     "segmenter.encoder": "resnet18",
@@ -27,9 +25,6 @@ TINY = {
     "segmenter.downscale": "4",
     "segmenter.steps": "6",
     "segmenter.batch": "4",
-    "classifier.width": "4",
-    "classifier.steps": "6",
-    "classifier.batch": "4",
     "edges.width": "8",
     "edges.steps": "6",
     "edges.batch": "4",
@@ -144,13 +139,6 @@ def flip_a_bit(path: Path) -> None:
         )
         content[content.index(archive.read(largest)) + 5] ^= 1
     path.write_bytes(content)
-
-
-def film_many(seed: int, count: int, times: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frames of such videos (N, times, 160, 240, 3) uint8, and their (N, times, 160, 240) masks."""
-    videos = simulate_many(seed, count)
-    frames = film(videos, [video_seed(seed, number) for number in range(count)], range(times), "cpu")
-    return frames, paint_videos(videos)[:, :times]
 
 
 def simulate_many(seed: int, count: int, start: int = 0) -> list[Trajectories]:

@@ -64,7 +64,6 @@ def test_profile(run, monkeypatch):
         [
             "segmenter.decoder_channels=16,8",
             "segmenter.batch=2",
-            "classifier.batch=2",
             "edges.batch=2",
             *(f"{section}.{key}" for section in ("frames", "masks") for key in ("hid_S=8", "hid_T=16", "N_T=2")),
             *(f"{section}.batch_size=2" for section in ("frames", "masks", "objects")),
@@ -74,7 +73,7 @@ def test_profile(run, monkeypatch):
     )
     monkeypatch.setitem(PRESETS, "quick", tiny)
     rows = run("profile", "--device", "cpu")
-    networks = ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "classifier", "edges", "dynamics"]
+    networks = ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "edges", "dynamics"]
     assert [row["network"] for row in rows] == networks
     for row in rows:
         assert row["batch"] == 2 and row["step_s"] > 0 and row["batch_s"] > 0 and len(row["top"]) == 3

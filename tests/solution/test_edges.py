@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.standin.physics import video_seed
+from data_prep.standin.renderer import film
+from data_prep.standin.writer import paint_videos
 from solution.edges import (
     FEATURES,
     PROFILES,
@@ -19,7 +22,7 @@ from solution.edges import (
 from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, Outlines, find_tracks
 from solution.training import WEIGHTS
-from tests.conftest import film_many
+from tests.conftest import simulate_many
 
 CONFIG = EdgesConfig(width=32, steps=200, batch=32)
 VIDEOS, TIMES = 8, 6
@@ -28,7 +31,9 @@ VIDEOS, TIMES = 8, 6
 @pytest.fixture(scope="module")
 def filmed():
     """(8, 6, 160, 240, 3) frames of the stand-in, (8, 6, 160, 240) true masks, and the same with coarse edges."""
-    frames, masks = film_many(3, VIDEOS, TIMES)
+    videos = simulate_many(3, VIDEOS)
+    frames = film(videos, [video_seed(3, number) for number in range(VIDEOS)], range(TIMES), "cpu")
+    masks = paint_videos(videos)[:, :TIMES]
     row, column = np.arange(160) // 4 * 4 + 2, np.arange(240) // 4 * 4 + 2
     return frames, masks, masks[:, :, row[:, None], column]
 

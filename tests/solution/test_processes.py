@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from data_prep.deadline import TimeIsUp, deadline
 from data_prep.errors import UserError
-from solution import classifier, edges, processes, training
+from solution import edges, processes, training
 from solution.arrays import fill_rows
 from solution.losses import frame_loss
-from solution.models.classifier import CROP, ObjectClassifier
 from solution.models.dynamics import Dynamics, forecast_loss
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
@@ -87,13 +86,6 @@ def objects_loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor
     return forecast_loss(forecast, batch["position"], batch["seen"], batch["yaw"], batch["present"])
 
 
-def looks(step: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    parts = torch.stack([torch.randint(count, (4,), generator=generator) for count in (3, 2, 8)], 1)
-    coloured = torch.rand(4, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])
-    return {"crops": torch.randn(4, 3, CROP, CROP, generator=generator), "parts": parts, "coloured": coloured}
-
-
 def profiles(step: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(step)
     known = torch.rand(4, 16, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])[:, None]
@@ -109,7 +101,6 @@ TRAININGS = {
         lambda model, tensors: frame_loss(model(tensors["clip"]), tensors["future"], 0.1),
         clips,
     ),
-    "classifier": (lambda: ObjectClassifier(4), classifier.look_loss, looks),
     "edges": (lambda: EdgeNetwork(5, 8), edges.batch_loss, profiles),
     "objects": (lambda: Dynamics(5, 2, 2, 6, 32, 1), objects_loss, objects),
 }
@@ -199,7 +190,7 @@ def test_torchrun_trains_and_writes_the_same_file(trained):
     """All stages but the trained networks again, in two processes: tracks, decoding, masks, prediction."""
     stages = trained.folder / "runs" / "stages"
     before = trained.submission.read_bytes()
-    kept = {path.name for name in ("segmenter", "classifier", "edges") for path in stages.glob(f"{name}-*")}
+    kept = {path.name for name in ("segmenter", "edges") for path in stages.glob(f"{name}-*")}
     for path in stages.iterdir():
         if path.name not in kept:
             shutil.rmtree(path)

@@ -170,7 +170,7 @@ def test_training_is_reproducible_and_survives_a_stop(videos, tmp_path, monkeypa
     np.testing.assert_array_equal(
         segment(loaded, frames, CPU), segment(load_segmenter(TINY, tmp_path / "stopped", CPU), frames, CPU)
     )
-    found = segment_split(loaded, None, videos[0], tmp_path / "masks.npy", CPU, "masks")
+    found = segment_split(loaded, videos[0], tmp_path / "masks.npy", CPU, "masks")
     assert found.shape == (4, 2, 160, 240) and found.dtype == np.uint8
     pair = np.stack([segment(loaded, frames, CPU) for frames in videos[0][2:4]])
     np.testing.assert_array_equal(found[2:4], settle(torch.from_numpy(pair)).numpy())
