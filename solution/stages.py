@@ -32,8 +32,6 @@ from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
 from solution.predictors import Clip, Predictor
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
-from solution.tracking import find_all
-from solution.tracks import Tracks, find_tracks
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_LEAST = 8
@@ -120,18 +118,6 @@ class Pipeline:
                 self.config.seed,
             ),
         )
-
-    def true_tracks(self) -> Stage:
-        """Find where the labelled videos' masks say that objects are, to learn from."""
-        train, rows = self.packed["train"], self.fit_rows
-
-        def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-            return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(self.device))
-
-        def build(folder: Path) -> None:
-            find_all(folder, {"train": rows}, find)
-
-        return self.stage("true_tracks", {"data": train.content}, build)
 
     def masks_of(self, split: PackedSplit) -> np.ndarray:
         """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
@@ -267,7 +253,6 @@ class System:
 
 MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
     "segmenter": Pipeline.segmenter,
-    "true_tracks": Pipeline.true_tracks,
     **{name: make for member in MEMBERS.values() for name, make in member.stages.items()},
     "decoding": Pipeline.decoding,
 }

@@ -27,7 +27,7 @@ from solution.models.edges import EdgeNetwork
 from solution.physics import EDGE_NOISE, FITTED_ON, Constants, Rollout, fit_constants, roll_out
 from solution.predictors import Clip, Member, View
 from solution.tracking import find_all, load_tracks
-from solution.tracks import Tracks
+from solution.tracks import Tracks, find_tracks
 from solution.training import WEIGHTS, Recipe, fit, load_weights
 
 if TYPE_CHECKING:
@@ -312,6 +312,19 @@ def load_objects(folder: Path, device: torch.device) -> Objects:
     return Objects(model, constants, config, device, edges)
 
 
+def true_tracks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``true_tracks``: where the labelled videos' masks say that objects are, to learn edges from."""
+    train, rows = pipeline.packed["train"], pipeline.fit_rows
+
+    def find(chunk: tuple[str, np.ndarray]) -> Tracks:
+        return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(pipeline.device))
+
+    def build(folder: Path) -> None:
+        find_all(folder, {"train": rows}, find)
+
+    return pipeline.stage("true_tracks", {"data": train.content}, build)
+
+
 def edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``edges``, which reads places off the frames."""
     train, config, seed = pipeline.packed["train"], pipeline.config.edges, pipeline.config.seed
@@ -377,6 +390,6 @@ def objects_stage(pipeline: Pipeline) -> Stage:
 
 
 MEMBER = Member(
-    {"edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
+    {"true_tracks": true_tracks_stage, "edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
     load_objects,
 )
