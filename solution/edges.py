@@ -139,10 +139,10 @@ def train_edges(
     torch.manual_seed(seed)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
     recipe = Recipe(config.steps, config.learning_rate)
-    return fit(EdgeNetwork(FEATURES, config.width), batch_loss, batch, folder, recipe, device, seed)
+    return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
 
 
-def batch_loss(model: EdgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def edges_loss(model: EdgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the mean negative log-likelihood of a batch of :func:`edge_batches`, and the mean error in pixels.
 
     An offset's distribution is Laplace's; the constant is left out.

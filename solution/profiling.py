@@ -23,7 +23,7 @@ from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import paint_videos
 from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
-from solution.edges import FEATURES, batch_loss, edge_batches
+from solution.edges import FEATURES, edge_batches, edges_loss
 from solution.machine import peak_gib, reset_peak
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import TRANSLATORS
@@ -70,7 +70,7 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
 
     def edges() -> Job:
         batch = edge_batches(config.edges, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
-        return Job(EdgeNetwork(FEATURES, config.edges.width), batch_loss, batch)
+        return Job(EdgeNetwork(FEATURES, config.edges.width), edges_loss, batch)
 
     def dynamics() -> Job:
         chosen = replace(config.objects, dynamics="direct")

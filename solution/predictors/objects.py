@@ -22,7 +22,8 @@ from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES
 from solution import processes
 from solution.drawing import draw
 from solution.edges import load_edges, track, train_edges
-from solution.models.dynamics import Dynamics, Forecast, forecast_loss
+from solution.losses import forecast_loss
+from solution.models.dynamics import Dynamics, Forecast
 from solution.models.edges import EdgeNetwork
 from solution.physics import EDGE_NOISE, FITTED_ON, Constants, Rollout, fit_constants, roll_out
 from solution.predictors import Clip, Member, View

@@ -20,8 +20,8 @@ from data_prep.deadline import TimeIsUp, deadline
 from data_prep.errors import UserError
 from solution import edges, processes, training
 from solution.arrays import fill_rows
-from solution.losses import frame_loss
-from solution.models.dynamics import Dynamics, forecast_loss
+from solution.losses import forecast_loss, frame_loss
+from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
 from solution.predictors.masks import MasksConfig, SlotSimVP, slots_loss
@@ -101,7 +101,7 @@ TRAININGS = {
         lambda model, tensors: frame_loss(model(tensors["clip"]), tensors["future"], 0.1),
         clips,
     ),
-    "edges": (lambda: EdgeNetwork(5, 8), edges.batch_loss, profiles),
+    "edges": (lambda: EdgeNetwork(5, 8), edges.edges_loss, profiles),
     "objects": (lambda: Dynamics(5, 2, 2, 6, 32, 1), objects_loss, objects),
 }
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from solution.models.dynamics import Dynamics, Forecast, forecast_loss
+from solution.losses import forecast_loss
+from solution.models.dynamics import Dynamics, Forecast
 
 
 def inputs(batch=3, objects=5, modes=4, horizon=6):
