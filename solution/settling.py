@@ -110,9 +110,9 @@ def three_bodies(masks: Tensor) -> Tensor:
     videos, frames = masks.shape[:2]
     video, frame, row, column = ((masks > 0) & (masks < NUM_CLASSES)).nonzero(as_tuple=True)
     owner = (video * frames + frame) * len(SHAPES) * LOOKALIKES + masks[video, frame, row, column].long() - 1
-    pixels = torch.bincount(owner, minlength=videos * frames * len(SHAPES) * LOOKALIKES).float()
-    total = pixels.new_zeros(len(pixels), 2).index_add_(0, owner, torch.stack((row, column), -1).float())
-    centre = (total / pixels.clamp_min(1)[:, None]).view(videos, frames, len(SHAPES), LOOKALIKES, 2)
+    point = torch.stack((row, column), -1).float()
+    pixels, centre = _centroids(owner, point, videos * frames * len(SHAPES) * LOOKALIKES)
+    centre = centre.view(videos, frames, len(SHAPES), LOOKALIKES, 2)
     width = side(centre[..., 0])
     apart = (pixels.view(width.shape) > SHARE * width**2).all(2)
     for a, b in itertools.combinations(range(len(SHAPES)), 2):
@@ -172,10 +172,8 @@ def _two_means(owner: Tensor, point: Tensor, shape: Tensor, owners: int) -> tupl
     """
 
     def clusters(second: Tensor) -> tuple[Tensor, Tensor]:
-        key = 2 * owner + second
-        count = torch.bincount(key, minlength=2 * owners).float()
-        total = point.new_zeros(2 * owners, 2).index_add_(0, key, point)
-        return count.view(-1, 2), (total / count.clamp_min(1)[:, None]).view(-1, 2, 2)
+        count, centre = _centroids(2 * owner + second, point, 2 * owners)
+        return count.view(-1, 2), centre.view(-1, 2, 2)
 
     _, centre = clusters(torch.zeros_like(owner))
     distance = (point - centre[owner, 0]).norm(dim=-1)
@@ -195,6 +193,12 @@ def _two_means(owner: Tensor, point: Tensor, shape: Tensor, owners: int) -> tupl
         alike = share[owner, :, shape]
         centre = halves[1]
     return halves, second
+
+
+def _centroids(owner: Tensor, point: Tensor, owners: int) -> tuple[Tensor, Tensor]:
+    """Return how many of the (N, 2) points every owner (N,) has (owners,), and their mean (owners, 2)."""
+    count = torch.bincount(owner, minlength=owners).float()
+    return count, point.new_zeros(owners, 2).index_add_(0, owner, point) / count.clamp_min(1)[:, None]
 
 
 def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
