@@ -1,7 +1,8 @@
 """The objects predictor: masks and frames → tracks → simulated and learnt motion → drawn probabilities of frame 22.
 
-The physics lives in ``solution.physics``, the network in ``solution.models.dynamics``, the fit of outlines in
-``solution.tracks`` and ``solution.edges``; here they are put together and trained.
+The physics lives in ``solution.physics``, what is read off a clip with it in ``solution.kalman`` and
+``solution.rollout``, the network in ``solution.models.dynamics``, the fit of outlines in ``solution.tracks`` and
+``solution.edges``; here they are put together and trained.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from solution.edges import load_edges, track, train_edges
 from solution.losses import forecast_loss
 from solution.models.dynamics import Dynamics, Forecast
 from solution.models.edges import EdgeNetwork
-from solution.physics import EDGE_NOISE, FITTED_ON, Constants, Rollout, fit_constants, roll_out
+from solution.physics import Constants
 from solution.predictors import Clip, Member, View
+from solution.rollout import FITTED_ON, Rollout, fit_constants, roll_out
 from solution.tracking import find_all, load_tracks
 from solution.tracks import Tracks, find_tracks
 from solution.training import WEIGHTS, Recipe, fit, load_weights
@@ -270,15 +272,11 @@ def train_objects(
     folder: Path,
     device: torch.device,
     seed: int = 0,
-    source: str = "masks",
 ) -> Objects:
-    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``.
-
-    ``source`` says what their places in frames 1–11 were read off: ``frames`` or ``masks``.
-    """
+    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    constants = Constants(edge_noise=EDGE_NOISE[source])
+    constants = Constants()
     if config.dynamics != "direct":
         constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
@@ -382,8 +380,7 @@ def objects_stage(pipeline: Pipeline) -> Stage:
     config, seed = pipeline.config.objects, pipeline.config.seed
 
     def build(folder: Path) -> None:
-        source = "frames" if edges else "masks"
-        train_objects(config, load_tracks(tracks.folder), folder, pipeline.device, seed, source)
+        train_objects(config, load_tracks(tracks.folder), folder, pipeline.device, seed)
         if edges and processes.is_first():
             write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
 

@@ -1,0 +1,289 @@
+"""What is believed of the solids after some frames: an extended Kalman filter that moves by the simulator.
+
+What it looks at are tracks, places with their covariances; nothing here draws or learns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from data_prep.scene import FRAME_SECONDS
+from solution.physics import COMPONENTS, Constants, State, advance
+from solution.tracks import QUARTER, Tracks
+
+OBSERVED = (0, 1, 5)
+"""What a frame shows of :meth:`State.vector`: place and yaw."""
+LEAST_YAW_NOISE = 0.003
+"""Standard deviation of a cube's observed yaw beyond its outline's, radians."""
+FIRST_SPEED = 1.0
+"""Standard deviation of each velocity component of what has just come into view, units/s."""
+FIRST_SPIN = 0.5
+SURPRISE = 16.0
+"""Squared Mahalanobis distance from which an observation means a hit that the simulator did not foresee."""
+DRIFT = (1e-7, 1e-7, 1e-6, 1e-6, 0.0, 1e-6, 1e-4, 0.0)
+"""Variances that a frame adds to :meth:`State.vector`."""
+JOLT = (0.01, 0.01, 0.05, 0.05, 0.0, 0.02, 0.3, 0.0)
+"""Standard deviations that a hit adds to it, per unit/s of the hit."""
+PASSES = 8
+"""How often every frame is gone over, at most."""
+CONVERGED = 0.1
+"""Standard deviations that a pass changes the state before by; less is not worth another."""
+UNSEEN = 1e6
+"""Variance of what a frame does not show."""
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is known of the solids after some frames: a mean state and how its errors go together."""
+
+    state: State
+    covariance: Tensor
+    """(S, 8 K, 8 K) float64 of :meth:`State.vector`, all solids of a scene together."""
+
+    def sample(self, count: int) -> State:
+        """Return ``count`` states per scene, always the same."""
+        random = torch.Generator().manual_seed(0)
+        root = square_root(self.covariance)
+        noise = torch.randn(count, root.shape[-1], generator=random).to(root.device)
+        mean = self.state.vector()
+        drawn = mean[:, None] + torch.einsum("sij,nj->sni", root, noise).unflatten(-1, mean.shape[1:])
+        return self.state.repeat(count).with_vector(drawn.flatten(0, 1))
+
+
+def square_root(covariance: Tensor) -> Tensor:
+    """Return (..., n, n) whose product with its transpose is the covariance, even where that came out indefinite."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.transpose(-1, -2)).float()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one frame shows of S scenes of K solids."""
+
+    where: Tensor
+    """(S, K, 3) x, y and yaw."""
+    noise: Tensor
+    """(S, K, 3, 3) float64 covariance of that."""
+    used: Tensor
+    """(S, K, 3) float64, 0 for what is not to be believed: hidden, seen for the first time, the yaw of a disc."""
+
+    def __getitem__(self, scenes) -> Sight:
+        return Sight(self.where[scenes], self.noise[scenes], self.used[scenes])
+
+
+def observe(tracks: Tracks, constants: Constants) -> Belief:
+    """Follow all objects through the tracks' frames with an extended Kalman filter that moves by the simulator.
+
+    The covariance is that of all solids of a scene: where two have hit each other, what is seen of one tells of the
+    other, and both tell how elastic they are.
+    """
+    videos, frames, slots = tracks.visible.shape
+    device = tracks.position.device
+    zero = torch.zeros(videos, slots, device=device)
+    state = State(
+        shape=tracks.shape,
+        there=torch.zeros(videos, slots, dtype=torch.bool, device=device),
+        position=torch.zeros(videos, slots, 2, device=device),
+        velocity=torch.zeros(videos, slots, 2, device=device),
+        yaw=zero,
+        spin=zero,
+        deceleration=zero + constants.deceleration,
+        elasticity=zero + constants.elasticity,
+    )
+    double = partial(torch.tensor, dtype=torch.float64, device=device)
+    covariance = torch.zeros(videos, slots * COMPONENTS, slots * COMPONENTS, dtype=torch.float64, device=device)
+    spreads = (constants.deceleration_spread, 0.0, FIRST_SPIN, constants.elasticity_spread)
+    unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, *spreads)).square().diag()
+    least = double((0.0, 0.0, LEAST_YAW_NOISE)).square().diag()
+    anything = torch.eye(3, dtype=torch.float64, device=device)
+    cube = tracks.shape == 0
+    shown = torch.stack((torch.ones_like(cube), torch.ones_like(cube), cube), -1)
+    place = torch.tensor(OBSERVED, device=device)
+    first = torch.zeros(videos, slots, COMPONENTS, COMPONENTS, dtype=torch.float64, device=device)
+    for frame in range(frames):
+        seen = tracks.visible[:, frame]
+        new = seen & ~state.there
+        where = torch.cat((tracks.position[:, frame], tracks.yaw[:, frame, :, None]), -1)
+        noise = constants.edge_noise**2 * tracks.covariance[:, frame].double() + least
+        noise = torch.where(seen[..., None, None], noise, anything)
+        if frame:
+            sight = Sight(where, noise, ((seen & state.there)[..., None] & shown).double())
+            state, covariance = _follow(state, covariance, sight, constants)
+        first[..., place[:, None], place] = noise
+        kept = (~new).double().repeat_interleave(COMPONENTS, 1)
+        covariance = covariance * kept[:, :, None] * kept[:, None]
+        covariance = covariance + spread_out((first + unknown) * new[..., None, None])
+        state = replace(
+            state,
+            there=state.there | seen,
+            position=torch.where(new[..., None], where[..., :2], state.position),
+            yaw=torch.where(new, where[..., 2], state.yaw),
+        )
+    return Belief(state, constants.doubt**2 * covariance)
+
+
+def _follow(state: State, covariance: Tensor, sight: Sight, constants: Constants) -> tuple[State, Tensor]:
+    """Move a belief on by a frame and correct it by what is seen there.
+
+    Where solids hit each other, the slopes of the simulator depend on the state before, which the frame corrects too:
+    of what was just coming in, the speed is known only by where it got, perhaps after a hit. So every frame is gone
+    over several times, with the slopes where the state before must have been (the iterated filter; Bell and Cathey
+    1993), until it changes no more. The slopes are taken over less and less, so that a hit is found that would have
+    come with another speed. Scenes in which all that does not explain what is seen are gone over once, with shocks.
+    """
+    mean = state.vector().flatten(1).double()
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    seen = _look(state, covariance, sight, mean, variance, constants)
+    rows = torch.arange(len(mean), device=mean.device)
+    for n in range(1, PASSES):
+        at, known = seen.before[rows], seen.before_variance[rows]
+        reach = torch.maximum(known, variance[rows] / 4**n)
+        asked = seen.surprised[rows]
+        look = _look(state[rows], covariance[rows], sight[rows], at, reach, constants, asked)
+        for each in fields(Look):
+            getattr(seen, each.name)[rows] = getattr(look, each.name)
+        rows = rows[((look.before - at).square() > CONVERGED**2 * known.clamp_min(1e-9)).any(1)]
+        if len(rows) == 0:
+            break
+    lost = seen.surprised.nonzero()[:, 0]
+    if len(lost):
+        start = (state[lost], covariance[lost], sight[lost], mean[lost], variance[lost])
+        once = _look(*start, constants, shocks=True)
+        seen.after[lost], seen.covariance[lost] = once.after, once.covariance
+    return state.with_vector(seen.after.float().view_as(state.vector())), seen.covariance
+
+
+@dataclass(frozen=True)
+class Look:
+    """A belief of S scenes before and after a frame, both corrected by what is seen after it."""
+
+    after: Tensor
+    """(S, 8 K) float64."""
+    covariance: Tensor
+    """(S, 8 K, 8 K) float64 of that."""
+    before: Tensor
+    """(S, 8 K) float64."""
+    before_variance: Tensor
+    """(S, 8 K) float64 of that."""
+    surprised: Tensor
+    """(S,) bool: something is where it could not be."""
+
+
+def _look(
+    state: State,
+    covariance: Tensor,
+    sight: Sight,
+    at: Tensor,
+    reach: Tensor,
+    constants: Constants,
+    asked: Tensor | None = None,
+    shocks: bool = False,
+) -> Look:
+    """Move a belief on by a frame with the slopes around ``at`` (S, 8 K), and correct it; see :func:`_slopes`.
+
+    With ``shocks`` what is surprising is put down to a hit that was not foreseen, and not to the state before.
+    """
+    scenes, solids, _ = sight.where.shape
+    place = torch.tensor(OBSERVED, device=at.device)
+    places = (torch.arange(solids, device=at.device)[:, None] * COMPONENTS + place).flatten()
+    used = sight.used
+    mean = state.vector().flatten(1).double()
+    start = state.with_vector(at.float().view_as(state.vector()))
+    moved, slope, added = _slopes(start, reach, constants, asked)
+    expected = moved.vector().flatten(1) + (slope @ (mean - at)[..., None])[..., 0]
+    carried = slope @ covariance
+    ahead = carried @ slope.transpose(1, 2) + torch.diag_embed(added)
+    gap = sight.where - expected.view(scenes, solids, COMPONENTS)[..., place]
+    gap[..., 2] = torch.remainder(gap[..., 2] + QUARTER / 2, QUARTER) - QUARTER / 2
+    gap = gap * used
+    near = own_blocks(ahead)[..., :2, :2] + sight.noise[..., :2, :2]
+    aside = gap[..., :2, None]
+    distance = (aside.transpose(-1, -2) @ torch.linalg.inv(near) @ aside)[..., 0, 0]
+    surprised = (used[..., 0] > 0) & (distance > SURPRISE)
+    if shocks:
+        ahead = ahead + spread_out(_shock(gap) * surprised[..., None, None])
+    noise = sight.noise * used[..., None] * used[..., None, :] + torch.diag_embed(UNSEEN * (1 - used))
+    total = ahead[:, places[:, None], places] + spread_out(noise)
+    both = torch.cat((ahead[:, places], carried[:, places]), 2)
+    gain = torch.linalg.solve(total, both).transpose(1, 2)
+    change = (gain @ gap.flatten(1)[..., None])[..., 0]
+    of_after, of_before = gain.chunk(2, 1)
+    known = ahead - of_after @ ahead[:, places]
+    gained = (of_before * carried[:, places].transpose(1, 2)).sum(2)
+    after_change, before_change = change.chunk(2, 1)
+    return Look(
+        expected + after_change,
+        (known + known.transpose(1, 2)) / 2,
+        mean + before_change,
+        covariance.diagonal(dim1=1, dim2=2) - gained,
+        surprised.any(1),
+    )
+
+
+def spread_out(blocks: Tensor) -> Tensor:
+    """Return the (S, K n, K n) block-diagonal matrices of (S, K, n, n)."""
+    scenes, solids, size, _ = blocks.shape
+    out = blocks.new_zeros(scenes, solids, size, solids, size)
+    each = torch.arange(solids, device=blocks.device)
+    out[:, each, :, each] = blocks.transpose(0, 1)
+    return out.flatten(3).flatten(1, 2)
+
+
+def own_blocks(matrix: Tensor) -> Tensor:
+    """Return the (S, K, 8, 8) blocks on the diagonal of (S, 8 K, 8 K)."""
+    size = matrix.shape[1] // COMPONENTS
+    each = torch.arange(size, device=matrix.device)
+    return matrix.unflatten(1, (size, -1)).unflatten(3, (size, -1))[:, each, :, each].transpose(0, 1)
+
+
+def _shock(gap: Tensor) -> Tensor:
+    """Return (S, K, 8, 8) what an unforeseen hit adds to the covariance; it moved the object by ``gap``, (S, K, 3).
+
+    At any time since the last frame it changed the velocity, and from then on the place: their correlation.
+    """
+    size = gap[..., :2].square().sum(-1)
+    out = gap.new_zeros(*size.shape, COMPONENTS, COMPONENTS)
+    for axis in (0, 1):
+        out[..., axis, axis] = size
+        out[..., axis, axis + 2] = out[..., axis + 2, axis] = 1.5 * size / FRAME_SECONDS
+        out[..., axis + 2, axis + 2] = 3.0 * size / FRAME_SECONDS**2
+    out[..., 5, 5], out[..., 6, 6] = 0.02, 1.0
+    return out
+
+
+def _slopes(state: State, reach: Tensor, constants: Constants, asked: Tensor | None) -> tuple[State, Tensor, Tensor]:
+    """Move states on by a frame.
+
+    Where the simulator sees a hit, or where it is ``asked`` (S,), the slopes are its own, over the square root of
+    ``reach`` (S, 8 K) either way; all else slides freely.
+
+    Returns:
+        the states after it; (S, 8 K, 8 K) float64 how they depend on those before; and (S, 8 K) the variances of what
+        the simulator does not know.
+    """
+    dt = FRAME_SECONDS
+    speed = state.velocity.norm(dim=-1)
+    heading = state.velocity / speed.clamp_min(1e-3)[..., None]
+    slower = (heading * (speed > state.deceleration * dt)[..., None]).double()
+    slope = torch.eye(COMPONENTS, dtype=torch.float64, device=speed.device).repeat(*speed.shape, 1, 1)
+    slope[..., 0, 2] = slope[..., 1, 3] = slope[..., 5, 6] = dt
+    slope[..., 2:4, 4] = -dt * slower
+    slope[..., :2, 4] = -0.5 * dt**2 * slower
+    slope = spread_out(slope)
+    after, hit = advance(state, constants)
+    added = reach.new_tensor(DRIFT) + (reach.new_tensor(JOLT) * hit.double()[..., None]).square()
+    struck = (hit.any(1) if asked is None else hit.any(1) | asked).nonzero()[:, 0]
+    if len(struck):
+        step = reach[struck].clamp_min(1e-6).sqrt().float()  # (S, 8 K)
+        mean = state[struck].vector()
+        count = step.shape[1]
+        aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, 8 K, K, 8)
+        tried = torch.cat((mean[:, None] + aside, mean[:, None] - aside), 1).flatten(0, 1)
+        tried, _ = advance(state[struck].repeat(2 * count).with_vector(tried), constants)
+        more, less = tried.vector().flatten(1).unflatten(0, (-1, 2 * count)).split(count, 1)
+        slope[struck] = ((more - less).double() / (2 * step[..., None])).transpose(1, 2)
+    return after, slope, added.flatten(1)
