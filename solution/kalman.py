@@ -44,6 +44,10 @@ class Belief:
     covariance: Tensor
     """(S, 8 K, 8 K) float64 of :meth:`State.vector`, all solids of a scene together."""
 
+    def variance(self) -> Tensor:
+        """Return (S, K, 8) float32 of :meth:`State.vector`."""
+        return self.covariance.diagonal(dim1=1, dim2=2).reshape_as(self.state.vector()).clamp_min(0).float()
+
     def sample(self, count: int) -> State:
         """Return ``count`` states per scene, always the same."""
         random = torch.Generator().manual_seed(0)

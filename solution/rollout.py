@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from data_prep.scene import RADIUS
-from solution.kalman import observe
-from solution.physics import COMPONENTS, Constants, State, advance
+from solution.kalman import Belief, observe
+from solution.physics import Constants, State, advance
 from solution.tracks import Tracks
 
 SEARCHED = {"deceleration": 1.15, "elasticity": 1.1, "friction": 2.0, "spin_deceleration": 2.0}
@@ -37,24 +37,27 @@ class Rollout:
 def roll_out(history: Tracks, constants: Constants, frames: int, versions: int) -> Rollout:
     """Simulate ``frames`` frames after the clip, once from the mean state and else from states drawn around it."""
     belief = observe(history, constants)
-    videos, objects = belief.state.yaw.shape
+    videos = len(history)
     state = belief.state
     if versions > 1:
         drawn = belief.sample(versions - 1)
         pairs = {f.name: (getattr(state, f.name), getattr(drawn, f.name)) for f in fields(State)}
         join = {n: torch.cat((a[:, None], b.unflatten(0, (videos, -1))), 1) for n, (a, b) in pairs.items()}
         state = State(**{name: tensor.flatten(0, 1) for name, tensor in join.items()})
+    state, path, hits = simulate(state, constants, frames)
+    split = lambda x: x.unflatten(0, (videos, versions)).transpose(1, 2)  # noqa: E731  (B, K, M, ...)
+    doubt = belief.variance()[..., [0, 2, 4]].sqrt()
+    return Rollout(split(path), split(state.yaw), split(hits), belief.state.velocity, doubt)
+
+
+def simulate(state: State, constants: Constants, frames: int) -> tuple[State, Tensor, Tensor]:
+    """Return the states after so many frames, and per frame (S, K, F, 2) positions and (S, K, F) hits."""
     path, hits = [], []
     for _ in range(frames):
         state, hit = advance(state, constants)
         path.append(state.position)
         hits.append(hit)
-    split = lambda x: x.unflatten(0, (videos, versions)).transpose(1, 2)  # noqa: E731  (B, K, M, ...)
-    variance = belief.covariance.diagonal(dim1=1, dim2=2).unflatten(1, (objects, COMPONENTS)).float()
-    doubt = variance[..., [0, 2, 4]].clamp_min(0).sqrt()
-    return Rollout(
-        split(torch.stack(path, 2)), split(state.yaw), split(torch.stack(hits, 2)), belief.state.velocity, doubt
-    )
+    return state, torch.stack(path, 2), torch.stack(hits, 2)
 
 
 def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
@@ -70,14 +73,16 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     known = coming.visible & history.visible.any(1)[:, None]
 
     def quality(constants: Constants) -> float:
-        path = roll_out(history, constants, coming.visible.shape[1], 1).path[:, :, 0].transpose(1, 2)
-        error = (path - coming.position).norm(dim=-1)
+        state = reconsidered(belief, believed_with, constants)
+        _, path, _ = simulate(state, constants, coming.visible.shape[1])
+        error = (path.transpose(1, 2) - coming.position).norm(dim=-1)
         # About the share of the silhouette that is met.
         return float((1 - error / (1.5 * RADIUS)).clamp_min(0)[known].mean())
 
     best = start
-    reached = quality(best)
     for shrink in (1.0, 0.5):
+        belief, believed_with = observe(history, best), best
+        reached = quality(best)
         for name, factor in SEARCHED.items():
             for step in (factor**shrink, factor**-shrink):
                 tried = replace(best, **{name: getattr(best, name) * step})
@@ -87,3 +92,17 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
                     tried = replace(best, **{name: getattr(best, name) * step})
                     found = quality(tried)
     return best
+
+
+def reconsidered(belief: Belief, old: Constants, new: Constants) -> State:
+    """Return the mean state had all objects been taken for such as the ``new`` constants say before they were seen.
+
+    What was seen of an object has pulled it away from what is usual by one minus the share of the variance left.
+    """
+    left = belief.variance()[..., [4, 7]] / old.doubt**2
+    share = left / left.new_tensor((old.deceleration_spread, old.elasticity_spread)).square()
+    return replace(
+        belief.state,
+        deceleration=belief.state.deceleration + (new.deceleration - old.deceleration) * share[..., 0],
+        elasticity=belief.state.elasticity + (new.elasticity - old.elasticity) * share[..., 1],
+    )

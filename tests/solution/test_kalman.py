@@ -8,7 +8,7 @@ import torch
 from data_prep.scene import FRAME_SECONDS
 from solution.kalman import observe
 from solution.physics import Constants, State, advance
-from solution.rollout import fit_constants, roll_out
+from solution.rollout import fit_constants, reconsidered, roll_out
 from solution.tracks import Tracks, join
 from tests.solution.test_physics import CUBE, SMOOTH, SPHERE, scene
 
@@ -104,3 +104,12 @@ def test_constants_are_found_from_films():
     found = fit_constants(films, slice(11, 22), Constants(edge_noise=3.0))
     assert 0.28 < found.deceleration < 0.36
     assert found.edge_noise == 3.0
+
+
+@pytest.mark.parametrize("frames", [3, 8])
+def test_another_prior_is_as_if_the_filter_had_begun_with_it(frames):
+    old, new = Constants(deceleration=0.2), Constants(deceleration=0.3)
+    film = filmed(scene([SPHERE], [[0.0, 0.0]], [[0.9, 0.3]], deceleration=0.25), Constants(), frames, 0.0)
+    again = observe(film, new).state.deceleration
+    assert torch.allclose(reconsidered(observe(film, old), old, new).deceleration, again, atol=0.005)
+    assert (again - 0.25 < 0.01) == (frames == 8)
