@@ -108,6 +108,7 @@ def group_cells(row: dict, names: list[str]) -> list[str]:
 SHOWN = (
     "quick-standin",
     "quick-fresh",
+    "ablate-decode",
     "ablate-edges",
     "quick-blender",
     "exact-masks",
