@@ -112,7 +112,6 @@ SHOWN = (
     "ablate-edges",
     "quick-blender",
     "exact-masks",
-    "exact-members",
     "ablate-masks",
 )
 """The results that README shows, in this order."""
