@@ -167,6 +167,13 @@ def test_renaming_the_classes_renames_the_probabilities_and_nothing_else(masks):
     assert not torch.equal(before, predictor.predict(Clip(clip, clip), other))
 
 
+def test_clips_are_predicted_alike_in_whatever_parts(masks, monkeypatch):
+    predictor, clip = MasksPredictor(network()), torch.from_numpy(masks[:2, :CLIP_FRAMES])
+    together = predictor.predict(Clip(clip, clip), View())
+    monkeypatch.setattr("solution.predictors.masks.IMAGES_AT_ONCE", 1)
+    torch.testing.assert_close(predictor.predict(Clip(clip, clip), View()), together)
+
+
 def test_initial_loss_is_that_of_choosing_between_the_slots(masks):
     tensors = slot_batches(replace(TINY, slots=3), [MaskVideos(masks, masks)], 0)(0)
     model = network(replace(TINY, slots=3))
