@@ -30,6 +30,34 @@ class Forecast:
     """(B, K) logit that the object is seen in the last frame."""
 
 
+@dataclass(frozen=True)
+class Paths:
+    """What a head returns: those fields of :class:`Forecast`."""
+
+    logits: Tensor
+    mean: Tensor
+    scale: Tensor
+    turn: Tensor
+
+
+class Offsets(nn.Module):
+    """All frames to come at once, as corrections of an anchor."""
+
+    def __init__(self, width: int, horizon: int):
+        super().__init__()
+        self.horizon = horizon
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3 * horizon + 3))
+        nn.init.normal_(self.layers[-1].weight, std=0.005)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, hidden: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor) -> Paths:
+        """Return the trajectories of objects of which (B, K, M, width) is known; else see ``Dynamics.forward``."""
+        out = self.layers(hidden).float()
+        logits, turn, path = out[..., 0], out[..., 1:3], out[..., 3:].unflatten(-1, (self.horizon, 3))
+        scale = SMALLEST_SCALE + functional.softplus(path[..., 2] - 2.0)
+        return Paths(logits, anchor + path[..., :2], scale, turn * 10 + facing)
+
+
 class Block(nn.Module):
     """Attention over objects, with a bias per pair and head, then a per-object network."""
 
@@ -56,24 +84,31 @@ class Block(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """See the file's docstring. So many features per object, per ordered pair of objects, and per mode of an object."""
+    """See the file's docstring. So many features per object, per ordered pair of objects, and per mode of an object.
+
+    The ``head`` turns what is known of each object into trajectories.
+    """
 
     def __init__(
-        self, features: int, pair_features: int, mode_features: int, horizon: int, width: int = 192, layers: int = 5
+        self, features: int, pair_features: int, mode_features: int, head: nn.Module, width: int = 192, layers: int = 5
     ):
         super().__init__()
-        self.horizon = horizon
         self.enter = nn.Linear(features, width)
         self.blocks = nn.ModuleList(Block(width, width // 32, pair_features) for _ in range(layers))
         self.leave = nn.LayerNorm(width)
         self.visible = nn.Linear(width, 1)
         self.mode = nn.Linear(mode_features, width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3 * horizon + 3))
-        nn.init.normal_(self.head[-1].weight, std=0.005)
-        nn.init.zeros_(self.head[-1].bias)
+        self.head = head
 
     def forward(
-        self, features: Tensor, pairs: Tensor, present: Tensor, modes: Tensor, anchor: Tensor, facing: Tensor
+        self,
+        features: Tensor,
+        pairs: Tensor,
+        present: Tensor,
+        modes: Tensor,
+        anchor: Tensor,
+        facing: Tensor,
+        velocity: Tensor,
     ) -> Forecast:
         """Forecast every object.
 
@@ -82,17 +117,13 @@ class Dynamics(nn.Module):
             pairs: (B, K, K, pair_features) float32.
             present: (B, K) bool; absent objects are not attended to.
             modes: (B, K, M, mode_features) float32, what makes each trajectory of the mixture special.
-            anchor: (B, K, M, F, 2) world positions that the network corrects.
-            facing: (B, K, M, 2) cosine and sine of four times the yaw in the last frame, which it corrects too.
+            anchor: (B, K, M, F, 2) world positions that the head corrects, or starts from.
+            facing: (B, K, M, 2) cosine and sine of four times the yaw, in the last frame or at the start; 0 for discs.
+            velocity: (B, K, 2) when last seen, units per frame.
         """
         x = self.enter(features)
         for block in self.blocks:
             x = block(x, pairs, present)
         x = self.leave(x)
-        visible = self.visible(x).float()[..., 0]
-        out = self.head(x[:, :, None] + self.mode(modes)).float()
-        logits, turn, path = out[..., 0], out[..., 1:3], out[..., 3:].unflatten(-1, (self.horizon, 3))
-        mean = anchor + path[..., :2]
-        scale = SMALLEST_SCALE + functional.softplus(path[..., 2] - 2.0)
-        turn = turn * 10 + facing
-        return Forecast(logits, mean, scale, turn, visible)
+        paths = self.head(x[:, :, None] + self.mode(modes), present, anchor, facing, velocity)
+        return Forecast(paths.logits, paths.mean, paths.scale, paths.turn, self.visible(x).float()[..., 0])

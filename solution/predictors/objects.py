@@ -24,8 +24,9 @@ from solution import processes
 from solution.drawing import draw
 from solution.edges import load_edges, track, train_edges
 from solution.losses import forecast_loss
-from solution.models.dynamics import Dynamics, Forecast
+from solution.models.dynamics import Dynamics, Forecast, Offsets
 from solution.models.edges import EdgeNetwork
+from solution.models.interactions import Interactions
 from solution.physics import Constants
 from solution.predictors import Clip, Member, View
 from solution.rollout import FITTED_ON, Rollout, fit_constants, roll_out
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
 EDGES = "edges.safetensors"
+TRUTH = ("position", "seen", "yaw")
+"""Of a training batch: what a network does not see."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class ObjectsConfig:
     """
 
     dynamics: str = "simulated"
-    """``direct``: the network alone; ``simulated``: the simulator alone; ``corrected``: the network corrects it."""
+    """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
+    where all objects will be; ``interactions``: it says in what state they are, and moves them step by step."""
     edges: str = "frames"
     """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
     modes: int = 48
@@ -61,6 +65,10 @@ class ObjectsConfig:
     steps: int = 60_000
     batch_size: int = 128
     learning_rate: float = 1e-3
+
+    @property
+    def simulates(self) -> bool:
+        return self.dynamics in ("simulated", "corrected")
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
@@ -127,7 +135,7 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
     if rollout is None:
         anchor = origin[:, :, None, None].expand(-1, -1, modes, HORIZON, -1)
         mode_features = torch.eye(modes, device=origin.device).expand(batch, objects, -1, -1)
-        turn = torch.zeros(batch, objects, modes, 2, device=origin.device)
+        turn = facing.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0, :, None].expand(-1, -1, modes, -1)
     else:
         anchor = rollout.path
         expected = rollout.path[:, :, 0]
@@ -162,6 +170,7 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
         "modes": mode_features,
         "anchor": anchor,
         "facing": turn,
+        "velocity": velocity,
     }
 
 
@@ -169,7 +178,8 @@ def build(config: ObjectsConfig) -> Dynamics:
     features, pairs, modes = CLIP_FRAMES * 7 + 11, 8, config.modes
     if config.dynamics == "corrected":
         features, pairs, modes = features + HORIZON * 5 + 7, pairs + 1, HORIZON * 3 + 2
-    return Dynamics(features, pairs, modes, HORIZON, config.width, config.layers)
+    head = (Interactions if config.dynamics == "interactions" else Offsets)(config.width, HORIZON)
+    return Dynamics(features, pairs, modes, head, config.width, config.layers)
 
 
 class Objects:
@@ -207,7 +217,7 @@ class Objects:
         shift = torch.zeros(batch, 2, device=device)
         camera = torch.tensor(CAMERA[:2], device=device).expand(batch, 2)
         rollout = None
-        if self.config.dynamics != "direct":
+        if self.config.simulates:
             rollout = roll_out(history, self.constants, HORIZON, self.config.modes)
             if self.model is None:
                 return simulated(rollout)
@@ -262,8 +272,9 @@ def training_batches(
 
 
 def dynamics_loss(model: Dynamics, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    forecast = model(*(batch[name] for name in ("features", "pairs", "present", "modes", "anchor", "facing")))
-    return forecast_loss(forecast, batch["position"], batch["seen"], batch["yaw"], batch["present"])
+    truth = [batch[name] for name in TRUTH]
+    forecast = model(**{name: value for name, value in batch.items() if name not in TRUTH})
+    return forecast_loss(forecast, *truth, batch["present"])
 
 
 def train_objects(
@@ -277,7 +288,7 @@ def train_objects(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
     constants = Constants()
-    if config.dynamics != "direct":
+    if config.simulates:
         constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     if config.dynamics == "simulated":

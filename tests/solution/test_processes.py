@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_prep.deadline import TimeIsUp, deadline
 from data_prep.errors import UserError
 from solution import edges, processes, training
 from solution.arrays import fill_rows
-from solution.losses import forecast_loss, frame_loss
-from solution.models.dynamics import Dynamics
+from solution.losses import frame_loss
+from solution.models.dynamics import Dynamics, Offsets
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
 from solution.predictors.masks import MasksConfig, SlotSimVP, slots_loss
+from solution.predictors.objects import dynamics_loss
 from solution.segmenter import SegmenterConfig, build_segmenter, crops_loss
 from solution.training import Recipe, fit
 from tests.conftest import TINY_OPTIONS
@@ -73,17 +74,13 @@ def objects(step: int) -> dict[str, Tensor]:
         "modes": (4, 3, 2, 2),
         "anchor": (4, 3, 2, 6, 2),
         "facing": (4, 3, 2, 2),
+        "velocity": (4, 3, 2),
         "position": (4, 3, 6, 2),
         "yaw": (4, 3),
     }
     tensors = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
     present = torch.rand(4, 3, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])[:, None]
     return tensors | {"present": present, "seen": present[..., None].expand(-1, -1, 6)}
-
-
-def objects_loss(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    forecast = model(*(batch[name] for name in ("features", "pairs", "present", "modes", "anchor", "facing")))
-    return forecast_loss(forecast, batch["position"], batch["seen"], batch["yaw"], batch["present"])
 
 
 def profiles(step: int) -> dict[str, Tensor]:
@@ -102,7 +99,7 @@ TRAININGS = {
         clips,
     ),
     "edges": (lambda: EdgeNetwork(5, 8), edges.edges_loss, profiles),
-    "objects": (lambda: Dynamics(5, 2, 2, 6, 32, 1), objects_loss, objects),
+    "objects": (lambda: Dynamics(5, 2, 2, Offsets(32, 6), 32, 1), dynamics_loss, objects),
 }
 
 

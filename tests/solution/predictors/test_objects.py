@@ -36,7 +36,7 @@ def masks():
     return paint(depth, corner, label, image, videos * frames).view(videos, frames, 160, 240)
 
 
-@pytest.mark.parametrize("dynamics", ["direct", "simulated", "corrected"])
+@pytest.mark.parametrize("dynamics", ["simulated", "corrected", "direct", "interactions"])
 def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
     config = ObjectsConfig(dynamics, width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
     trained = train_objects(config, find_tracks(masks), tmp_path, torch.device("cpu"))
