@@ -328,7 +328,7 @@ def batch_size(device: torch.device) -> int:
 
     The filter is half a million small operations, however many clips it follows.
     """
-    return 256 if device.type == "cuda" else 8
+    return 256 if device.type == "cuda" else 32
 
 
 def clips(
