@@ -192,10 +192,9 @@ def test_torchrun_trains_and_writes_the_same_file(trained):
         if path.name not in kept:
             shutil.rmtree(path)
     trained.submission.unlink()
-    found = torchrun(trained.folder, ROOT / "submit.py", *TINY_OPTIONS, "--data", trained.data)
+    found = torchrun(trained.folder, "--", ROOT / "submit.py", *TINY_OPTIONS, "--data", trained.data)
     assert trained.submission.read_bytes() == before
     assert found.stdout.count("SHA-256") == 1 and found.stdout.count("  segmenter: kept") == 1
-    torchrun(
-        trained.folder, "-m", "solution.train", "segmenter", *TINY_OPTIONS, "--data", trained.data, "--set", "seed=5"
-    )
+    options = (*TINY_OPTIONS, "--data", trained.data, "--set", "seed=5", "--run", "five")
+    torchrun(trained.folder, "-m", "--", "solution.train", "segmenter", *options)
     assert len(list(stages.glob("segmenter-*/weights.safetensors"))) == 2
