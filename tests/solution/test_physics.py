@@ -1,11 +1,14 @@
-"""The simulator against closed forms."""
+"""The simulator against closed forms, and against another one."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from data_prep.scene import FRAME_SECONDS, RADIUS
+from data_prep.standin.physics import SIDE_FRICTION, slide
 from solution.physics import Constants, State, advance, contact
 
 SPHERE, CUBE = 1, 0
@@ -71,6 +74,35 @@ def test_where_a_hit_leads_does_not_depend_on_when_a_step_of_the_simulator_ends(
     coarse, fine = (advance(start, SMOOTH, FRAME_SECONDS, substeps)[0] for substeps in (6, 400))
     assert fine.velocity[0, 1, 0] > 0.5
     assert (coarse.position - fine.position).abs().max() < 1e-3  # in one of 6 steps the ball goes 0.05
+
+
+def test_after_a_hit_a_square_recedes_as_elasticity_says_where_it_was_hit_off_its_middle():
+    start = scene([CUBE, SPHERE], [[0.0, 0.0], [0.4, 0.12]], [[0.0, 0.0], [-1.0, 0.6]], elasticity=0.8)
+    end, hit = advance(start, Constants(damping=0.0, spin_deceleration=0.0, friction=0.1), 2e-3, 1)
+    arm = torch.tensor([[RADIUS, 0.12], [-RADIUS, 0.0]])
+    there = end.velocity[0] + end.spin[0][:, None] * torch.stack((-arm[:, 1], arm[:, 0]), 1)
+    parting = there[1] - there[0]
+    assert parting[0] == pytest.approx(0.8**2, abs=5e-3)
+    assert 0 < parting[1] < 0.6  # rubs, and slides on
+    assert end.velocity[0, 0, 1] == pytest.approx(0.1 * float(hit[0, 0]), abs=1e-4)
+
+
+@pytest.mark.parametrize("kinds", [(SPHERE, SPHERE), (SPHERE, CUBE), (CUBE, CUBE)])
+def test_hits_like_the_stand_in_s(kinds):
+    """That one is simulated by pymunk, which shares nothing with this."""
+    random = np.random.default_rng(0)
+    errors = []
+    for _ in range(30):
+        position = np.array([[-0.8, 0.0], [0.0, random.uniform(-0.25, 0.25)]])
+        velocity, yaw = np.array([[1.5, 0.0], [0.0, 0.0]]), random.uniform(0, 6, 2)
+        alike = np.full(2, 0.2), np.full(2, 0.7)
+        places, _, _ = slide(np.array(kinds), position, yaw, velocity, np.zeros(2), *alike)
+        state = scene(kinds, position.tolist(), velocity.tolist(), deceleration=0.2, elasticity=0.7)
+        state = replace(state, yaw=torch.tensor(yaw, dtype=torch.float32)[None])
+        for _ in range(5):
+            state, _ = advance(state, Constants(friction=SIDE_FRICTION**2))
+        errors.append(np.linalg.norm(state.position[0].numpy() - places[5], axis=1).max())
+    assert np.median(errors) < 0.01
 
 
 def test_contact_is_the_same_seen_from_either_side_and_from_a_turned_floor():
