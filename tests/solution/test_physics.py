@@ -77,13 +77,13 @@ def test_where_a_hit_leads_does_not_depend_on_when_a_step_of_the_simulator_ends(
 
 
 def test_after_a_hit_a_square_recedes_as_elasticity_says_where_it_was_hit_off_its_middle():
-    start = scene([CUBE, SPHERE], [[0.0, 0.0], [0.4, 0.12]], [[0.0, 0.0], [-1.0, 0.6]], elasticity=0.8)
-    end, hit = advance(start, Constants(damping=0.0, spin_deceleration=0.0, friction=0.1), 2e-3, 1)
+    start = scene([CUBE, SPHERE], [[0.0, 0.0], [0.4, 0.12]], [[0.0, 0.0], [-1.0, 1.2]], elasticity=0.8)
+    end, hit = advance(start, Constants(damping=0.0, spin_deceleration=0.0, friction=0.1), 2e-4, 1)
     arm = torch.tensor([[RADIUS, 0.12], [-RADIUS, 0.0]])
     there = end.velocity[0] + end.spin[0][:, None] * torch.stack((-arm[:, 1], arm[:, 0]), 1)
     parting = there[1] - there[0]
     assert parting[0] == pytest.approx(0.8**2, abs=5e-3)
-    assert 0 < parting[1] < 0.6  # rubs, and slides on
+    assert 0 < parting[1] < 1.2  # rubs, and slides on
     assert end.velocity[0, 0, 1] == pytest.approx(0.1 * float(hit[0, 0]), abs=1e-4)
 
 
