@@ -120,7 +120,9 @@ SPECS = {
         {"SimVP": ("frames.network=simvp",), "ConvLSTM": ("frames.network=convlstm",)},
     ),
     "dynamics": Spec(
-        ("ensemble.members=objects",), {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
+        ("ensemble.members=objects",),
+        {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
+        | {"interactions": ("objects.dynamics=interactions", "objects.modes=6")},
     ),
     "edges": Spec(
         ("ensemble.members=objects",),

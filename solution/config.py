@@ -44,7 +44,7 @@ CHOICES = {
     "ensemble.views": ("flip", "slots", "turn"),
     "ensemble.decode": ("fitted", "argmax"),
     "objects.edges": ("frames", "masks"),
-    "objects.dynamics": ("simulated", "corrected", "direct", "interactions"),
+    "objects.dynamics": ("simulated", "interactions", "direct", "corrected"),
     "masks.form": ("oneshot", "rollout"),
     "masks.translator": tuple(TRANSLATORS),
     "frames.network": tuple(NETWORKS),
