@@ -20,11 +20,11 @@ PACKAGES = ("torch", "segmentation-models-pytorch", "numpy")
 
 
 def commit() -> str:
-    """Return the short hash of the code's commit, with ``+`` where files differ from it; ``unknown`` without git."""
+    """Return the short hash of the commit, with ``+`` where more than results differs; ``unknown`` without git."""
     try:
         found, changes = (
             subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+            for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno", ":!solution/results"))
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
