@@ -30,16 +30,6 @@ class Forecast:
     """(B, K) logit that the object is seen in the last frame."""
 
 
-@dataclass(frozen=True)
-class Paths:
-    """What a head returns: those fields of :class:`Forecast`."""
-
-    logits: Tensor
-    mean: Tensor
-    scale: Tensor
-    turn: Tensor
-
-
 class Offsets(nn.Module):
     """All frames to come at once, as corrections of an anchor."""
 
@@ -50,12 +40,17 @@ class Offsets(nn.Module):
         nn.init.normal_(self.layers[-1].weight, std=0.005)
         nn.init.zeros_(self.layers[-1].bias)
 
-    def forward(self, hidden: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor) -> Paths:
-        """Return the trajectories of objects of which (B, K, M, width) is known; else see ``Dynamics.forward``."""
+    def forward(
+        self, hidden: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the first four of a :class:`Forecast`.
+
+        ``hidden`` (B, K, M, width) is what is known of the objects; see ``Dynamics.forward`` for the others.
+        """
         out = self.layers(hidden).float()
         logits, turn, path = out[..., 0], out[..., 1:3], out[..., 3:].unflatten(-1, (self.horizon, 3))
         scale = SMALLEST_SCALE + functional.softplus(path[..., 2] - 2.0)
-        return Paths(logits, anchor + path[..., :2], scale, turn * 10 + facing)
+        return logits, anchor + path[..., :2], scale, turn * 10 + facing
 
 
 class Block(nn.Module):
@@ -126,4 +121,4 @@ class Dynamics(nn.Module):
             x = block(x, pairs, present)
         x = self.leave(x)
         paths = self.head(x[:, :, None] + self.mode(modes), present, anchor, facing, velocity)
-        return Forecast(paths.logits, paths.mean, paths.scale, paths.turn, self.visible(x).float()[..., 0])
+        return Forecast(*paths, self.visible(x).float()[..., 0])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data_prep.scene import FRAME_SECONDS
-from solution.models.dynamics import SMALLEST_SCALE, Paths
+from solution.models.dynamics import SMALLEST_SCALE
 
 SUBSTEPS = 4
 """Per frame: what comes in fast moves by a third of its size in each."""
@@ -43,13 +43,15 @@ class Interactions(nn.Module):
         self.brake = perceptron(PROPERTIES + 1, 2)
         nn.init.normal_(self.start.weight, std=0.02)
 
-    def forward(self, hidden: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor) -> Paths:
+    def forward(
+        self, hidden: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scale = SMALLEST_SCALE + functional.softplus(self.scale(hidden).float() - 2.0)
         start = self.start(hidden).float().transpose(1, 2)
         # A third of a pixel matters, and bfloat16 has no more than that.
         with torch.autocast(hidden.device.type, enabled=False):
             mean, turn = self.roll(start, present, *(x.float().transpose(1, 2) for x in (anchor, facing)), velocity)
-        return Paths(start[..., -1].transpose(1, 2), mean.transpose(1, 2), scale, turn.transpose(1, 2))
+        return start[..., -1].transpose(1, 2), mean.transpose(1, 2), scale, turn.transpose(1, 2)
 
     def roll(
         self, start: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor
@@ -104,8 +106,5 @@ class Interactions(nn.Module):
         known = properties[clip, mode, one], properties[clip, mode, other]
         push = self.push(torch.cat((*known, *seen), -1))
         push = torch.cat((push[:, :1] * along + push[:, 1:2] * across, push[:, 2:]), -1)
-        return (
-            torch.zeros_like(place[..., :1])
-            .expand(*place.shape[:-1], 3)
-            .index_put((clip, mode, one), push, accumulate=True)
-        )
+        none = place.new_zeros(*place.shape[:-1], 3)
+        return none.index_put((clip, mode, one), push, accumulate=True)

@@ -108,7 +108,7 @@ def start(objects):
 
 def test_only_what_is_near_pushes():
     with torch.no_grad():
-        three, first_and_last = pushy()(*start(3)).mean, pushy()(*(x[:, [0, 2]] for x in start(3))).mean
+        three, first_and_last = pushy()(*start(3))[1], pushy()(*(x[:, [0, 2]] for x in start(3)))[1]
         assert torch.allclose(three[:, 2], first_and_last[:, 1], atol=1e-6)
         assert (three[:, 0] - first_and_last[:, 0]).abs().max() > 0.01
         assert (three[:, 1, :, -1] - three[:, 1, :, 0]).norm() > 0.01
@@ -120,8 +120,8 @@ def test_a_turned_floor_turns_what_interacts():
     torch.nn.init.zeros_(head.start.bias)
     hidden, present, anchor, facing, velocity = start(2)
     with torch.no_grad():
-        straight = head(hidden, present, anchor, facing, velocity).mean
-        turned = head(hidden, present, anchor @ turn.T, facing, velocity @ turn.T).mean
+        straight = head(hidden, present, anchor, facing, velocity)[1]
+        turned = head(hidden, present, anchor @ turn.T, facing, velocity @ turn.T)[1]
     assert torch.allclose(straight @ turn.T, turned, atol=1e-5)
 
 
