@@ -53,7 +53,8 @@ class ObjectsConfig:
 
     dynamics: str = "simulated"
     """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
-    where all objects will be; ``interactions``: it says in what state they are, and moves them step by step."""
+    where all objects will be; ``interactions``: it says in what state they are, and moves them step by step,
+    at a cost that grows with ``modes`` (6 were tried)."""
     edges: str = "frames"
     """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
     modes: int = 48

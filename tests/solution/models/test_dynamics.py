@@ -128,18 +128,17 @@ def test_a_turned_floor_turns_what_interacts():
 @HEADS
 def test_one_batch_can_be_learned_by_heart(head):
     model, tensors = network(head), inputs()
-    tensors["anchor"] = tensors["anchor"][..., :1, :].expand(-1, -1, -1, 6, -1)
+    if head is Interactions:  # starts from one place, where the other may correct any path
+        tensors["anchor"] = tensors["anchor"][:, :, :1, :1].expand(-1, -1, 4, 6, -1)
     truth = tensors["anchor"][:, :, 0] + 0.3
     seen = tensors["present"][..., None].expand(-1, -1, 6)
     yaw = torch.rand(3, 5)
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
     for _ in range(150):
-        forecast = model(**tensors)
-        values = forecast_loss(forecast, truth, seen, yaw, tensors["present"])
+        values = forecast_loss(model(**tensors), truth, seen, yaw, tensors["present"])
         values["loss"].backward()
         optimiser.step()
         optimiser.zero_grad()
         losses.append(float(values["loss"].detach()))
-    nearest = (forecast.mean - truth[:, :, None]).norm(dim=-1).mean(-1).amin(-1)
-    assert losses[-1] < losses[0] - 3 and nearest[tensors["present"]].mean() < 0.1
+    assert losses[-1] < losses[0] - 3 and float(values["miss"]) < 0.1
