@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data_prep.scene import FRAME_SECONDS
-from solution.physics import COMPONENTS, Constants, State, advance
+from data_prep.scene import FRAME_SECONDS, MOMENT
+from solution.physics import COMPONENTS, SPHERE, Constants, State, advance
 from solution.tracks import QUARTER, Tracks
 
 OBSERVED = (0, 1, 5)
@@ -24,9 +24,11 @@ FIRST_SPEED = 1.0
 FIRST_SPIN = 0.5
 SURPRISE = 16.0
 """Squared Mahalanobis distance from which an observation means a hit that the simulator did not foresee."""
-DRIFT = (1e-7, 1e-7, 1e-6, 1e-6, 0.0, 1e-6, 1e-4, 0.0)
+FIRST_ROLL = 0.1
+"""Standard deviation of each component of the roll of a sphere that comes into view, units/s: it was thrown."""
+DRIFT = (1e-7, 1e-7, 1e-6, 1e-6, 0.0, 1e-6, 1e-4, 0.0, 1e-6, 1e-6)
 """Variances that a frame adds to :meth:`State.vector`."""
-JOLT = (0.01, 0.01, 0.05, 0.05, 0.0, 0.02, 0.3, 0.0)
+JOLT = (0.01, 0.01, 0.05, 0.05, 0.0, 0.02, 0.3, 0.0, 0.1, 0.1)
 """Standard deviations that a hit adds to it, per unit/s of the hit."""
 PASSES = 8
 """How often every frame is gone over, at most."""
@@ -42,10 +44,10 @@ class Belief:
 
     state: State
     covariance: Tensor
-    """(S, 8 K, 8 K) float64 of :meth:`State.vector`, all solids of a scene together."""
+    """(S, 10 K, 10 K) float64 of :meth:`State.vector`, all solids of a scene together."""
 
     def variance(self) -> Tensor:
-        """Return (S, K, 8) float32 of :meth:`State.vector`."""
+        """Return (S, K, 10) float32 of :meth:`State.vector`."""
         return self.covariance.diagonal(dim1=1, dim2=2).reshape_as(self.state.vector()).clamp_min(0).float()
 
     def sample(self, count: int) -> State:
@@ -95,13 +97,14 @@ def observe(tracks: Tracks, constants: Constants) -> Belief:
         velocity=torch.zeros(videos, slots, 2, device=device),
         yaw=zero,
         spin=zero,
-        deceleration=zero + constants.deceleration,
+        deceleration=constants.usual_deceleration(tracks.shape),
         elasticity=zero + constants.elasticity,
+        roll=torch.zeros(videos, slots, 2, device=device),
     )
     double = partial(torch.tensor, dtype=torch.float64, device=device)
     covariance = torch.zeros(videos, slots * COMPONENTS, slots * COMPONENTS, dtype=torch.float64, device=device)
     spreads = (constants.deceleration_spread, 0.0, FIRST_SPIN, constants.elasticity_spread)
-    unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, *spreads)).square().diag()
+    unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, *spreads, FIRST_ROLL, FIRST_ROLL)).square().diag()
     least = double((0.0, 0.0, LEAST_YAW_NOISE)).square().diag()
     anything = torch.eye(3, dtype=torch.float64, device=device)
     cube = tracks.shape == 0
@@ -166,13 +169,13 @@ class Look:
     """A belief of S scenes before and after a frame, both corrected by what is seen after it."""
 
     after: Tensor
-    """(S, 8 K) float64."""
+    """(S, 10 K) float64."""
     covariance: Tensor
-    """(S, 8 K, 8 K) float64 of that."""
+    """(S, 10 K, 10 K) float64 of that."""
     before: Tensor
-    """(S, 8 K) float64."""
+    """(S, 10 K) float64."""
     before_variance: Tensor
-    """(S, 8 K) float64 of that."""
+    """(S, 10 K) float64 of that."""
     surprised: Tensor
     """(S,) bool: something is where it could not be."""
 
@@ -187,7 +190,7 @@ def _look(
     asked: Tensor | None = None,
     shocks: bool = False,
 ) -> Look:
-    """Move a belief on by a frame with the slopes around ``at`` (S, 8 K), and correct it; see :func:`_slopes`.
+    """Move a belief on by a frame with the slopes around ``at`` (S, 10 K), and correct it; see :func:`_slopes`.
 
     With ``shocks`` what is surprising is put down to a hit that was not foreseen, and not to the state before.
     """
@@ -238,14 +241,14 @@ def spread_out(blocks: Tensor) -> Tensor:
 
 
 def own_blocks(matrix: Tensor) -> Tensor:
-    """Return the (S, K, 8, 8) blocks on the diagonal of (S, 8 K, 8 K)."""
+    """Return the (S, K, 10, 10) blocks on the diagonal of (S, 10 K, 10 K)."""
     size = matrix.shape[1] // COMPONENTS
     each = torch.arange(size, device=matrix.device)
     return matrix.unflatten(1, (size, -1)).unflatten(3, (size, -1))[:, each, :, each].transpose(0, 1)
 
 
 def _shock(gap: Tensor) -> Tensor:
-    """Return (S, K, 8, 8) what an unforeseen hit adds to the covariance; it moved the object by ``gap``, (S, K, 3).
+    """Return (S, K, 10, 10) what an unforeseen hit adds to the covariance; it moved the object by ``gap``, (S, K, 3).
 
     At any time since the last frame it changed the velocity, and from then on the place: their correlation.
     """
@@ -263,29 +266,44 @@ def _slopes(state: State, reach: Tensor, constants: Constants, asked: Tensor | N
     """Move states on by a frame.
 
     Where the simulator sees a hit, or where it is ``asked`` (S,), the slopes are its own, over the square root of
-    ``reach`` (S, 8 K) either way; all else slides freely.
+    ``reach`` (S, 10 K) either way; all else slides freely.
 
     Returns:
-        the states after it; (S, 8 K, 8 K) float64 how they depend on those before; and (S, 8 K) the variances of what
-        the simulator does not know.
+        the states after it; (S, 10 K, 10 K) float64 how they depend on those before; and (S, 10 K) the variances of
+        what the simulator does not know.
     """
     dt = FRAME_SECONDS
-    speed = state.velocity.norm(dim=-1)
-    heading = state.velocity / speed.clamp_min(1e-3)[..., None]
-    slower = (heading * (speed > state.deceleration * dt)[..., None]).double()
+    wide = (..., None, None)
+    sphere = (state.shape == SPHERE).double()
+    slip = (state.velocity - state.roll).double()
+    speed = slip.norm(dim=-1).clamp_min(1e-6)
+    # A sphere rolls after ``until``. What else has come to rest by then may still be pushed on.
+    until = (speed / (state.deceleration * (1 + sphere / MOMENT[SPHERE]))).clamp_max(dt)
+    slides = until == dt
+    heading = slip / speed[..., None]
+    plane = torch.eye(2, dtype=torch.float64, device=speed.device)
+    along = heading[..., :, None] * heading[..., None, :]
+    per_slip = (sphere * state.deceleration * until / speed)[wide]
+    lost = per_slip * (plane - slides[wide] * along)
+    behind = per_slip * (dt * plane - (until / 2)[wide] * (plane + along))
+    turned = sphere[wide] / MOMENT[SPHERE]
     slope = torch.eye(COMPONENTS, dtype=torch.float64, device=speed.device).repeat(*speed.shape, 1, 1)
-    slope[..., 0, 2] = slope[..., 1, 3] = slope[..., 5, 6] = dt
-    slope[..., 2:4, 4] = -dt * slower
-    slope[..., :2, 4] = -0.5 * dt**2 * slower
+    slope[..., 5, 6] = dt
+    slope[..., :2, 2:4], slope[..., :2, 8:] = dt * plane - behind, behind
+    slope[..., 2:4, 2:4], slope[..., 2:4, 8:] = plane - lost, lost
+    slope[..., 8:, 2:4], slope[..., 8:, 8:] = turned * lost, plane - turned * lost
+    slope[..., :2, 4] = -0.5 * (until**2 * torch.maximum(sphere, slides))[..., None] * heading
+    slope[..., 2:4, 4] = -dt * slides[..., None] * heading
+    slope[..., 8:, 4] = -turned[..., 0] * slope[..., 2:4, 4]
     slope = spread_out(slope)
     after, hit = advance(state, constants)
     added = reach.new_tensor(DRIFT) + (reach.new_tensor(JOLT) * hit.double()[..., None]).square()
     struck = (hit.any(1) if asked is None else hit.any(1) | asked).nonzero()[:, 0]
     if len(struck):
-        step = reach[struck].clamp_min(1e-6).sqrt().float()  # (S, 8 K)
+        step = reach[struck].clamp_min(1e-6).sqrt().float()  # (S, 10 K)
         mean = state[struck].vector()
         count = step.shape[1]
-        aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, 8 K, K, 8)
+        aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, n, K, 10)
         tried = torch.cat((mean[:, None] + aside, mean[:, None] - aside), 1).flatten(0, 1)
         tried, _ = advance(state[struck].repeat(2 * count).with_vector(tried), constants)
         more, less = tried.vector().flatten(1).unflatten(0, (-1, 2 * count)).split(count, 1)

@@ -1,7 +1,8 @@
 """A planar simulator of the solids, batched over scenes.
 
-Discs (spheres, cylinders) and squares (cubes) slide on the floor, slow down evenly, and bounce with friction. What is
-believed of a scene is in ``solution.kalman``, what is expected of it in ``solution.rollout``.
+Discs (spheres, cylinders) and squares (cubes) slide on the floor, slow down evenly, and bounce with friction; spheres
+slide until they roll. What is believed of a scene is in ``solution.kalman``, what is expected of it in
+``solution.rollout``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.scene import FRAME_SECONDS, RADIUS
+from data_prep.classes import SHAPES
+from data_prep.scene import FRAME_SECONDS, MASS, MOMENT, RADIUS
 
 SUBSTEPS = 16
 """Steps of the simulator per frame."""
@@ -19,7 +21,8 @@ SWEEPS = 3
 """How often the impulses along and across a contact are solved for in turn; each changes what the other must be."""
 FASTEST_SPIN = 4.0
 """Radians/s; of discs, whose turning is not seen, the filter would believe anything."""
-COMPONENTS = 8
+SPHERE = SHAPES.index("sphere")
+COMPONENTS = 10
 """Of what moves and differs between solids; see :meth:`State.vector`."""
 REACH = 2 * 2**0.5 * RADIUS
 """No two solids touch whose axes are farther apart."""
@@ -27,14 +30,17 @@ REACH = 2 * 2**0.5 * RADIUS
 
 @dataclass(frozen=True)
 class Constants:
-    """Of the floor and of the solids; units, seconds, radians, mass 1."""
+    """Of the floor and of the solids; units, seconds, radians, the mass of a cylinder."""
 
-    deceleration: float = 0.215
-    deceleration_spread: float = 0.05
+    deceleration: float = 0.15
+    """Of cubes and cylinders, while they slide."""
+    sphere_deceleration: float = 0.02
+    """Of spheres, until they roll."""
+    deceleration_spread: float = 0.02
     """Standard deviation between objects."""
     damping: float = 0.06
     spin_deceleration: float = 1.2
-    elasticity: float = 0.7
+    elasticity: float = 0.6
     """Of an object; the restitution of two is the product."""
     elasticity_spread: float = 0.06
     """Standard deviation between objects."""
@@ -43,6 +49,10 @@ class Constants:
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
     doubt: float = 0.8
     """What the filter's standard deviations are multiplied by to be true."""
+
+    def usual_deceleration(self, shape: Tensor) -> Tensor:
+        """Return the deceleration that objects of these shapes (indices into ``classes.SHAPES``) have on average."""
+        return torch.where(shape == SPHERE, self.sphere_deceleration, self.deceleration)
 
 
 @dataclass(frozen=True)
@@ -64,26 +74,29 @@ class State:
     """(S, K) units/s²."""
     elasticity: Tensor
     """(S, K); the restitution of two solids is the product of theirs."""
+    roll: Tensor
+    """(S, K, 2) units/s, the velocity at which a sphere's turning would carry it on; 0 for everything else."""
 
     def __getitem__(self, scenes) -> State:
         return State(**{f.name: getattr(self, f.name)[scenes] for f in fields(self)})
 
     def vector(self) -> Tensor:
-        """Return (S, K, 8): position, velocity, deceleration, yaw, spin, elasticity."""
+        """Return (S, K, 10): position, velocity, deceleration, yaw, spin, elasticity, roll."""
         rest = (self.deceleration, self.yaw, self.spin, self.elasticity)
-        return torch.cat((self.position, self.velocity, torch.stack(rest, -1)), -1)
+        return torch.cat((self.position, self.velocity, torch.stack(rest, -1), self.roll), -1)
 
     def with_vector(self, vector: Tensor) -> State:
-        """Return the state with these (S, K, 8), as far as they are possible."""
-        deceleration, yaw, spin, elasticity = vector[..., 4:].unbind(-1)
+        """Return the state with these (S, K, 10), as far as they are possible."""
+        deceleration, yaw, spin, elasticity = vector[..., 4:8].unbind(-1)
         return replace(
             self,
             position=vector[..., :2],
             velocity=vector[..., 2:4],
-            deceleration=deceleration.clamp(0.02, 1.0),
+            deceleration=deceleration.clamp(0.001, 1.0),
             yaw=yaw,
             spin=spin.clamp(-FASTEST_SPIN, FASTEST_SPIN),
             elasticity=elasticity.clamp(0.0, 1.0),
+            roll=vector[..., 8:] * (self.shape == SPHERE)[..., None],
         )
 
     def repeat(self, times: int) -> State:
@@ -97,20 +110,23 @@ def advance(
     """Move all scenes on; also return (S, K) float32 how hard each solid was hit (units/s), 0 if it was not."""
     dt = seconds / substeps
     position, velocity = state.position.clone(), state.velocity.clone()
-    yaw, spin = state.yaw.clone(), state.spin.clone()
+    yaw, spin, roll = state.yaw.clone(), state.spin.clone(), state.roll
     scenes, solids = yaw.shape
     first, second = torch.triu_indices(solids, solids, 1, device=yaw.device)
     both = state.there[:, first] & state.there[:, second]
     hit = torch.zeros_like(yaw)
-    disc, elasticity = state.shape != 0, state.elasticity.reshape(-1)
-    # Inverse moments: a square's is a²/6, a cylinder's r²/2, a sphere's 2r²/5.
-    turnable = torch.tensor([6 / (2 * RADIUS) ** 2, 2.5 / RADIUS**2, 2 / RADIUS**2], device=yaw.device)[
-        state.shape.clamp_min(0)
-    ]
+    disc, elasticity, kind = state.shape != 0, state.elasticity.reshape(-1), state.shape.clamp_min(0)
+    light = 1 / yaw.new_tensor(MASS)[kind]
+    turnable = light / (yaw.new_tensor(MOMENT)[kind] * RADIUS**2)
+    # Rubbing on the floor slows a sphere down and turns it, until it rolls.
+    turned = (state.shape == SPHERE) / MOMENT[SPHERE]
+    grip = 1 / (1 + turned)
+    kept = 1 - constants.damping * dt
     for _ in range(substeps):
-        speed = velocity.norm(dim=-1)
-        slower = 1 - state.deceleration * dt / speed.clamp_min(1e-6) - constants.damping * dt
-        before, velocity = velocity, velocity * slower.clamp_min(0)[..., None]
+        before, roll = velocity, roll * kept
+        slip = velocity * kept - roll
+        lost = (state.deceleration * dt / slip.norm(dim=-1).clamp_min(1e-6)).minimum(grip)[..., None] * slip
+        velocity, roll = velocity * kept - lost, roll + turned[..., None] * lost
         spin = spin * (1 - constants.spin_deceleration * dt / spin.abs().clamp_min(1e-6)).clamp_min(0)
         position = position + (before + velocity) * (dt / 2)
         yaw = yaw + spin * dt
@@ -125,9 +141,9 @@ def advance(
         relative = v[j] + w[j, None] * perpendicular(arm_j) - v[i] - w[i, None] * perpendicular(arm_i)
         tangent = perpendicular(normal)
         ease_i, ease_j = turnable.view(-1)[i], turnable.view(-1)[j]
-
+        light_i, light_j = light.view(-1)[i], light.view(-1)[j]
         lever_i, lever_j = ((cross(arm, normal), cross(arm, tangent)) for arm in (arm_i, arm_j))
-        give = [2 + ease_i * a**2 + ease_j * b**2 for a, b in zip(lever_i, lever_j, strict=True)]
+        give = [light_i + light_j + ease_i * a**2 + ease_j * b**2 for a, b in zip(lever_i, lever_j, strict=True)]
         approach, sliding = (relative * normal).sum(-1), (relative * tangent).sum(-1)
         bounce = elasticity[i] * elasticity[j]
         struck = (depth > 0) & (approach < 0)
@@ -140,20 +156,21 @@ def advance(
             rub = (-(sliding + crossed * push) / give[1]).clamp(-limit, limit)
         impulse = push[:, None] * normal + rub[:, None] * tangent
         turn_i, turn_j = -ease_i * cross(arm_i, impulse), ease_j * cross(arm_j, impulse)
-        v.index_add_(0, i, -impulse)
-        v.index_add_(0, j, impulse)
+        kick_i, kick_j = -light_i[:, None] * impulse, light_j[:, None] * impulse
+        v.index_add_(0, i, kick_i)
+        v.index_add_(0, j, kick_j)
         w.index_add_(0, i, turn_i)
         w.index_add_(0, j, turn_j)
         # They met before the step's end and have moved as after the hit since; what only overlaps is pushed apart.
         since = torch.where(struck, depth / -approach.clamp_max(-1e-6), 0.0).clamp_max(dt)
-        apart = torch.where(struck, 0.0, 0.4 * depth.clamp_min(0))[:, None] * normal + impulse * since[:, None]
-        p.index_add_(0, i, -apart)
-        p.index_add_(0, j, apart)
+        apart = torch.where(struck, 0.0, 0.4 * depth.clamp_min(0))[:, None] * normal
+        p.index_add_(0, i, kick_i * since[:, None] - apart)
+        p.index_add_(0, j, kick_j * since[:, None] + apart)
         yaw.view(-1).index_add_(0, i, turn_i * since)
         yaw.view(-1).index_add_(0, j, turn_j * since)
-        hit.view(-1).index_add_(0, i, push)
-        hit.view(-1).index_add_(0, j, push)
-    return replace(state, position=position, velocity=velocity, yaw=yaw, spin=spin), hit
+        hit.view(-1).index_add_(0, i, light_i * push)
+        hit.view(-1).index_add_(0, j, light_j * push)
+    return replace(state, position=position, velocity=velocity, yaw=yaw, spin=spin, roll=roll), hit
 
 
 def contact(p_i, yaw_i, disc_i, p_j, yaw_j, disc_j) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from data_prep.scene import RADIUS
 from solution.kalman import Belief, observe
-from solution.physics import Constants, State, advance
+from solution.physics import SPHERE, Constants, State, advance
 from solution.tracks import Tracks
 
 SEARCHED = {"deceleration": 1.15, "elasticity": 1.1, "friction": 2.0, "spin_deceleration": 2.0}
-"""Constants that are fitted, and the factor by which they are first changed. The error of the mean path hardly tells
-the others; they were chosen for the IoU of objects on stand-in and rendered videos."""
+"""Constants that are searched for, and the factor by which they are first changed. The error of the mean path hardly
+tells the others; they were chosen for the IoU of objects on stand-in and rendered videos."""
+OPEN = 0.1
+"""Standard deviation of decelerations, units/s², for a filter that shall find out what is usual."""
+FEWEST, LEAST_SPREAD = 8, 0.01
+"""Objects whose decelerations must be known to call any usual, and the least deviation (units/s²) to reckon with."""
 MOST_STEPS = 4
 """In one direction: few videos may not tell a constant at all."""
 FITTED_ON = 200
@@ -65,6 +69,8 @@ def simulate(state: State, constants: Constants, frames: int) -> tuple[State, Te
 def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     """Return the constants that foresee best where objects are in the frames ``future``, by a coordinate search.
 
+    Both its rounds start from the decelerations that objects turn out to have before these frames.
+
     Args:
         tracks: of whole videos; the first ``FITTED_ON`` are looked at. What comes before ``future`` is observed.
         future: the last frames of the videos.
@@ -83,6 +89,7 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
 
     best = start
     for shrink in (1.0, 0.5):
+        best = with_usual_decelerations(best, observe(history, replace(best, deceleration_spread=OPEN)))
         belief, believed_with = observe(history, best), best
         reached = quality(best)
         for name, factor in SEARCHED.items():
@@ -96,15 +103,34 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     return best
 
 
+def with_usual_decelerations(constants: Constants, belief: Belief) -> Constants:
+    """Return the constants with the medians of the decelerations that ``OPEN`` frames told, and how these scatter."""
+    state = belief.state
+    told = state.there & (belief.variance()[..., 4] / constants.doubt**2 < (OPEN / 4) ** 2)
+    sphere = state.shape == SPHERE
+    usual, aside = {}, []
+    for name, some in (("deceleration", told & ~sphere), ("sphere_deceleration", told & sphere)):
+        if some.sum() >= FEWEST:
+            found = state.deceleration[some]
+            usual[name] = float(found.median())
+            aside.append((found - usual[name]).abs())
+    if aside:
+        # Of a normal distribution; objects hit without notice lie anywhere.
+        usual["deceleration_spread"] = max(LEAST_SPREAD, 1.4826 * float(torch.cat(aside).median()))
+    return replace(constants, **usual)
+
+
 def reconsidered(belief: Belief, old: Constants, new: Constants) -> State:
     """Return the mean state had all objects been taken for such as the ``new`` constants say before they were seen.
 
     What was seen of an object has pulled it away from what is usual by one minus the share of the variance left.
     """
+    shape = belief.state.shape
     left = belief.variance()[..., [4, 7]] / old.doubt**2
     share = left / left.new_tensor((old.deceleration_spread, old.elasticity_spread)).square()
     return replace(
         belief.state,
-        deceleration=belief.state.deceleration + (new.deceleration - old.deceleration) * share[..., 0],
+        deceleration=belief.state.deceleration
+        + (new.usual_deceleration(shape) - old.usual_deceleration(shape)) * share[..., 0],
         elasticity=belief.state.elasticity + (new.elasticity - old.elasticity) * share[..., 1],
     )

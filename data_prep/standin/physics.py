@@ -1,7 +1,9 @@
-"""Motion of the stand-in's solids: sliding with floor friction and bouncing off each other, seen from above (pymunk).
+"""Motion of the stand-in's solids: sliding, rolling and bouncing off each other, seen from above (pymunk).
 
 Positions are on the floor in the units of ``data_prep.scene``; nothing here knows pixels beyond where the view ends.
-The ranges of friction, restitution and damping are those that VRDP (Ding et al., NeurIPS 2021) fits to real clips.
+Friction, damping, restitution and masses are those of eight real videos, looked at frame by frame: what slides loses
+0.16 to 0.27 units/s², the faster the more; spheres, also those that have just been hit, a few hundredths only; and of a
+cylinder and a sphere that hit each other the sphere's speed changes half as much again.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from functools import partial
 import numpy as np
 import pymunk
 
-from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
+from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import (
     CAMERA,
     CENTRE,
@@ -22,6 +24,8 @@ from data_prep.scene import (
     FORWARD,
     FRAME_SECONDS,
     HEIGHT,
+    MASS,
+    MOMENT,
     NUM_FRAMES,
     RADIUS,
     UP,
@@ -29,10 +33,10 @@ from data_prep.scene import (
 )
 
 SUBSTEPS = 16
-DECELERATION = (0.14, 0.29)
-"""Range of an object's loss of speed while it slides, units/s²."""
-ELASTICITY = (0.6, 0.8)
-"""Range per object; the restitution of a pair is the product, 0.36 to 0.64."""
+DECELERATION = (0.12, 0.18)
+"""Range of a cube's or cylinder's loss of speed while it slides, units/s²; spheres roll."""
+ELASTICITY = (0.5, 0.7)
+"""Range per object; the restitution of a pair is the product, 0.25 to 0.49."""
 LINEAR_DAMPING = 0.06
 """Relative loss of speed per second, on top of friction."""
 SIDE_FRICTION = 0.3
@@ -43,7 +47,7 @@ CLEARANCE = 2**1.5 * RADIUS
 MEAN_ARM = (2 / 3 * RADIUS, 0.7652 * RADIUS)
 """Mean distance of a disc's and of a square's points from the centre: the arm of evenly spread friction."""
 
-RESTING = (0.081, 0.319, 0.417, 0.183)
+RESTING = (0.03, 0.22, 0.44, 0.31)
 """Probability of 0, 1, 2, 3 objects that rest in view from the start."""
 ENTERING = (0.116, 0.366, 0.384, 0.134)
 """Probability of 1, 2, 3, 4 objects that come in during the first half, or move in view from the start."""
@@ -66,7 +70,7 @@ ENTRY_SPEED = (1.2, 0.29)
 """Median (units/s) and log-deviation of the speed at the edge of the view."""
 FIRST_HIT, LAST_HIT = 7.7, 15
 """Frames between which an aimed object reaches its target."""
-CALM, STAYING = 0.4, 0.34
+CALM, STAYING = 0.6, 0.7
 """Least share of resting object-steps in the clip, and most share of its objects that stay until the end."""
 STILL = 0.005
 """An object that moves less per frame (units, |dx| + |dy|) rests."""
@@ -112,12 +116,13 @@ def simulate(seed: int) -> Trajectories:
 
 def invent(random: np.random.Generator) -> Trajectories:
     """Throw objects once and watch them."""
-    position, velocity, spin = throw(random)
-    count = len(position)
-    class_ids = random.choice(np.arange(1, NUM_CLASSES), count, replace=False)
+    class_ids = random.choice(np.arange(1, NUM_CLASSES), MAX_OBJECTS, replace=False)
     shape = SHAPE_OF_CLASS[class_ids]
+    deceleration = np.where(SHAPES.index("sphere") == shape, 0.0, random.uniform(*DECELERATION, MAX_OBJECTS))
+    position, velocity, spin = throw(random, deceleration)
+    count = len(position)
+    class_ids, shape, deceleration = class_ids[:count], shape[:count], deceleration[:count]
     yaw = random.uniform(0, 2 * np.pi, count)
-    deceleration = random.uniform(*DECELERATION, count)
     elasticity = random.uniform(*ELASTICITY, count)
     return Trajectories(
         class_ids.astype(np.uint8), shape, *slide(shape, position, yaw, velocity, spin, deceleration, elasticity)
@@ -142,8 +147,8 @@ def image_point(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, CENTRE[0] + FOCAL * position[..., 1] / depth
 
 
-def throw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose the start of every object of one video.
+def throw(random: np.random.Generator, deceleration: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose the start of every object of one video, at most as many as there are decelerations (units/s²).
 
     Returns:
         (K, 2) positions, (K, 2) velocities in units/s and (K,) spins in radians/s at frame 0; no two overlap.
@@ -178,14 +183,15 @@ def throw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
         else:
             entry = random.uniform(-1, LAST_EARLY_ENTRY)
             border = entry_point(random)
-            start, velocity = approach(border, target, speed, entry)
-        if aimed and not FIRST_HIT < entry + travel_frames(np.hypot(*(target - border)), speed) < LAST_HIT:
+            start, velocity = approach(border, target, speed, entry, deceleration[len(starts)])
+        travel = travel_frames(np.hypot(*(target - border)), speed, deceleration[len(starts)])
+        if aimed and not FIRST_HIT < entry + travel < LAST_HIT:
             return None
         return start, velocity
 
     def tardy() -> tuple[np.ndarray, np.ndarray]:
         entry = random.uniform(CLIP_ENTRY, NUM_FRAMES - 1)
-        return approach(entry_point(random), across(), draw_speed(random), entry)
+        return approach(entry_point(random), across(), draw_speed(random), entry, deceleration[len(starts)])
 
     for n in range(min(entering, MAX_OBJECTS - len(starts))):
         aimed = bool(targets) and random.random() < AIMED
@@ -194,7 +200,7 @@ def throw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if late and len(starts) < MAX_OBJECTS:
         place(tardy)
     if not starts:
-        return throw(random)
+        return throw(random, deceleration)
     velocity = np.stack(velocities)
     moves = np.abs(velocity).sum(1) > 0
     return np.stack(starts), velocity, np.where(moves, random.normal(0, SPIN, len(moves)), 0.0)
@@ -206,11 +212,10 @@ def draw_speed(random: np.random.Generator) -> float:
     return float(np.clip(median * np.exp(random.normal(0, deviation)), *SPEED_LIMITS))
 
 
-def travel_frames(distance: float, speed: float) -> float:
+def travel_frames(distance: float, speed: float, deceleration: float) -> float:
     """Return how many frames a sliding object takes for a distance, ``inf`` where it stops before."""
-    loss = float(np.mean(DECELERATION))
-    left = speed**2 - 2 * loss * distance
-    return (speed - left**0.5) / loss / FRAME_SECONDS if left > 0 else float("inf")
+    left = speed**2 - 2 * deceleration * distance
+    return 2 * distance / (speed + left**0.5) / FRAME_SECONDS if left > 0 else float("inf")
 
 
 def entry_point(random: np.random.Generator) -> np.ndarray:
@@ -224,14 +229,16 @@ def entry_point(random: np.random.Generator) -> np.ndarray:
     return floor_point(20 + along * (WIDTH - 40), -7 if edge == 2 else HEIGHT + 24)
 
 
-def approach(border: np.ndarray, target: np.ndarray, speed: float, frame: float) -> tuple[np.ndarray, np.ndarray]:
+def approach(
+    border: np.ndarray, target: np.ndarray, speed: float, frame: float, deceleration: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the (2,) position and velocity at frame 0 of an object that is at ``border`` at ``frame``.
 
     It has ``speed`` there and heads for ``target``; before, it slid along the same line and was faster.
     """
     heading = unit(target - border)
     seconds = max(frame, 0.0) * FRAME_SECONDS
-    loss = np.mean(DECELERATION) / LINEAR_DAMPING
+    loss = deceleration / LINEAR_DAMPING
     growth = np.exp(LINEAR_DAMPING * seconds)
     start_speed = (speed + loss) * growth - loss
     distance = (speed + loss) * (growth - 1) / LINEAR_DAMPING - loss * seconds
@@ -247,7 +254,7 @@ def slide(
     deceleration: np.ndarray,
     elasticity: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Move K objects of mass 1 from their state at frame 0 through all frames.
+    """Move K objects from their state at frame 0 through all frames.
 
     Floor friction is a joint to the floor of limited force, which takes speed off linearly and never turns it round;
     its torque limit is that of a square or disc pressing evenly.
@@ -264,16 +271,16 @@ def slide(
     index: dict[pymunk.Shape, int] = {}
     for k in range(len(shape)):
         is_cube = shape[k] == 0
-        moment = (2 * RADIUS) ** 2 / 6 if is_cube else RADIUS**2 / 2
-        body = pymunk.Body(1.0, moment)
+        mass = MASS[shape[k]]
+        body = pymunk.Body(mass, MOMENT[shape[k]] * mass * RADIUS**2)
         body.position, body.angle = tuple(position[k]), float(yaw[k])
         body.velocity, body.angular_velocity = tuple(velocity[k]), float(spin[k])
         side = pymunk.Poly.create_box(body, (2 * RADIUS, 2 * RADIUS)) if is_cube else pymunk.Circle(body, RADIUS)
         side.elasticity, side.friction = float(elasticity[k]), SIDE_FRICTION
         drag = pymunk.PivotJoint(space.static_body, body, tuple(position[k]), (0, 0))
-        drag.max_bias, drag.max_force = 0, float(deceleration[k])
+        drag.max_bias, drag.max_force = 0, float(mass * deceleration[k])
         brake = pymunk.GearJoint(space.static_body, body, 0, 1)
-        brake.max_bias, brake.max_force = 0, float(deceleration[k]) * MEAN_ARM[int(is_cube)]
+        brake.max_bias, brake.max_force = 0, float(mass * deceleration[k]) * MEAN_ARM[int(is_cube)]
         space.add(body, side, drag, brake)
         bodies.append(body)
         index[side] = k

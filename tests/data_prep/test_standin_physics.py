@@ -55,6 +55,28 @@ def test_a_hit_keeps_momentum_and_takes_the_restitution_s_part(elasticity, offse
     assert parting == pytest.approx(np.prod(elasticity) * line[0] * left, abs=0.05)
 
 
+def test_of_a_cylinder_and_a_sphere_the_sphere_s_speed_changes_half_as_much_again():
+    start, velocity = [[-0.7, 0.0], [0.0, 0.1]], [[1.0, 0.0], [0.0, 0.0]]
+    position, _, collided = slide([2, 1], start, velocity)
+    after = int(collided.any(1).argmax()) + 2
+    left = np.exp(-physics.LINEAR_DAMPING * (after + 0.5) * FRAME_SECONDS)
+    change = (position[after + 1] - position[after]) / FRAME_SECONDS - left * np.array(velocity)
+    np.testing.assert_allclose(change[1], -1.5 * change[0], atol=0.01)
+    assert np.linalg.norm(change[1]) > 0.5
+
+
+def test_spheres_roll_on():
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        video = physics.invent(random)
+        speed = np.linalg.norm(np.diff(video.position, axis=0), axis=-1) / FRAME_SECONDS
+        alone = ~video.collided.any(0)
+        lost = (speed[0] - speed[-1]) / (21 * FRAME_SECONDS) - physics.LINEAR_DAMPING * (speed[0] + speed[-1]) / 2
+        rolled, slid = alone & (video.shape == 1), alone & (video.shape != 1) & (speed[-1] > 0.1)
+        np.testing.assert_allclose(lost[rolled], 0, atol=0.01)
+        assert (lost[slid] > 0.1).all()
+
+
 def test_a_cube_hit_off_its_middle_turns():
     _, yaw, _ = slide([1, 0], [[-1.0, 0.15], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]])
     assert yaw[-1, 1] < -0.1
@@ -82,8 +104,8 @@ def test_a_video_depends_on_seed_and_number_alone():
 
 def test_entrants_reach_the_edge_when_they_should():
     border, target = np.array([0.0, 3.0]), np.array([0.0, 0.0])
-    start, velocity = physics.approach(border, target, 1.0, 6.0)
     loss = float(np.mean(physics.DECELERATION))
+    start, velocity = physics.approach(border, target, 1.0, 6.0, loss)
     position, _, _ = slide([1], [start], [velocity], deceleration=[loss])
     np.testing.assert_allclose(position[6, 0], border, atol=0.02)
     assert np.linalg.norm(position[7, 0] - position[6, 0]) / FRAME_SECONDS == pytest.approx(1.0, abs=0.05)

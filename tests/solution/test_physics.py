@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.scene import FRAME_SECONDS, RADIUS
+from data_prep.scene import FRAME_SECONDS, MASS, RADIUS
 from data_prep.standin.physics import SIDE_FRICTION, slide
 from solution.physics import Constants, State, advance, contact
 
-SPHERE, CUBE = 1, 0
+CUBE, SPHERE, CYLINDER = 0, 1, 2
 
 
 def scene(shape, position, velocity, yaw=0.0, deceleration=0.0, elasticity=1.0):
@@ -26,6 +26,7 @@ def scene(shape, position, velocity, yaw=0.0, deceleration=0.0, elasticity=1.0):
         spin=torch.zeros(1, k),
         deceleration=torch.full((1, k), deceleration),
         elasticity=torch.full((1, k), elasticity),
+        roll=torch.zeros(1, k, 2),
     )
 
 
@@ -33,10 +34,35 @@ SMOOTH = Constants(damping=0.0, friction=0.0, spin_deceleration=0.0)
 
 
 def test_sliding_stops_where_uniform_deceleration_does():
-    start = scene([SPHERE], [[0.0, 0.0]], [[0.6, 0.8]], deceleration=0.4)
+    start = scene([CYLINDER], [[0.0, 0.0]], [[0.6, 0.8]], deceleration=0.4)
     end, hit = advance(start, SMOOTH, 4.0, 400)
     assert torch.allclose(end.position, torch.tensor([[[0.75, 1.0]]]), atol=0.01)  # v² / 2a = 1.25 along (0.6, 0.8)
     assert end.velocity.abs().max() == 0 and hit.max() == 0
+
+
+def test_a_thrown_sphere_slides_until_it_rolls_on():
+    """It rolls at 5/7 of its speed after 2/7 of it is lost (Coriolis 1835)."""
+    start = scene([SPHERE], [[0.0, 0.0]], [[0.84, 1.12]], deceleration=0.4)
+    end, _ = advance(start, SMOOTH, 3.0, 300)
+    rolling = torch.tensor([[[0.6, 0.8]]])
+    assert torch.allclose(end.velocity, rolling, atol=1e-3) and torch.allclose(end.roll, rolling, atol=1e-3)
+    # 1 s from 1.4 to 1 units/s, and 2 s at 1 unit/s.
+    assert torch.allclose(end.position, 3.2 * rolling, atol=5e-3)
+
+
+def test_a_rolling_sphere_that_was_stopped_sets_out_again():
+    start = replace(scene([SPHERE], [[0.0, 0.0]], [[0.0, 0.0]], deceleration=0.4), roll=torch.tensor([[[0.7, 0.0]]]))
+    end, _ = advance(start, SMOOTH, 2.0, 200)
+    assert torch.allclose(end.velocity, torch.tensor([[[0.2, 0.0]]]), atol=1e-3)
+
+
+@pytest.mark.parametrize("kinds", [(CYLINDER, SPHERE), (CUBE, CYLINDER)])
+def test_the_lighter_one_flies_off(kinds):
+    first, second = (MASS[kind] for kind in kinds)
+    start = scene(kinds, [[-0.5, 0.0], [0.5, 0.0]], [[1.0, 0.0], [0.0, 0.0]])
+    end, _ = advance(start, SMOOTH, 1.5, 150)
+    after = torch.tensor([[first - second, 2 * first]]) / (first + second)
+    assert torch.allclose(end.velocity[..., 0], after, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [SPHERE, CUBE])
@@ -61,11 +87,13 @@ def test_a_hit_keeps_momentum_and_never_adds_energy():
         spin=torch.zeros(scenes, k),
         deceleration=torch.zeros(scenes, k),
         elasticity=torch.full((scenes, k), 0.6**0.5),
+        roll=torch.zeros(scenes, k, 2),
     )
     end, hit = advance(state, Constants(damping=0.0, spin_deceleration=0.0), 1.0, 100)
     assert (hit > 0).float().mean() > 0.1
-    assert torch.allclose(end.velocity.sum(1), state.velocity.sum(1), atol=1e-4)
-    energy = lambda s: s.velocity.square().sum((1, 2))  # noqa: E731
+    mass = torch.tensor(MASS)[state.shape][..., None]
+    assert torch.allclose((mass * end.velocity).sum(1), (mass * state.velocity).sum(1), atol=1e-4)
+    energy = lambda s: (mass * s.velocity.square()).sum((1, 2))  # noqa: E731
     assert (energy(end) <= energy(state) + 1e-4).all()
 
 
@@ -87,7 +115,7 @@ def test_after_a_hit_a_square_recedes_as_elasticity_says_where_it_was_hit_off_it
     assert end.velocity[0, 0, 1] == pytest.approx(0.1 * float(hit[0, 0]), abs=1e-4)
 
 
-@pytest.mark.parametrize("kinds", [(SPHERE, SPHERE), (SPHERE, CUBE), (CUBE, CUBE)])
+@pytest.mark.parametrize("kinds", [(CYLINDER, CYLINDER), (SPHERE, CUBE), (CUBE, CUBE)])
 def test_hits_like_the_stand_in_s(kinds):
     """That one is simulated by pymunk, which shares nothing with this."""
     random = np.random.default_rng(0)
@@ -95,10 +123,11 @@ def test_hits_like_the_stand_in_s(kinds):
     for _ in range(30):
         position = np.array([[-0.8, 0.0], [0.0, random.uniform(-0.25, 0.25)]])
         velocity, yaw = np.array([[1.5, 0.0], [0.0, 0.0]]), random.uniform(0, 6, 2)
-        alike = np.full(2, 0.2), np.full(2, 0.7)
-        places, _, _ = slide(np.array(kinds), position, yaw, velocity, np.zeros(2), *alike)
-        state = scene(kinds, position.tolist(), velocity.tolist(), deceleration=0.2, elasticity=0.7)
-        state = replace(state, yaw=torch.tensor(yaw, dtype=torch.float32)[None])
+        loss, alike = np.where(np.equal(kinds, SPHERE), 0.0, 0.2), np.full(2, 0.7)
+        places, _, _ = slide(np.array(kinds), position, yaw, velocity, np.zeros(2), loss, alike)
+        state = scene(kinds, position.tolist(), velocity.tolist(), elasticity=0.7)
+        told = {"yaw": yaw, "deceleration": loss}
+        state = replace(state, **{name: torch.tensor(each, dtype=torch.float32)[None] for name, each in told.items()})
         for _ in range(5):
             state, _ = advance(state, Constants(friction=SIDE_FRICTION**2))
         errors.append(np.linalg.norm(state.position[0].numpy() - places[5], axis=1).max())
