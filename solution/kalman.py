@@ -19,7 +19,7 @@ OBSERVED = (0, 1, 5)
 """What a frame shows of :meth:`State.vector`: place and yaw."""
 LEAST_YAW_NOISE = 0.003
 """Standard deviation of a cube's observed yaw beyond its outline's, radians."""
-FIRST_SPEED = 1.0
+FIRST_SPEED = 1.5
 """Standard deviation of each velocity component of what has just come into view, units/s."""
 FIRST_SPIN = 0.5
 SURPRISE = 16.0
@@ -130,7 +130,7 @@ def observe(tracks: Tracks, constants: Constants) -> Belief:
             position=torch.where(new[..., None], where[..., :2], state.position),
             yaw=torch.where(new, where[..., 2], state.yaw),
         )
-    return Belief(state, constants.doubt**2 * covariance)
+    return Belief(state, covariance)
 
 
 def _follow(state: State, covariance: Tensor, sight: Sight, constants: Constants) -> tuple[State, Tensor]:

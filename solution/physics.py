@@ -47,8 +47,6 @@ class Constants:
     friction: float = 0.1
     edge_noise: float = 4.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
-    doubt: float = 0.8
-    """What the filter's standard deviations are multiplied by to be true."""
 
     def usual_deceleration(self, shape: Tensor) -> Tensor:
         """Return the deceleration that objects of these shapes (indices into ``classes.SHAPES``) have on average."""

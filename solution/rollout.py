@@ -106,7 +106,7 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
 def with_usual_decelerations(constants: Constants, belief: Belief) -> Constants:
     """Return the constants with the medians of the decelerations that ``OPEN`` frames told, and how these scatter."""
     state = belief.state
-    told = state.there & (belief.variance()[..., 4] / constants.doubt**2 < (OPEN / 4) ** 2)
+    told = state.there & (belief.variance()[..., 4] < (OPEN / 4) ** 2)
     sphere = state.shape == SPHERE
     usual, aside = {}, []
     for name, some in (("deceleration", told & ~sphere), ("sphere_deceleration", told & sphere)):
@@ -126,7 +126,7 @@ def reconsidered(belief: Belief, old: Constants, new: Constants) -> State:
     What was seen of an object has pulled it away from what is usual by one minus the share of the variance left.
     """
     shape = belief.state.shape
-    left = belief.variance()[..., [4, 7]] / old.doubt**2
+    left = belief.variance()[..., [4, 7]]
     share = left / left.new_tensor((old.deceleration_spread, old.elasticity_spread)).square()
     return replace(
         belief.state,
