@@ -5,9 +5,11 @@ Nothing here knows what the rows mean.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from tqdm import tqdm
 
 from data_prep.pack import create_part, part_of, write_row, write_text
 from solution import processes
+
+T = TypeVar("T")
 
 
 def fill_rows(
@@ -40,7 +44,7 @@ def fill_rows(
         if not start and processes.is_first():
             create_part(path, shape)
         processes.barrier()
-        rows, at_once = within_memory(rows), chunk * processes.count()
+        portions, at_once = Portions(), chunk * processes.count()
         hidden = None if processes.is_first() else True
         with (
             open(part, "r+b", buffering=0) as file,
@@ -49,7 +53,8 @@ def fill_rows(
             for together in range(start, shape[0], at_once):
                 first = min(together + chunk * processes.rank(), shape[0])
                 last = min(first + chunk, shape[0])
-                for row, values in enumerate(rows(first, last) if first < last else (), first):
+                made = itertools.chain.from_iterable(portions.collect(rows, first, last))
+                for row, values in enumerate(made, first):
                     write_row(file, row, [values])
                 processes.barrier()
                 if processes.is_first():
@@ -64,15 +69,17 @@ def fill_rows(
     return np.load(path, mmap_mode="r")
 
 
-def within_memory(rows: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Return a function of (first, last) like ``rows``, which asks it for fewer at a time once memory ran out."""
-    most = sys.maxsize
+class Portions:
+    """Asks for rows at once as long as memory lasts, then, for good, for half as many."""
 
-    def fewer(first: int, last: int) -> np.ndarray:
-        nonlocal most
-        found = []
+    def __init__(self):
+        self.most = sys.maxsize
+
+    def collect(self, rows: Callable[[int, int], T], first: int, last: int) -> list[T]:
+        """Return what ``rows`` makes of (first, last), in as many parts as it takes."""
+        found: list[T] = []
         while first < last:
-            size = min(most, last - first)
+            size = min(self.most, last - first)
             try:
                 found.append(rows(first, first + size))
                 first += size
@@ -80,10 +87,8 @@ def within_memory(rows: Callable[[int, int], np.ndarray]) -> Callable[[int, int]
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
-                most = size // 2
+                self.most = size // 2
             # Out of the handler, whose traceback keeps what filled the memory.
-            tqdm.write(f"Not enough memory for {size} videos at a time; going on with {most}.", sys.stderr)
+            tqdm.write(f"Not enough memory for {size} videos at a time; going on with {self.most}.", sys.stderr)
             torch.cuda.empty_cache()
-        return np.concatenate(found)
-
-    return fewer
+        return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES
+from solution.arrays import Portions
 from solution.predictors import Clip, Predictor, View
 
 THRESHOLDS = np.arange(0.02, 0.98, 0.02)
@@ -67,6 +68,18 @@ def views_of(predictor: Predictor, config: EnsembleConfig) -> list[View]:
         for i in range(config.view_count)
     ]
     return list(dict.fromkeys(views))
+
+
+class WithinMemory:
+    """A predictor that is shown fewer clips at a time, for good, once memory ran out."""
+
+    def __init__(self, predictor: Predictor):
+        self.predictor, self.symmetries = predictor, predictor.symmetries
+        self.portions = Portions()
+
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        some = lambda first, last: self.predictor.predict(clip[first:last], view)  # noqa: E731
+        return torch.cat(self.portions.collect(some, 0, len(clip)))
 
 
 def member_probabilities(predictor: Predictor, clip: Clip, views: list[View]) -> Tensor:

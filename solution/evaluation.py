@@ -110,7 +110,7 @@ def evaluate(
             combined = system.combine(probabilities)
             presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
             reliability.add(combined, true)
-            bar.update(len(clip.masks))
+            bar.update(len(clip))
     scores = {name: score(masks[name], truth, groups) for name in methods}
     return Evaluation(scores, masks["ensemble"], presence, reliability)
 

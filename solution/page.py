@@ -219,7 +219,8 @@ def reliability_plot(found: Reliability | None) -> str:
 
 
 def strips_note(material: Material, count: int) -> str:
-    shown = f"The {min(WORST, count)} worst and {min(RANDOM, max(0, count - WORST))} random others of {count} videos. "
+    others = min(RANDOM, count - WORST)
+    shown = f"The {WORST} worst and {others} random others of {count} videos. " if others > 0 else "All, worst first. "
     scored = "A video's score is its mean IoU over the objects predicted or true. "
     if material.frames is None and material.fates is not None:
         return shown + scored + "This stand-in has masks only, no frames."

@@ -27,7 +27,7 @@ from solution import processes
 from solution.arrays import fill_rows
 from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
-from solution.ensemble import Decoding, decode, fit_decoding, member_probabilities, views_of, weighted
+from solution.ensemble import Decoding, WithinMemory, decode, fit_decoding, member_probabilities, views_of, weighted
 from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
 from solution.predictors import Clip, Predictor
@@ -280,7 +280,7 @@ def stage_key(name: str, decided_by: dict) -> str:
 
 def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
     """Return the trained predictors of member stages."""
-    return {name: MEMBERS[name].load(stage.folder, device) for name, stage in stages.items()}
+    return {name: WithinMemory(MEMBERS[name].load(stage.folder, device)) for name, stage in stages.items()}
 
 
 def load_decoding(folder: Path) -> Decoding:

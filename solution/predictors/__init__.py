@@ -17,9 +17,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from solution.stages import Pipeline, Stage
 
-IMAGES_AT_ONCE = 64
-"""Clips that a network of images takes on a GPU; four times as many are simulated in hardly more time than those."""
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -32,6 +29,12 @@ class Clip:
 
     frames: Tensor | None
     masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, clips: slice) -> Clip:
+        return Clip(None if self.frames is None else self.frames[clips], self.masks[clips])
 
     def flipped(self) -> Clip:
         """Return the clip mirrored left to right."""

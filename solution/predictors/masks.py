@@ -24,7 +24,7 @@ from solution.clips import MaskVideos, draw_videos
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
-from solution.predictors import IMAGES_AT_ONCE, Clip, Member, View
+from solution.predictors import Clip, Member, View
 from solution.training import Recipe, autocast, fit, load_weights
 
 if TYPE_CHECKING:
@@ -285,8 +285,7 @@ class MasksPredictor:
             classes = classes[:, order]
         classes = classes.to(clip.masks.device)
         with autocast(clip.masks.device):
-            inputs = (x.split(IMAGES_AT_ONCE) for x in (to_slots(masks, classes), slot_shapes(classes)))
-            logits = torch.cat([self.network(*some)[:, -1] for some in zip(*inputs, strict=True)])
+            logits = self.network(to_slots(masks, classes), slot_shapes(classes))[:, -1]
         return to_classes(thicken(logits, self.network.downscale).softmax(1), classes)
 
 

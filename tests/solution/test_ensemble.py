@@ -8,6 +8,7 @@ from solution.ensemble import (
     THRESHOLDS,
     EnsembleConfig,
     ThresholdTable,
+    WithinMemory,
     decode,
     fit_decoding,
     member_probabilities,
@@ -49,6 +50,28 @@ def test_a_flipped_view_is_flipped_back(clip):
     both = member_probabilities(Shifted(), clip, [View(), View(flip=True)])
     by_hand = (one_hot(clip.masks[:, -1].roll(3, -1)) + one_hot(clip.masks[:, -1].roll(-3, -1))) / 2
     assert torch.equal(both, by_hand)
+
+
+class Hungry(Copy):
+    """Has no memory for more than one clip at a time."""
+
+    def __init__(self):
+        self.asked: list[int] = []
+
+    def predict(self, clip: Clip, view: View) -> torch.Tensor:
+        self.asked.append(len(clip))
+        if len(clip) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().predict(clip, view)
+
+
+def test_a_member_without_memory_for_all_clips_sees_one_after_the_other(clip, capsys):
+    hungry = Hungry()
+    member = WithinMemory(hungry)
+    for _ in range(2):
+        assert torch.equal(member.predict(clip, View()), Copy().predict(clip, View()))
+    assert hungry.asked == [2, 1, 1, 1, 1] and member.symmetries == Copy.symmetries
+    assert "Not enough memory for 2 videos at a time; going on with 1." in capsys.readouterr().err
 
 
 def test_copies_of_one_member_equal_that_member(clip):
