@@ -80,11 +80,15 @@ def test_batches_depend_on_the_step_alone_and_know_where_the_edge_is(filmed):
     assert one["features"].shape == (32, PROFILES, FEATURES) and one["known"].float().mean() > 0.5
     assert 0.2 < one["offset"][one["known"]].abs().mean() < 2  # errors of .01 units are half a pixel
     # In clean masks the labels change from the object's to others where the edge is.
-    one = edge_batches(CONFIG, truth, frames, masks, rows, 5)(2)
-    own = one["features"][..., 44:55]
-    known = one["known"] & (one["features"][..., 33:44].min(-1).values > 0)
-    error = (own.sum(-1) - 5.5 - one["offset"])[known].abs()
-    assert error.median() < 0.3 and error.quantile(0.9) < 0.8
+    clean, errors = edge_batches(CONFIG, truth, frames, masks, rows, 5), []
+    for step in range(4):
+        one = clean(step)
+        own = one["features"][..., 44:55]
+        known = one["known"] & (one["features"][..., 33:44].min(-1).values > 0)
+        errors.append((own.sum(-1) - 5.5 - one["offset"])[known])
+    error = torch.cat(errors)
+    # Labels say where it is up to half a pixel, which is more across a pixel's corner.
+    assert error.mean().abs() < 0.05 and error.abs().median() < 0.4 and error.abs().quantile(0.9) < 0.8
 
 
 def test_frames_tell_places_better_than_coarse_masks(filmed, tmp_path):
