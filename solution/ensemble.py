@@ -79,7 +79,8 @@ class WithinMemory:
 
     def predict(self, clip: Clip, view: View) -> Tensor:
         some = lambda first, last: self.predictor.predict(clip[first:last], view)  # noqa: E731
-        return torch.cat(self.portions.collect(some, 0, len(clip)))
+        parts = self.portions.collect(some, 0, len(clip))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def member_probabilities(predictor: Predictor, clip: Clip, views: list[View]) -> Tensor:

@@ -303,7 +303,7 @@ def _slopes(state: State, reach: Tensor, constants: Constants, asked: Tensor | N
         step = reach[struck].clamp_min(1e-6).sqrt().float()  # (S, 10 K)
         mean = state[struck].vector()
         count = step.shape[1]
-        aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, n, K, 10)
+        aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, 10 K, K, 10)
         tried = torch.cat((mean[:, None] + aside, mean[:, None] - aside), 1).flatten(0, 1)
         tried, _ = advance(state[struck].repeat(2 * count).with_vector(tried), constants)
         more, less = tried.vector().flatten(1).unflatten(0, (-1, 2 * count)).split(count, 1)
