@@ -16,6 +16,7 @@ from solution.metrics import Score, score
 from solution.page import write_page
 from solution.report import material_of_file, material_of_run, record_run, save_validation
 from solution.runs import choose_device, open_run, pack_and_report
+from solution.strips import check_picture, write_strips
 from solution.submission import check_submission, count_hidden, load_submission, load_truth
 
 
@@ -27,6 +28,7 @@ from solution.submission import check_submission, count_hidden, load_submission,
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run and --report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a page that shows where points were lost.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw an object of every fate, with --run.")
 @click.option("--record", type=click.Path(path_type=Path), help="Also write the scores of --run as a JSON result.")
 @click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
 @exits_cleanly
@@ -38,17 +40,20 @@ def main(
     data: Path | None,
     as_json: bool,
     report: Path | None,
+    picture: Path | None,
     record: Path | None,
     device_name: str | None,
 ) -> None:
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
-    if file and truth and not (hidden or run_name):
+    if file and truth and not (hidden or run_name or picture or record):
         print_score(score_file(file, truth, data, report), as_json)
-    elif file and hidden and not (truth or run_name or report):
+    elif file and hidden and not (truth or run_name or report or picture or record):
         check_format(file, hidden)
     elif run_name and data and not (file or truth or hidden):
+        if picture:
+            check_picture(picture)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
-            scores = score_run(run_name, data, device_name, report, record)
+            scores = score_run(run_name, data, device_name, report, picture, record)
         if as_json:
             methods = {name: found.as_json() for name, found in scores.items()}
             click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
@@ -82,7 +87,12 @@ def check_format(file: Path, hidden: Path) -> None:
 
 
 def score_run(
-    run_name: str, data: Path, device_name: str | None, report: Path | None, record: Path | None
+    run_name: str,
+    data: Path,
+    device_name: str | None,
+    report: Path | None,
+    picture: Path | None,
+    record: Path | None,
 ) -> dict[str, Score]:
     """Predict val from its first 11 frames on the path of submit.py, score every method, and remember the scores."""
     packed = pack_and_report(data, required=("val",))
@@ -98,8 +108,11 @@ def score_run(
         best = ceilings(pipeline, val.frames[:, -1], truth, groups)
     scores = evaluation.scores | best
     save_validation(run_name, data, scores)
+    material = material_of_run(run_name, pipeline, evaluation, scores, found)
     if report:
-        write_page(report, material_of_run(run_name, pipeline, evaluation, scores, found))
+        write_page(report, material)
+    if picture:
+        write_strips(picture, material)
     if record:
         record_run(record, scores, pipeline, f"run {run_name} of {data.name}, scored on its {len(val)} val videos")
     return scores

@@ -76,6 +76,10 @@ class Material:
     reliability: Reliability | None = None
     about: dict[str, object] = field(default_factory=dict)
 
+    def name_of(self, row: int) -> tuple[str, int]:
+        """Return "video" and the number of the video in a row, or "row" and the row where nobody knows the number."""
+        return ("row", row) if self.videos is None else ("video", self.videos[row])
+
 
 def write_page(path: Path, material: Material) -> None:
     """Write the page to ``path``, which appears only when complete."""
@@ -236,7 +240,7 @@ def card(
 ) -> str:
     """Return one video: its score, its strip of pictures, and what became of each object."""
     scored = float(video_scores(counts[None])[0])
-    kind, video = ("row", row) if material.videos is None else ("video", material.videos[row])
+    kind, video = material.name_of(row)
     present = np.flatnonzero((counts.sum(0) + counts.sum(1))[1:] > 0) + 1
     texts = []
     for label in present:

@@ -24,7 +24,7 @@ def without_paths(words: list[str]) -> list[str]:
     """Return the words of a command with the paths that a user gave replaced by the names of their options."""
     before = ["", *words]
     return [
-        option.removeprefix("--").upper() if option in ("--data", "--record", "--report") else word
+        option.removeprefix("--").upper() if option in ("--data", "--record", "--report", "--picture") else word
         for option, word in zip(before, words, strict=False)
     ]
 

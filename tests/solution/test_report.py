@@ -3,18 +3,22 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_prep.classes import class_id
 from solution import report
 from solution.evaluation import Reliability
+from solution.fates import FATES
 from solution.metrics import score
 from solution.page import INVENTED, MISSED, MISTAKEN, NOT_SCORED, RIGHT, Material, choose_videos, edges, error_map, page
 from solution.results_table import END, START
+from solution.strips import SHOWN, typical, write_strips
 from tests.conftest import assert_one_sentence, call, run_validate
 
 RED_CUBE, BLUE_SPHERE = class_id(0, 0, 1), class_id(1, 1, 2)
@@ -61,6 +65,27 @@ def test_the_worst_come_first_and_nothing_twice():
     order = np.argsort(np.where(np.arange(50) == 7, 99, counts[:, 1, 1]))
     assert rows[:24] == list(order[:24]) and groups == ["worst"] * 24 + ["random"] * 12
     assert len(set(rows)) == 36 and 7 not in rows
+
+
+def test_a_picture_shows_a_typical_object_of_every_fate(tmp_path):
+    shown = material()
+    ious = 1 - 2 * (np.arange(40) % 20) / (30 + np.arange(40) % 20)
+    found = np.full((40, 49), -1, np.int8)
+    found[:20, RED_CUBE], found[20:, RED_CUBE] = FATES.index("moved"), FATES.index("collided")
+    found[::2, BLUE_SPHERE] = FATES.index("late")
+    shown = replace(shown, fates=found)
+    texts, rows = zip(*typical(shown), strict=True)
+    assert [text.split()[0] for text in texts] == ["moved", "collided", "late"] and len(set(rows)) == 3
+    nearest = int(np.abs(ious[:20] - ious[:20].mean()).argmin())
+    assert rows[:2] == (nearest, 20 + nearest) and f"red metal cube of video {1000 + nearest}" in texts[0]
+    assert f"IoU {ious[nearest]:.2f}; all of this fate {ious[:20].mean():.2f}" in texts[0]
+    assert "IoU 0.00; all of this fate 0.00" in texts[2] and "occluded" in SHOWN
+    for name in ("strips.png", "strips.jpg"):
+        write_strips(tmp_path / name, shown)
+        with Image.open(tmp_path / name) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert pixels.shape[0] % 3 == 0 and (pixels[:, ::8] < 100).any()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["strips.jpg", "strips.png"]
 
 
 def test_errors_have_their_colours():
@@ -134,8 +159,11 @@ def test_a_browser_filters_and_sorts_without_errors(tmp_path):
 
 @pytest.mark.slow
 def test_pages_and_scores_of_a_run_and_of_a_file(trained):
-    found = run_validate("--run", "quick", "--data", trained.data, "--report", "run.html")
+    run = ("--run", "quick", "--data", trained.data)
+    assert_one_sentence(run_validate(*run, "--picture", "strips.gif"), "strips.gif", ".png or .jpg")
+    found = run_validate(*run, "--report", "run.html", "--picture", "strips.jpg")
     assert found.exit_code == 0, found.output
+    assert Path("strips.jpg").stat().st_size > 10_000
     text = Path("run.html").read_text()
     assert "U-Net on the true frame 22" in text and "reliability diagram" in text and "late <small>" in text
     assert "segmenter" in text and "torch" in text

@@ -1,0 +1,82 @@
+"""One picture of a video for every fate of objects: what was seen, what was expected of frame 22, what went wrong."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_prep.classes import class_name
+from data_prep.errors import UserError
+from data_prep.pack import write_bytes
+from solution.fates import FATES, MEANING
+from solution.metrics import mean_and_error, object_table, video_confusions
+from solution.page import Material, panels
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG"}
+SHOWN = ("moved", "collided", "occluded", "late")
+WIDTH, HEIGHT, LINE, GAP = 360, 240, 24, 4
+"""Pixels: of a panel, the line of text above it, and between panels."""
+
+
+def check_picture(path: Path) -> None:
+    """Raise ``UserError`` if no picture can have this name."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"--picture {path}: expected a name that ends in {' or '.join(FORMATS)}.")
+
+
+def write_strips(path: Path, material: Material) -> None:
+    """Draw the strips of typical objects, see :func:`typical`, into a PNG or JPEG file that appears when complete.
+
+    Args:
+        path: the file.
+        material: of a report page, with fates.
+    """
+    rows = [strip(material, text, row) for text, row in typical(material)]
+    picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        picture.paste(row, (0, top))
+        top += row.height
+    stream = io.BytesIO()
+    picture.save(stream, FORMATS[path.suffix], quality=85, optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, stream.getvalue())
+
+
+def typical(material: Material) -> list[tuple[str, int]]:
+    """Return a text and the row of a video for every fate: of its objects one whose IoU is nearest to their mean.
+
+    Of equally near ones it is the largest in frame 22, from a video not chosen before; fates without objects are left
+    out.
+    """
+    counts = video_confusions(material.prediction, material.truth)
+    ious, sizes = object_table(counts), counts.sum(-1)
+    found: list[tuple[str, int]] = []
+    for fate in SHOWN:
+        some = (material.fates == FATES.index(fate)) & np.isfinite(ious)
+        mean, _ = mean_and_error(ious[some])
+        some[[row for _, row in found]] = False
+        places = np.argwhere(some)
+        if len(places):
+            row, label = min(places, key=lambda place: (abs(ious[tuple(place)] - mean), -sizes[tuple(place)]))
+            which = "{} {}".format(*material.name_of(row))
+            text = f"{fate} ({MEANING[fate]}): {class_name(label)} of {which}, IoU {ious[row, label]:.2f}"
+            found.append((f"{text}; all of this fate {mean:.2f}", int(row)))
+    return found
+
+
+def strip(material: Material, text: str, row: int) -> Image.Image:
+    """Return the panels of one video side by side below a text."""
+    shown = panels(material, row)
+    picture = Image.new("RGB", (len(shown) * (WIDTH + GAP) - GAP, HEIGHT + 2 * LINE), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(LINE * 2 // 3)
+    draw.text((GAP, GAP), text, "black", font)
+    for place, (caption, image) in enumerate(shown):
+        left = place * (WIDTH + GAP)
+        draw.text((left + GAP, LINE + GAP), caption, (90, 90, 90), font)
+        whole = Image.fromarray(np.ascontiguousarray(image))
+        picture.paste(whole.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS), (left, 2 * LINE))
+    return picture
