@@ -101,7 +101,7 @@ def score_run(
     truth = val.masks[:, -1]
     found = fates(val.masks)
     groups = fate_groups(found)
-    evaluation = evaluate(pipeline.system(), val.frames, pipeline.masks_of(val), truth, pipeline.device, groups)
+    evaluation = evaluate(pipeline.system(), val.frames, pipeline.seen(val), truth, pipeline.device, groups)
     if val.frames is None:
         best = {FORESIGHT: foresight(val.masks, groups)}
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 SHAPES = ("cube", "sphere", "cylinder")
+CUBE, SPHERE, CYLINDER = range(len(SHAPES))
 MATERIALS = ("metal", "rubber")
 COLOURS = ("gray", "red", "blue", "green", "brown", "cyan", "purple", "yellow")
 

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from data_prep.classes import CUBE, SPHERE
+
 HEIGHT, WIDTH = 160, 240
 NUM_FRAMES = 22
 CLIP_FRAMES = 11
@@ -85,7 +87,7 @@ def hit_depth(shape: int, position: Tensor, yaw: Tensor, directions: Tensor) -> 
     camera = position.new_tensor(CAMERA)
     origin_xy = camera[:2] - position
     dx, dy, dz = directions.unbind(-1)
-    if shape == 0:
+    if shape == CUBE:
         cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
         ox = origin_xy[:, :1] * cos + origin_xy[:, 1:] * sin
         oy = origin_xy[:, 1:] * cos - origin_xy[:, :1] * sin
@@ -102,7 +104,7 @@ def hit_depth(shape: int, position: Tensor, yaw: Tensor, directions: Tensor) -> 
     a = dx * dx + dy * dy
     b = ox * dx + oy * dy
     c = ox * ox + oy * oy - RADIUS**2
-    if shape == 1:
+    if shape == SPHERE:
         oz = camera[2] - RADIUS
         a, b, c = a + dz * dz, b + oz * dz, c + oz * oz
         root = b * b - a * c
@@ -213,7 +215,7 @@ def visible_rays(
 
 def window_side(shape: Tensor, position: Tensor, yaw: Tensor) -> Tensor:
     """Return (N,) float32 sides in pixels of windows that hold the solids, exact for cubes in front of the camera."""
-    turn = torch.where(shape == 0, yaw, 0.0)
+    turn = torch.where(shape == CUBE, yaw, 0.0)
     unit = position.new_tensor([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (0, 2)]) * RADIUS
     cos, sin = turn.cos()[:, None], turn.sin()[:, None]
     x = position[:, :1] + unit[:, 0] * cos - unit[:, 1] * sin

@@ -128,6 +128,7 @@ SPECS = {
         ("ensemble.members=objects",),
         {f"places read off the {source}": (f"objects.edges={source}",) for source in CHOICES["objects.edges"]},
     ),
+    "copies": Spec((), {"one": (), "three": ("ensemble.copies=3",)}),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),
 }
 
@@ -196,8 +197,8 @@ class Plan(Pipeline):
         folder = self.root / f"{name}-{key[:12]}"
         known = (folder / "done.json").is_file()
         seconds = 0.0 if known else estimated_seconds(self.root, name, decided_by)
-        self.done[name] = Stage(folder, key, seconds)
-        return self.done[name]
+        self.done[name + self.number] = Stage(folder, key, seconds)
+        return self.done[name + self.number]
 
 
 def estimated_seconds(root: Path, name: str, decided_by: dict) -> float:
@@ -448,8 +449,8 @@ def main(
 ) -> None:
     """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    SPEC is frames, network, masks, jepa, dynamics, edges, loss, views, members, segmenter or decode. Interrupted at any
-    moment, the same command goes on where it was.
+    SPEC is frames, network, masks, jepa, dynamics, edges, loss, views, members, segmenter, copies or decode.
+    Interrupted at any moment, the same command goes on where it was.
     """
     start = time.perf_counter()
     name, chosen = parse_spec(spec, vary)

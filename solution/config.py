@@ -52,9 +52,8 @@ CHOICES = {
 }
 
 
-AT_LEAST_ONE = frozenset(
-    {"steps", "batch", "batch_size", "view_count", "downscale", "layers", "width", "heads", "modes", "samples"}
-)
+AT_LEAST_ONE = {"batch", "batch_size", "copies", "downscale", "heads", "layers", "modes", "samples", "steps", "width"}
+AT_LEAST_ONE |= {"view_count"}
 """Keys of any section; 0 of another number switches something off."""
 
 

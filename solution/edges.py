@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_prep.classes import CUBE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.losses import share
 from solution.models.edges import EdgeNetwork
@@ -183,7 +184,7 @@ def edge_batches(
         (_, small), (often, large) = ERRORS
         error = torch.where(torch.rand(size, generator=random) < often, large, small)
         moved = position + error[:, None] * torch.randn(size, 2, generator=random)
-        turned = yaw + 5 * error * torch.randn(size, generator=random) * (shape == 0)
+        turned = yaw + 5 * error * torch.randn(size, generator=random) * (shape == CUBE)
         features = torch.zeros(size, PROFILES, FEATURES)
         offset, known = torch.zeros(size, PROFILES), torch.zeros(size, PROFILES, dtype=torch.bool)
         for kind, some in enumerate(outlines.chosen):
@@ -236,7 +237,7 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
                 yaw[some] += step[:, 2].clamp(-0.2, 0.2)
                 covariance[some] = torch.linalg.inv(information)
     found = {"position": position, "covariance": covariance}
-    found["yaw"] = (torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2) * (shape == 0)
+    found["yaw"] = (torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2) * (shape == CUBE)
     for name, values in found.items():
         everywhere = getattr(tracks, name).clone()
         everywhere[video, frame, slot] = values

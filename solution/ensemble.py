@@ -33,12 +33,15 @@ class EnsembleConfig:
         views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
         view_count: how many views of a clip a member averages, at most.
         decode: ``fitted`` threshold or plain ``argmax``.
+        copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities
+            of copies are averaged.
     """
 
     members: tuple[str, ...] = ("objects", "masks", "frames")
     views: tuple[str, ...] = ("flip", "slots", "turn")
     view_count: int = 8
     decode: str = "fitted"
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,21 @@ def views_of(predictor: Predictor, config: EnsembleConfig) -> list[View]:
         for i in range(config.view_count)
     ]
     return list(dict.fromkeys(views))
+
+
+class Copies:
+    """A deep ensemble (Lakshminarayanan et al., NeurIPS 2017): predictors that were trained alike from other seeds.
+
+    Each looks at the masks of its own segmenter.
+    """
+
+    def __init__(self, predictors: list[Predictor]):
+        self.predictors, self.symmetries = predictors, predictors[0].symmetries
+
+    def predict(self, clip: Clip, view: View) -> Tensor:
+        seen = zip(self.predictors, (clip, *clip.copies), strict=True)
+        first, *others = (predictor.predict(each, view) for predictor, each in seen)
+        return sum(others, first) / len(self.predictors)
 
 
 class WithinMemory:

@@ -82,7 +82,7 @@ class Reliability:
 def evaluate(
     system: System,
     frames: np.ndarray | None,
-    seen: np.ndarray,
+    seen: list[np.ndarray],
     truth: np.ndarray,
     device: torch.device,
     groups: dict[str, np.ndarray] | None = None,
@@ -92,7 +92,7 @@ def evaluate(
     Args:
         system: the trained members and their decoding.
         frames: (N, T, 160, 240, 3) uint8, where there are any; only the first 11 are looked at.
-        seen: (N, T, 160, 240) uint8, the segmenter's masks of them.
+        seen: (N, T, 160, 240) uint8, the masks of them by the segmenter of every copy.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
         device: where networks run.
         groups: see ``solution.metrics.score``.
@@ -122,9 +122,9 @@ def score_baselines(
     device: torch.device,
     groups: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Score]:
-    """Score what learns nothing, by name; see :func:`evaluate` for the arguments."""
+    """Score what learns nothing on one segmenter's masks, by name; see :func:`evaluate` for the arguments."""
     masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
-    for clip, rows in clips(frames, seen, device):
+    for clip, rows in clips(frames, [seen], device):
         for name, found in baseline_masks(clip).items():
             masks[name][rows] = found
     return {name: score(found, truth, groups) for name, found in masks.items()}
@@ -171,7 +171,7 @@ def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray,
         last_frames: (N, 160, 240, 3) uint8 true frames 22.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
     """
-    system, seen, segmenters = pipeline.system(), pipeline.masks_of(split), segmenters_of(pipeline)
+    system, seen, segmenters = pipeline.system(), pipeline.seen(split), segmenters_of(pipeline)
     names = [*methods_of(system), *segmenters]
 
     def build(folder: Path) -> None:
@@ -184,7 +184,7 @@ def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray,
         shape = (len(split), len(names), HEIGHT, WIDTH)
         fill_rows(folder / "methods.npy", shape, batch_size(pipeline.device), rows, f"every method on {split.name}")
 
-    keys = {"decoding": pipeline.make("decoding").key, "masks": pipeline.masks_stage(split).key, "methods": names}
+    keys = {"decoding": pipeline.make("decoding").key, "masks": pipeline.seen_keys(split), "methods": names}
     folder = pipeline.stage(f"methods_{split.name}", keys, build).folder
     masks = np.load(folder / "methods.npy", mmap_mode="r")
     return {name: score(np.ascontiguousarray(masks[:, i]), truth) for i, name in enumerate(names)}

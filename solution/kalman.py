@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import FRAME_SECONDS, MOMENT
-from solution.physics import COMPONENTS, SPHERE, Constants, State, advance
+from solution.physics import COMPONENTS, Constants, State, advance
 from solution.tracks import QUARTER, Tracks
 
 OBSERVED = (0, 1, 5)
@@ -107,7 +108,7 @@ def observe(tracks: Tracks, constants: Constants) -> Belief:
     unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, *spreads, FIRST_ROLL, FIRST_ROLL)).square().diag()
     least = double((0.0, 0.0, LEAST_YAW_NOISE)).square().diag()
     anything = torch.eye(3, dtype=torch.float64, device=device)
-    cube = tracks.shape == 0
+    cube = tracks.shape == CUBE
     shown = torch.stack((torch.ones_like(cube), torch.ones_like(cube), cube), -1)
     place = torch.tensor(OBSERVED, device=device)
     first = torch.zeros(videos, slots, COMPONENTS, COMPONENTS, dtype=torch.float64, device=device)

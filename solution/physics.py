@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.classes import SHAPES
+from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import FRAME_SECONDS, MASS, MOMENT, RADIUS
 
 SUBSTEPS = 16
@@ -21,7 +21,6 @@ SWEEPS = 3
 """How often the impulses along and across a contact are solved for in turn; each changes what the other must be."""
 FASTEST_SPIN = 4.0
 """Radians/s; of discs, whose turning is not seen, the filter would believe anything."""
-SPHERE = SHAPES.index("sphere")
 COMPONENTS = 10
 """Of what moves and differs between solids; see :meth:`State.vector`."""
 REACH = 2 * 2**0.5 * RADIUS
@@ -113,7 +112,7 @@ def advance(
     first, second = torch.triu_indices(solids, solids, 1, device=yaw.device)
     both = state.there[:, first] & state.there[:, second]
     hit = torch.zeros_like(yaw)
-    disc, elasticity, kind = state.shape != 0, state.elasticity.reshape(-1), state.shape.clamp_min(0)
+    disc, elasticity, kind = state.shape != CUBE, state.elasticity.reshape(-1), state.shape.clamp_min(0)
     light = 1 / yaw.new_tensor(MASS)[kind]
     turnable = light / (yaw.new_tensor(MOMENT)[kind] * RADIUS**2)
     # Rubbing on the floor slows a sphere down and turns it, until it rolls.

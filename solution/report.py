@@ -138,7 +138,7 @@ def baselines_on_truth(all_masks: np.ndarray, truth: np.ndarray) -> dict[str, Sc
         drawn = []
         for first in range(0, len(all_masks), 4):
             masks = np.where(all_masks[first : first + 4] > 48, BACKGROUND, all_masks[first : first + 4])
-            clip = make_clip(None, masks, slice(None), torch.device("cpu"))
+            clip = make_clip(None, [masks], slice(None), torch.device("cpu"))
             drawn.append(baseline.predict(clip, View()).argmax(1).numpy().astype(np.uint8))
         found[f"{name}, from true masks"] = score(np.concatenate(drawn), truth)
     return found

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from data_prep.classes import SPHERE
 from data_prep.scene import RADIUS
 from solution.kalman import Belief, observe
-from solution.physics import SPHERE, Constants, State, advance
+from solution.physics import Constants, State, advance
 from solution.tracks import Tracks
 
 SEARCHED = {"deceleration": 1.15, "elasticity": 1.1, "friction": 2.0, "spin_deceleration": 2.0}

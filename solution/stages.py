@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -27,7 +27,16 @@ from solution import processes
 from solution.arrays import fill_rows
 from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config
-from solution.ensemble import Decoding, WithinMemory, decode, fit_decoding, member_probabilities, views_of, weighted
+from solution.ensemble import (
+    Copies,
+    Decoding,
+    WithinMemory,
+    decode,
+    fit_decoding,
+    member_probabilities,
+    views_of,
+    weighted,
+)
 from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
 from solution.predictors import Clip, Predictor
@@ -55,11 +64,22 @@ class Pipeline:
         packed: the splits.
         stages_folder: where the folders of stages lie.
         device: where networks run.
+
+    Attributes:
+        done: the stages made or found so far by name, those of copies as ``segmenter.2``.
+        copies: itself and, where the config asks for them, pipelines that train the same from other seeds.
     """
 
     def __init__(self, config: Config, packed: dict[str, PackedSplit], stages_folder: Path, device: torch.device):
         self.config, self.packed, self.root, self.device = config, packed, stages_folder, device
         self.done: dict[str, Stage] = {}
+        self.number = ""
+        self.copies = [self]
+        for n in range(1, config.ensemble.copies):
+            alone = replace(config, seed=config.seed + n, ensemble=replace(config.ensemble, copies=1))
+            copy = type(self)(alone, packed, stages_folder, device)
+            copy.done, copy.number = self.done, f".{n + 1}"
+            self.copies.append(copy)
         rows = np.arange(len(packed.get("train", ())))
         held_out = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * len(rows)))
         self.held_out_rows = rows[:: max(2, len(rows) // held_out)]
@@ -67,7 +87,7 @@ class Pipeline:
 
     def make(self, name: str) -> Stage:
         """Return a stage of ``MAKERS``; what it needs is made, or even asked for, only if it is not done."""
-        return self.done.get(name) or MAKERS[name](self)
+        return self.done.get(name + self.number) or MAKERS[name](self)
 
     def stage(self, name: str, decided_by: dict, build: Callable[[Path], None]) -> Stage:
         """Return the stage ``name``, building it into its folder if that is not finished.
@@ -78,8 +98,9 @@ class Pipeline:
             build: fills the folder; started again after an interruption, it goes on with what it finds there. Several
                 processes call it at the same time.
         """
-        if name in self.done:
-            return self.done[name]
+        known_as = name + self.number
+        if known_as in self.done:
+            return self.done[known_as]
         key = stage_key(name, decided_by)
         folder = self.root / f"{name}-{key[:12]}"
         marker = folder / "done.json"
@@ -96,9 +117,9 @@ class Pipeline:
                     spent.unlink()
                 processes.barrier()
         cost = json.loads(marker.read_text())
-        click.echo(f"  {name}: {'kept' if kept else format(cost['seconds'], '.0f') + ' s'} ({folder})")
-        self.done[name] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
-        return self.done[name]
+        click.echo(f"  {known_as}: {'kept' if kept else format(cost['seconds'], '.0f') + ' s'} ({folder})")
+        self.done[known_as] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
+        return self.done[known_as]
 
     def segmenter(self) -> Stage:
         train = with_frames(self.packed["train"])
@@ -122,6 +143,14 @@ class Pipeline:
     def masks_of(self, split: PackedSplit) -> np.ndarray:
         """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
         return np.load(self.masks_stage(split).folder / "masks.npy", mmap_mode="r")
+
+    def seen(self, split: PackedSplit) -> list[np.ndarray]:
+        """Return :meth:`masks_of` a split for every copy."""
+        return [copy.masks_of(split) for copy in self.copies]
+
+    def seen_keys(self, split: PackedSplit) -> list[str]:
+        """Return what identifies :meth:`seen`, for the keys of the stages that use them."""
+        return [copy.masks_stage(split).key for copy in self.copies]
 
     def masks_stage(self, split: PackedSplit) -> Stage:
         if split.frames is None:  # a stand-in of masks only, which are what a flawless segmenter would see
@@ -179,8 +208,7 @@ class Pipeline:
 
     def decoding(self) -> Stage:
         """Fit weights and thresholds on the held-out training videos."""
-        names = self.config.ensemble.members
-        stages = {name: self.make(name) for name in names}
+        names, stages = self.config.ensemble.members, self.member_stages()
 
         def build(folder: Path) -> None:
             if not processes.is_first():
@@ -190,30 +218,33 @@ class Pipeline:
             text = json.dumps(asdict(found) | {"pooled_jaccard": scores}, indent=1)
             (folder / "decoding.json").write_text(text)
 
-        keys = {name: stage.key for name, stage in stages.items()}
+        keys = {name: [stage.key for stage in copies] for name, copies in stages.items()}
         return self.stage("decoding", {"config": asdict(self.config.ensemble), "members": keys}, build)
+
+    def member_stages(self) -> dict[str, list[Stage]]:
+        """Return the last stage of every member, for every copy."""
+        return {name: [copy.make(name) for copy in self.copies] for name in self.config.ensemble.members}
 
     def _held_out_batches(self, members: dict[str, Predictor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         train = self.packed["train"]
-        for clip, rows in clips(train.frames, self.masks_of(train), self.device, self.held_out_rows):
+        for clip, rows in clips(train.frames, self.seen(train), self.device, self.held_out_rows):
             truth = torch.from_numpy(train.masks[rows, -1]).to(self.device)
             yield system_probabilities(members, clip, self.config), truth
 
     def system(self) -> System:
         """Return everything trained, ready to predict."""
         decoding = self.make("decoding")
-        stages = {name: self.make(name) for name in self.config.ensemble.members}
-        return System(load_members(stages, self.device), load_decoding(decoding.folder), self.config)
+        return System(load_members(self.member_stages(), self.device), load_decoding(decoding.folder), self.config)
 
     def predictions(self, split: PackedSplit) -> np.ndarray:
         """Return the (N, 160, 240) uint8 masks of frame 22 of a split's videos, memory-mapped."""
         return np.load(self.predictions_stage(split).folder / "predictions.npy", mmap_mode="r")
 
     def predictions_stage(self, split: PackedSplit) -> Stage:
-        decoding, seen = self.make("decoding"), self.masks_stage(split)
+        decoding = self.make("decoding")
 
         def build(folder: Path) -> None:
-            system, masks, chunk = self.system(), self.masks_of(split), batch_size(self.device)
+            system, masks, chunk = self.system(), self.seen(split), batch_size(self.device)
 
             def rows(first: int, last: int) -> np.ndarray:
                 return system.predict(make_clip(split.frames, masks, slice(first, last), self.device))
@@ -221,7 +252,7 @@ class Pipeline:
             shape = (len(split), HEIGHT, WIDTH)
             fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
 
-        keys = {"decoding": decoding.key, "masks": seen.key}
+        keys = {"decoding": decoding.key, "masks": self.seen_keys(split)}
         return self.stage(f"predictions_{split.name}", keys, build)
 
 
@@ -278,9 +309,12 @@ def stage_key(name: str, decided_by: dict) -> str:
     return hashlib.sha256(json.dumps([name, decided_by], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def load_members(stages: dict[str, Stage], device: torch.device) -> dict[str, Predictor]:
-    """Return the trained predictors of member stages."""
-    return {name: WithinMemory(MEMBERS[name].load(stage.folder, device)) for name, stage in stages.items()}
+def load_members(stages: dict[str, list[Stage]], device: torch.device) -> dict[str, Predictor]:
+    """Return the trained predictors of member stages, of each all its copies as one."""
+    return {
+        name: WithinMemory(Copies([MEMBERS[name].load(stage.folder, device) for stage in copies]))
+        for name, copies in stages.items()
+    }
 
 
 def load_decoding(folder: Path) -> Decoding:
@@ -307,12 +341,14 @@ def with_frames(split: PackedSplit) -> PackedSplit:
     return split
 
 
-def make_clip(frames: np.ndarray | None, masks: np.ndarray, rows: slice | np.ndarray, device: torch.device) -> Clip:
+def make_clip(
+    frames: np.ndarray | None, masks: list[np.ndarray], rows: slice | np.ndarray, device: torch.device
+) -> Clip:
     """Return the clip of the first 11 frames of some rows.
 
     Args:
         frames: (N, T, 160, 240, 3) uint8; None in a stand-in of masks only.
-        masks: (N, T, 160, 240) uint8.
+        masks: (N, T, 160, 240) uint8, as the segmenter of every copy sees them.
         rows: which of the N videos.
         device: of the clip's tensors.
     """
@@ -320,7 +356,9 @@ def make_clip(frames: np.ndarray | None, masks: np.ndarray, rows: slice | np.nda
     def first(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array[rows, :CLIP_FRAMES])).to(device)
 
-    return Clip(None if frames is None else first(frames), first(masks))
+    images = None if frames is None else first(frames)
+    clip, *copies = [Clip(images, first(each)) for each in masks]
+    return replace(clip, copies=tuple(copies))
 
 
 def batch_size(device: torch.device) -> int:
@@ -332,10 +370,10 @@ def batch_size(device: torch.device) -> int:
 
 
 def clips(
-    frames: np.ndarray | None, masks: np.ndarray, device: torch.device, rows: np.ndarray | None = None
+    frames: np.ndarray | None, masks: list[np.ndarray], device: torch.device, rows: np.ndarray | None = None
 ) -> Iterator[tuple[Clip, np.ndarray]]:
     """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
-    rows = np.arange(len(masks)) if rows is None else rows
+    rows = np.arange(len(masks[0])) if rows is None else rows
     for first in range(0, len(rows), batch_size(device)):
         some = rows[first : first + batch_size(device)]
         yield make_clip(frames, masks, some, device), some

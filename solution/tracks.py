@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
+from data_prep.classes import CUBE, NUM_CLASSES, SHAPE_OF_CLASS, SPHERE
 from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, project, unproject
 
 MAX_OBJECTS = 8
@@ -125,7 +125,7 @@ def _find(masks: Tensor) -> Tracks:
         return out
 
     yaw = torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
-    values = (good, position, yaw * (shape == 0), border.any(-1), shown, covariance)
+    values = (good, position, yaw * (shape == CUBE), border.any(-1), shown, covariance)
     return Tracks(classes, *(spread(each) for each in values))
 
 
@@ -189,7 +189,7 @@ def side(row: Tensor) -> Tensor:
 def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
     """Return (N, P, 2) image points whose convex hull is the silhouette of N solids of one shape."""
     n = len(position)
-    if shape == 0:
+    if shape == CUBE:
         turn = yaw[:, None] + QUARTER * torch.arange(4, device=yaw.device) + QUARTER / 2
         around = 2**0.5 * RADIUS * torch.stack((turn.cos(), turn.sin()), -1)
     else:
@@ -197,7 +197,7 @@ def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
         # An inscribed polygon is a little too small; this makes its mean error zero.
         wide = RADIUS * (2 / (1 + math.cos(math.pi / RIM)))
         around = wide * torch.stack((turn.cos(), turn.sin()), -1).expand(n, RIM, 2)
-    if shape == 1:
+    if shape == SPHERE:
         centre = torch.cat((position, position.new_full((n, 1), RADIUS)), 1)
         ray = centre - position.new_tensor(CAMERA)
         distance = ray.norm(dim=1, keepdim=True)
@@ -301,7 +301,7 @@ class Outlines:
             tilt = (self.normal.T[normal] * self.ray.T).sum(-1)  # cosine between normal and ray
             columns = []
             for change, turn in ((p.new_tensor([0.01, 0]), 0.0), (p.new_tensor([0, 0.01]), 0.0), (0.0, 0.03)):
-                if turn and not (turns and kind == 0):
+                if turn and not (turns and kind == CUBE):
                     continue
                 moved, _ = self.radii(kind, p + change, a + turn, centre)
                 columns.append((moved - radius) / (turn or 0.01) * tilt)
@@ -363,7 +363,7 @@ class Outlines:
         with x, y and yaw (N, Q, 3), both in pixels, and the normal of the edge there (N, Q, 2).
         """
         distance, met, normal = self.outside(kind, position, yaw, points)
-        ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == 0 else 2]
+        ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == CUBE else 2]
         moved = [self.outside(kind, position + position.new_tensor(way[:2]), yaw + way[2], points)[0] for way in ways]
         slope = [(distance - after) / max(way) for after, way in zip(moved, ways, strict=True)]
         slope = torch.stack((*slope, *[torch.zeros_like(distance)] * (3 - len(slope))), -1)
@@ -380,10 +380,10 @@ class Outlines:
     def exact_normals(self, kind: int, position: Tensor, yaw: Tensor) -> Tensor:
         """Return (N, M, 2) normals among which are those of every straight edge of each silhouette."""
         around = self.normal.T.expand(len(yaw), -1, -1)
-        if kind == 1:
+        if kind == SPHERE:
             return around
-        if kind == 0:
-            low, high = outline(0, position, yaw).split(4, 1)
+        if kind == CUBE:
+            low, high = outline(CUBE, position, yaw).split(4, 1)
             edge = torch.cat((low.roll(-1, 1) - low, high.roll(-1, 1) - high, high - low), 1)
         else:
             # The sides are seen where the camera looks along the surface.
@@ -395,7 +395,7 @@ class Outlines:
             edge = project(torch.cat((ground, torch.full_like(ground[..., :1], 2 * RADIUS)), -1)) - low
         normal = torch.nn.functional.normalize(torch.stack((-edge[..., 1], edge[..., 0]), -1), dim=-1)
         straight = torch.cat((normal, -normal), 1)
-        return straight if kind == 0 else torch.cat((around, straight), 1)
+        return straight if kind == CUBE else torch.cat((around, straight), 1)
 
     def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Move everything roughly into place, then turn each cube to the best of a few yaws."""

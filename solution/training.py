@@ -70,7 +70,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies it in hardware, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
 def autocast(device: torch.device):

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import pymunk
 
-from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
+from data_prep.classes import CUBE, NUM_CLASSES, SHAPE_OF_CLASS, SPHERE
 from data_prep.scene import (
     CAMERA,
     CENTRE,
@@ -118,7 +118,7 @@ def invent(random: np.random.Generator) -> Trajectories:
     """Throw objects once and watch them."""
     class_ids = random.choice(np.arange(1, NUM_CLASSES), MAX_OBJECTS, replace=False)
     shape = SHAPE_OF_CLASS[class_ids]
-    deceleration = np.where(SHAPES.index("sphere") == shape, 0.0, random.uniform(*DECELERATION, MAX_OBJECTS))
+    deceleration = np.where(shape == SPHERE, 0.0, random.uniform(*DECELERATION, MAX_OBJECTS))
     position, velocity, spin = throw(random, deceleration)
     count = len(position)
     class_ids, shape, deceleration = class_ids[:count], shape[:count], deceleration[:count]
@@ -270,7 +270,7 @@ def slide(
     bodies: list[pymunk.Body] = []
     index: dict[pymunk.Shape, int] = {}
     for k in range(len(shape)):
-        is_cube = shape[k] == 0
+        is_cube = shape[k] == CUBE
         mass = MASS[shape[k]]
         body = pymunk.Body(mass, MOMENT[shape[k]] * mass * RADIUS**2)
         body.position, body.angle = tuple(position[k]), float(yaw[k])

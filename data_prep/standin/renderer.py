@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_prep.classes import class_parts
+from data_prep.classes import CUBE, SPHERE, class_parts
 from data_prep.scene import CAMERA, HEIGHT, NUM_FRAMES, RADIUS, WIDTH, project, ray_directions, unproject, visible_rays
 from data_prep.standin.physics import Trajectories
 
@@ -165,7 +165,7 @@ def shadows(shape: Tensor, position: Tensor, yaw: Tensor, image: Tensor, num_ima
 
     # A solid that rests casts the same shadow in every frame: compute each state once.
     near = (position[:, 0] > -8) & (position[:, 0] < 3.5) & (position[:, 1].abs() < 6)
-    turn = torch.where(shape == 0, yaw, 0.0)
+    turn = torch.where(shape == CUBE, yaw, 0.0)
     state = torch.column_stack((shape.to(position), position, turn))[near]
     state, which = torch.unique(state, dim=0, return_inverse=True)  # sorted by shape
 
@@ -200,26 +200,26 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
     x, y = floor[:, 0] - state[:, :1], floor[:, 1] - state[:, 1:2]
     sx, sy = (torch.zeros_like(floor[:1, 0]),) * 2 if slant is None else slant.unbind(-1)
     squared = sx * sx + sy * sy
-    if kind == 0:
+    if kind == CUBE:
         cos, sin = state[:, 2:].cos(), state[:, 2:].sin()
         x, y = x * cos + y * sin, y * cos - x * sin
         sx, sy = sx * cos + sy * sin, sy * cos - sx * sin
     if slant is None:
-        if kind == 0:
+        if kind == CUBE:
             gap = torch.hypot((x.abs() - RADIUS).clamp_min_(0), (y.abs() - RADIUS).clamp_min_(0))
         else:
             gap = torch.hypot(x, y)
-            gap = gap * gap * (0.5 / RADIUS) if kind == 1 else (gap - RADIUS).clamp_min_(0)
+            gap = gap * gap * (0.5 / RADIUS) if kind == SPHERE else (gap - RADIUS).clamp_min_(0)
         return 0.6 * torch.exp(-10 * gap)
     way = x * sx + y * sy
     height = (-way / squared).clamp_(0, 2 * RADIUS)
-    if kind == 0:
+    if kind == CUBE:
         # The square swept along the segment is where six half-planes meet; half a sweep on it is symmetric.
         outside = (x * sy - y * sx).abs_() - RADIUS * (sx.abs() + sy.abs())
         outside = outside / squared.sqrt()
         outside = torch.maximum(outside, (x + RADIUS * sx).abs_() - RADIUS * (1 + sx.abs()))
         outside = torch.maximum(outside, (y + RADIUS * sy).abs_() - RADIUS * (1 + sy.abs()))
-    elif kind == 1:
+    elif kind == SPHERE:
         outside = (x * x + y * y + RADIUS**2 - (RADIUS - way).square_() / (1 + squared)).clamp_min_(0).sqrt_() - RADIUS
     else:
         outside = torch.hypot(x + height * sx, y + height * sy) - RADIUS
@@ -277,7 +277,7 @@ def normals(shape: Tensor, position: Tensor, yaw: Tensor, point: Tensor) -> Tens
     cube_x, cube_y = beyond(x * cos + y * sin), beyond(y * cos - x * sin)
     radius = (x * x + y * y).sqrt().clamp_min(1e-6)
     outward = (radius - inner).clamp_min(0) / radius
-    cube, ball = (shape == 0), (shape == 1)
+    cube, ball = (shape == CUBE), (shape == SPHERE)
     nx = torch.where(cube, cube_x * cos - cube_y * sin, torch.where(ball, x, x * outward))
     ny = torch.where(cube, cube_x * sin + cube_y * cos, torch.where(ball, y, y * outward))
     nz = torch.where(ball, z, beyond(z))

@@ -25,20 +25,24 @@ class Clip:
     Attributes:
         frames: (B, 11, 160, 240, 3) uint8 RGB, frames 1–11; None in a stand-in of masks only.
         masks: (B, 11, 160, 240) uint8, the segmenter's classes 0–48 on those frames.
+        copies: the same frames with the masks of other copies' segmenters, where the ensemble has copies.
     """
 
     frames: Tensor | None
     masks: Tensor
+    copies: tuple[Clip, ...] = ()
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def __getitem__(self, clips: slice) -> Clip:
-        return Clip(None if self.frames is None else self.frames[clips], self.masks[clips])
+        frames = None if self.frames is None else self.frames[clips]
+        return Clip(frames, self.masks[clips], tuple(copy[clips] for copy in self.copies))
 
     def flipped(self) -> Clip:
         """Return the clip mirrored left to right."""
-        return Clip(None if self.frames is None else self.frames.flip(-2), self.masks.flip(-1))
+        frames = None if self.frames is None else self.frames.flip(-2)
+        return Clip(frames, self.masks.flip(-1), tuple(copy.flipped() for copy in self.copies))
 
 
 @dataclass(frozen=True)

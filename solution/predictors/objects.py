@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.classes import CUBE
 from data_prep.pack import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES
 from solution import processes
@@ -121,7 +122,7 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
     present = seen.any(1)
     last, origin = last_seen(history)
     offset = (history.position - origin[:, None]) * seen[..., None]
-    cube = (history.shape == 0)[:, None] & seen
+    cube = (history.shape == CUBE)[:, None] & seen
     facing = torch.stack(((4 * history.yaw).cos() * cube, (4 * history.yaw).sin() * cube), -1)
     timed = torch.cat((4 * offset, seen[..., None], history.border[..., None], history.shown[..., None], facing), -1)
     before = (last - 1).clamp_min(0)[:, None]
@@ -142,7 +143,7 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
         expected = rollout.path[:, :, 0]
         aside = rollout.path - expected[:, :, None]
         spread = aside.square().sum(-1).mean(2).sqrt()  # (B, K, F)
-        is_cube = (history.shape == 0)[..., None, None]
+        is_cube = (history.shape == CUBE)[..., None, None]
         turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1) * is_cube
         struck = rollout.hit.clamp_max(2.0)
         mode_features = torch.cat((4 * aside.flatten(3), struck, turn), -1)
@@ -266,7 +267,7 @@ def training_batches(
         history, future = video.frames(slice(CLIP_FRAMES)), video.frames(slice(CLIP_FRAMES, None))
         inputs = network_inputs(history, expected, camera, config.modes)
         seen = future.visible.transpose(1, 2) & inputs["present"][..., None]
-        yaw = torch.where(video.shape == 0, future.yaw[:, -1], torch.nan)
+        yaw = torch.where(video.shape == CUBE, future.yaw[:, -1], torch.nan)
         return inputs | {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw}
 
     return batch

@@ -1,11 +1,14 @@
 """Views, weights and decoding against hand-made predictors and direct searches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from solution.ensemble import (
     THRESHOLDS,
+    Copies,
     EnsembleConfig,
     ThresholdTable,
     WithinMemory,
@@ -50,6 +53,15 @@ def test_a_flipped_view_is_flipped_back(clip):
     both = member_probabilities(Shifted(), clip, [View(), View(flip=True)])
     by_hand = (one_hot(clip.masks[:, -1].roll(3, -1)) + one_hot(clip.masks[:, -1].roll(-3, -1))) / 2
     assert torch.equal(both, by_hand)
+
+
+def test_every_copy_looks_at_its_own_masks(clip):
+    other = Clip(clip.frames, clip.masks.roll(1, 0))
+    together = member_probabilities(Copies([Shifted(), Copy()]), replace(clip, copies=(other,)), [View(flip=True)])
+    shifted, copied = one_hot(clip.masks[:, -1].roll(-3, -1)), one_hot(other.masks[:, -1])
+    assert torch.equal(together, (shifted + copied) / 2)
+    first = Copies([Copy(), Copy()]).predict(replace(clip, copies=(other,))[:1], View())
+    assert torch.equal(first, (one_hot(clip.masks[:1, -1]) + one_hot(clip.masks[1:, -1])) / 2)
 
 
 class Hungry(Copy):

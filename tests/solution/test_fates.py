@@ -7,8 +7,6 @@ from data_prep.scene import NUM_FRAMES, paint_solids
 from solution.fates import FATES, fate_groups, fates
 from solution.metrics import score
 
-CUBE, SPHERE, CYLINDER = 0, 1, 2
-
 
 def paint(courses: dict[int, np.ndarray]) -> np.ndarray:
     """Return (1, 22, 160, 240) masks of objects with these classes on (22, 2) courses; nan where there is none."""

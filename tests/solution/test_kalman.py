@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data_prep.classes import CUBE, CYLINDER, SPHERE
 from data_prep.scene import FRAME_SECONDS
 from solution.kalman import _slopes, observe
 from solution.physics import COMPONENTS, Constants, State, advance
 from solution.rollout import OPEN, fit_constants, reconsidered, roll_out, with_usual_decelerations
 from solution.tracks import Tracks, join
-from tests.solution.test_physics import CUBE, CYLINDER, SMOOTH, SPHERE, scene
+from tests.solution.test_physics import SMOOTH, scene
 
 EDGE_VARIANCE = (0.002 / Constants.edge_noise) ** 2
 

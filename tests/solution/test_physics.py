@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.classes import CUBE, CYLINDER, SPHERE
 from data_prep.scene import FRAME_SECONDS, MASS, RADIUS
 from data_prep.standin.physics import SIDE_FRICTION, slide
 from solution.physics import Constants, State, advance, contact
-
-CUBE, SPHERE, CYLINDER = 0, 1, 2
 
 
 def scene(shape, position, velocity, yaw=0.0, deceleration=0.0, elasticity=1.0):
