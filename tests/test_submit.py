@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY_OPTIONS, assert_one_sentence, flip_a_bit, run_submit
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, flip_a_bit, run_submit, run_validate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def times(folder: Path) -> dict[str, int]:
     """Return when every stage was finished."""
     return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs" / "stages").glob("*/done.json")}
+
+
+def stages(folder: Path, name: str) -> list[Path]:
+    """Return the markers of all finished stages of a name."""
+    return list((folder / "runs" / "stages").glob(f"{name}-*/done.json"))
 
 
 def stage(folder: Path, name: str) -> Path:
@@ -271,6 +277,25 @@ def test_a_full_disk_loses_nothing(workspace, small_disk, monkeypatch):
     found = run_submit(*options)
     assert found.exit_code == 0, found.output
     assert (small_disk / "submission.pt").read_bytes() == workspace.submission.read_bytes()
+
+
+def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
+    options = ["--data", trained.data, "--overwrite", "--run", "two", "--set", "ensemble.copies=2"]
+    found = run_submit(*options)
+    assert found.exit_code == 0, found.output
+    before = times(trained.folder)
+    assert all(f"  {name}: " in found.output for name in ("segmenter", "segmenter.2", "objects.2", "masks_hidden.2"))
+    seeds = sorted(json.loads(path.read_text())["decided_by"]["seed"] for path in stages(trained.folder, "segmenter"))
+    assert seeds == [0, 1] and len(stages(trained.folder, "objects")) == 2
+    single = run_submit("--data", trained.data, "--overwrite", "--set", "seed=1")
+    assert single.exit_code == 0, single.output
+    made = {name.split("-")[0] for name in times(trained.folder).keys() - before.keys()}
+    assert made == {"decoding", "predictions_hidden"}, "the second copy is what seed 1 is by itself"
+    before = times(trained.folder)
+    found = run_validate("--run", "two", "--data", trained.data)
+    assert found.exit_code == 0, found.output
+    made = sorted(name.split("-")[0] for name in times(trained.folder).keys() - before.keys())
+    assert made == ["masks_val", "masks_val"]
 
 
 @pytest.mark.slow
