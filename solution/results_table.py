@@ -109,6 +109,7 @@ SHOWN = (
     "quick-standin",
     "quick-fresh",
     "ablate-decode",
+    "ablate-copies",
     "ablate-edges",
     "quick-blender",
     "exact-masks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,6 +20,8 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 SHOWN = ("moved", "collided", "occluded", "late")
 WIDTH, HEIGHT, LINE, GAP = 360, 240, 24, 4
 """Pixels: of a panel, the line of text above it, and between panels."""
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+"""Pillow's own has no dash."""
 
 
 def check_picture(path: Path) -> None:
@@ -72,7 +75,7 @@ def strip(material: Material, text: str, row: int) -> Image.Image:
     """Return the panels of one video side by side below a text."""
     shown = panels(material, row)
     picture = Image.new("RGB", (len(shown) * (WIDTH + GAP) - GAP, HEIGHT + 2 * LINE), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(LINE * 2 // 3)
+    draw, font = ImageDraw.Draw(picture), ImageFont.truetype(FONT, LINE * 3 // 5)
     draw.text((GAP, GAP), text, "black", font)
     for place, (caption, image) in enumerate(shown):
         left = place * (WIDTH + GAP)
