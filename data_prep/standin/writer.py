@@ -46,7 +46,8 @@ FEW = 16
 class Settings:
     """What decides every byte of a stand-in competition on one machine.
 
-    kind is ``raw``, ``packed`` or ``masks``.
+    kind is ``raw``, ``packed`` or ``masks``. version is raised whenever the other settings come to mean other videos,
+    so that no stage takes old ones for new ones.
     """
 
     train: int
@@ -55,6 +56,7 @@ class Settings:
     hidden: int
     seed: int
     kind: str
+    version: int = 2
 
     def numbers(self) -> dict[str, range]:
         """Return the video numbers of every split that has videos; no number is in two splits."""
@@ -139,7 +141,7 @@ def claim(out: Path, settings: Settings) -> None:
         if found != wanted:
             other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
             raise UserError(
-                f"{out} holds a stand-in competition made with {other}; use the same or choose another folder."
+                f"{out} holds a stand-in competition made with {other}; use the same, remove it or choose another."
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
