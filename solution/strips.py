@@ -36,8 +36,13 @@ def write_strips(path: Path, material: Material) -> None:
     Args:
         path: the file.
         material: of a report page, with fates.
+
+    Raises:
+        UserError: no video has an object in frame 22.
     """
     rows = [strip(material, text, row) for text, row in typical(material)]
+    if not rows:
+        raise UserError(f"--picture {path}: expected videos with objects in frame 22, found none; choose other --data.")
     picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:

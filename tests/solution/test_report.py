@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from data_prep.classes import class_id
+from data_prep.errors import UserError
 from solution import report
 from solution.evaluation import Reliability
 from solution.fates import FATES
@@ -85,6 +86,8 @@ def test_a_picture_shows_a_typical_object_of_every_fate(tmp_path):
         with Image.open(tmp_path / name) as picture:
             pixels = np.asarray(picture.convert("L"))
         assert pixels.shape[0] % 3 == 0 and (pixels[:, ::8] < 100).any()
+    with pytest.raises(UserError, match="with objects in frame 22"):
+        write_strips(tmp_path / "none.png", replace(shown, fates=np.full((40, 49), -1)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["strips.jpg", "strips.png"]
 
 
