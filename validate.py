@@ -28,7 +28,7 @@ from solution.submission import check_submission, count_hidden, load_submission,
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run and --report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a page that shows where points were lost.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw an object of every fate, with --run.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw typical objects, a fate each, with --run.")
 @click.option("--record", type=click.Path(path_type=Path), help="Also write the scores of --run as a JSON result.")
 @click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
 @exits_cleanly

@@ -52,8 +52,21 @@ CHOICES = {
 }
 
 
-AT_LEAST_ONE = {"batch", "batch_size", "copies", "downscale", "heads", "layers", "modes", "samples", "steps", "width"}
-AT_LEAST_ONE |= {"view_count"}
+AT_LEAST_ONE = frozenset(
+    {
+        "batch",
+        "batch_size",
+        "copies",
+        "downscale",
+        "heads",
+        "layers",
+        "modes",
+        "samples",
+        "steps",
+        "view_count",
+        "width",
+    }
+)
 """Keys of any section; 0 of another number switches something off."""
 
 

@@ -1,4 +1,4 @@
-"""One picture of a video for every fate of objects: what was seen, what was expected of frame 22, what went wrong."""
+"""One picture of a video for each of four fates: what was seen, what was expected of frame 22, what went wrong."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from solution.page import Material, panels
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 SHOWN = ("moved", "collided", "occluded", "late")
+"""What stood still is met nearly always."""
 WIDTH, HEIGHT, LINE, GAP = 360, 240, 24, 4
 """Pixels: of a panel, the line of text above it, and between panels."""
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -55,7 +56,7 @@ def write_strips(path: Path, material: Material) -> None:
 
 
 def typical(material: Material) -> list[tuple[str, int]]:
-    """Return a text and the row of a video for every fate: of its objects one whose IoU is nearest to their mean.
+    """Return a text and the row of a video for each of ``SHOWN``: of its objects the one nearest to their mean IoU.
 
     Of equally near ones it is the largest in frame 22, from a video not chosen before; fates without objects are left
     out.

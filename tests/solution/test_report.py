@@ -68,7 +68,7 @@ def test_the_worst_come_first_and_nothing_twice():
     assert len(set(rows)) == 36 and 7 not in rows
 
 
-def test_a_picture_shows_a_typical_object_of_every_fate(tmp_path):
+def test_a_picture_shows_a_typical_object_of_each_fate(tmp_path):
     shown = material()
     ious = 1 - 2 * (np.arange(40) % 20) / (30 + np.arange(40) % 20)
     found = np.full((40, 49), -1, np.int8)
