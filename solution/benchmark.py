@@ -172,17 +172,22 @@ def best_seconds(run: Callable[[], None], repeats: int, device: torch.device) ->
 
 @main.command()
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), help="[default: full on a GPU, else quick]")
+@click.option("--batch", default=None, type=click.IntRange(2), help="Samples a step.  [default: the preset's]")
 @DEVICE
 @exits_cleanly
-def profile(preset: str | None, device_name: str | None) -> None:
+def profile(preset: str | None, batch: int | None, device_name: str | None) -> None:
     """Take a few training steps of every network of a preset: seconds, operations, share of the peak, what is slow."""
     device = choose_device(device_name)
     preset = preset or ("full" if device.type == "cuda" else "quick")
     peak = peak_flops(device)
     about = {"preset": preset, "precision": str(autocast_dtype(device)).removeprefix("torch."), "peak_flops": peak}
     about["threads"] = torch.get_num_threads()
-    networks = jobs(PRESETS[preset]).items()
-    record("profile", [{"network": name} | about | profile_job(make, device, peak) for name, make in networks], device)
+    networks = jobs(PRESETS[preset], batch).items()
+    record(
+        f"profile-{preset}",
+        [{"network": name} | about | profile_job(make, device, peak) for name, make in networks],
+        device,
+    )
 
 
 @main.command()

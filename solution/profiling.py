@@ -42,41 +42,50 @@ TOP = 3
 
 @dataclass(frozen=True)
 class Job:
-    """What :func:`solution.training.fit` trains: a network, its loss, and its batches by step."""
+    """What :func:`solution.training.fit` trains: a network, its loss, and its batches by step.
+
+    ``samples`` are those of all steps of the config together.
+    """
 
     model: nn.Module
     loss: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
     batch: Callable[[int], dict[str, Tensor]]
+    samples: int
 
 
-def jobs(config: Config) -> dict[str, Callable[[], Job]]:
-    """Return by name what makes the training of every network of a config."""
+def jobs(config: Config, size: int | None = None) -> dict[str, Callable[[], Job]]:
+    """Return by name what makes the training of every network of a config, by batches of its size or of ``size``."""
     masks = paint_videos([simulate(video_seed(0, number)) for number in range(VIDEOS)])
     frames = np.random.default_rng(0).integers(0, 256, (*masks.shape, 3), np.uint8)
     rows = np.arange(VIDEOS)
 
     def segmenter() -> Job:
-        batch = crop_batches(config.segmenter, frames, masks, rows, 0)
-        return Job(build_segmenter(config.segmenter), partial(crops_loss, config.segmenter), batch)
+        chosen = replace(config.segmenter, batch=size or config.segmenter.batch)
+        batch = crop_batches(chosen, frames, masks, rows, 0)
+        samples = config.segmenter.steps * config.segmenter.batch
+        return Job(build_segmenter(chosen), partial(crops_loss, chosen), batch, samples)
 
     def simvp(translator: str) -> Job:
         chosen = replace(config.frames, translator=translator)
-        batch = video_batches(chosen.batch_size, [FrameVideos(frames, masks, rows)], 0, with_future=True)
-        return Job(FramePipeline(chosen, nn.Identity()).simvp, partial(frames_loss, chosen), batch)
+        batch = video_batches(size or chosen.batch_size, [FrameVideos(frames, masks, rows)], 0, with_future=True)
+        samples = chosen.steps * chosen.batch_size
+        return Job(FramePipeline(chosen, nn.Identity()).simvp, partial(frames_loss, chosen), batch, samples)
 
     def slots() -> Job:
-        batch = slot_batches(config.masks, [MaskVideos(masks, masks)], 0)
-        return Job(SlotSimVP(config.masks), partial(slots_loss, config.masks), batch)
+        chosen = replace(config.masks, batch_size=size or config.masks.batch_size)
+        batch = slot_batches(chosen, [MaskVideos(masks, masks)], 0)
+        samples = config.masks.steps * config.masks.batch_size
+        return Job(SlotSimVP(chosen), partial(slots_loss, chosen), batch, samples)
 
     def edges() -> Job:
-        batch = edge_batches(config.edges, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
-        return Job(EdgeNetwork(FEATURES, config.edges.width), edges_loss, batch)
+        chosen = replace(config.edges, batch=size or config.edges.batch)
+        batch = edge_batches(chosen, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
+        return Job(EdgeNetwork(FEATURES, chosen.width), edges_loss, batch, config.edges.steps * config.edges.batch)
 
     def dynamics() -> Job:
-        chosen = replace(config.objects, dynamics="direct")
-        return Job(
-            build(chosen), dynamics_loss, training_batches(find_tracks(torch.from_numpy(masks)), None, chosen, 0)
-        )
+        chosen = replace(config.objects, dynamics="direct", batch_size=size or config.objects.batch_size)
+        batch = training_batches(find_tracks(torch.from_numpy(masks)), None, chosen, 0)
+        return Job(build(chosen), dynamics_loss, batch, config.objects.steps * config.objects.batch_size)
 
     simvps = {f"SimVP {translator}": partial(simvp, translator) for translator in TRANSLATORS}
     return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "edges": edges, "dynamics": dynamics}
@@ -100,8 +109,9 @@ def profile_job(make: Callable[[], Job], device: torch.device, peak: float) -> d
     """Return what a training step costs.
 
     ``step_s`` is the fastest and ``batch_s`` what one core needs to make its batch; ``flops`` are three times those of
-    the forward pass (multiplication and addition count two), ``share_of_peak`` is what they come to by the second over
-    ``peak``; ``top`` are the operators with the largest shares of the time.
+    the forward pass (multiplication and addition count two), ``training_flops`` those of the whole training;
+    ``share_of_peak`` is what they come to by the second over ``peak``; ``top`` are the operators with the largest
+    shares of the time.
     """
     job = make()
     start = time.perf_counter()
@@ -111,7 +121,7 @@ def profile_job(make: Callable[[], Job], device: torch.device, peak: float) -> d
     model = job.model.to(device)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), autocast(device):
         job.loss(model, tensors)
-    flops = 3 * counter.get_total_flops()
+    flops, size = 3 * counter.get_total_flops(), len(next(iter(tensors.values())))
     reset_peak(device)
     rows = train(job, device, WARM_UP + MEASURED)[WARM_UP:]
     step_seconds = min(float(row["step_s"]) for row in rows)
@@ -123,12 +133,13 @@ def profile_job(make: Callable[[], Job], device: torch.device, peak: float) -> d
     times = {event.key: getattr(event, attribute) for event in profiler.key_averages()}
     largest = sorted(times, key=times.get, reverse=True)[:TOP]
     return {
-        "batch": len(next(iter(tensors.values()))),
+        "batch": size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "step_s": step_seconds,
         "batch_s": batch_seconds,
         "peak_gib": gib,
         "flops": flops,
+        "training_flops": flops / size * job.samples,
         "share_of_peak": flops / step_seconds / peak,
         "top": {name: times[name] / sum(times.values()) for name in largest},
     }

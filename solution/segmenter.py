@@ -66,7 +66,7 @@ def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_
         mask: (N, H, W) uint8.
         region_weight: of the Dice loss.
     """
-    factors = model.factors(frames).float()
+    factors = model(frames).float()
     known, thing = mask != IGNORE, (mask != IGNORE) & (mask > 0)
     with torch.autocast(factors.device.type, enabled=False):
         odds, given = model.log_likelihood(factors, torch.where(known, mask, 0).long())

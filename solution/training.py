@@ -30,6 +30,8 @@ from data_prep.pack import write_bytes
 from solution import processes
 
 CHECKPOINT_SECONDS = 60.0
+COMPILED_FROM = 3000
+"""Steps that are worth the minute that compiling a network can take."""
 LOG_ROWS = 100
 WEIGHTS = "weights.safetensors"
 TIMES = ("data_s", "step_s", "data_share")
@@ -164,7 +166,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
     if not start:
         _save_resume(folder, 0, model, ema, optimiser, log, rate_share)
     good = start
-    if device.type == "cuda":
+    if device.type == "cuda" and recipe.steps - start >= COMPILED_FROM:
         model.compile()
     whole = _Whole(model, loss)
     if processes.count() > 1:

@@ -52,7 +52,7 @@ class SegmentationUNet(nn.Module):
             decoder_channels=decoder_channels,
         )
 
-    def factors(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, H, W) frames in [0, 1] to the (N, 14, H, W) logits of background, shape, material, colour."""
         frames = (frames - self.mean) / self.std
         if self.downscale == 1:
@@ -60,13 +60,13 @@ class SegmentationUNet(nn.Module):
         factors = self.unet(F.avg_pool2d(frames, self.downscale))
         return F.interpolate(factors, frames.shape[-2:], mode="bilinear", align_corners=False)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Map (N, 3, H, W) frames in [0, 1] to (N, 49, H, W) logits."""
-        return F.conv2d(self.factors(frames), self.attributes[:, :, None, None])
+    def logits(self, frames: Tensor) -> Tensor:
+        """Map (N, 3, H, W) frames in [0, 1] to the (N, 49, H, W) logits of the classes."""
+        return F.conv2d(self(frames), self.attributes[:, :, None, None])
 
     def classes(self, frames: Tensor) -> Tensor:
-        """Return the (N, H, W) uint8 most probable classes, equal to the arg max of :meth:`forward`, at less cost."""
-        background, *groups = self.factors(frames).float().split(GROUPS, 1)
+        """Return the (N, H, W) uint8 most probable classes, equal to the arg max of :meth:`logits`, at less cost."""
+        background, *groups = self(frames).float().split(GROUPS, 1)
         values, (shape, material, colour) = zip(*(group.max(1) for group in groups), strict=True)
         chosen = 1 + (shape * len(MATERIALS) + material) * len(COLOURS) + colour
         return torch.where(sum(values) > background[:, 0], chosen, 0).to(torch.uint8)
@@ -75,7 +75,7 @@ class SegmentationUNet(nn.Module):
         """Return the parts of what softmax over the 49 logits says of given classes, without making 49 channels.
 
         Args:
-            factors: (N, 14, H, W) float32 from :meth:`factors`.
+            factors: (N, 14, H, W) float32 from :meth:`forward`.
             classes: (N, H, W) int64 0–48.
 
         Returns:

@@ -60,17 +60,17 @@ class FramesConfig:
     hid_T: int = 256
     N_S: int = 4
     N_T: int = 8
-    downscale: int = 1
+    downscale: int = 2
     residual: bool = True
     ssim_weight: float = 0.1
     last_weight: float = 3.0
-    steps: int = 40_000
+    steps: int = 8000
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    segmenter_steps: int = 2000
-    joint_steps: int = 4000
-    pseudo_steps: int = 4000
+    segmenter_steps: int = 500
+    joint_steps: int = 1000
+    pseudo_steps: int = 1000
     tuning_rate: float = 1e-4
     jaccard_weight: float = 1.0
 
@@ -80,7 +80,6 @@ QUICK = FramesConfig(
     hid_S=16,
     hid_T=64,
     N_T=3,
-    downscale=2,
     steps=300,
     batch_size=4,
     segmenter_steps=60,
@@ -92,6 +91,7 @@ QUICK = FramesConfig(
 
 REPORT = FramesConfig(
     translator="inception",
+    downscale=1,
     residual=False,
     ssim_weight=0.0,
     last_weight=1.0,
@@ -149,7 +149,7 @@ class FramePipeline(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Map a (B, 11, H, W, 3) uint8 clip to (B, 49, H, W) logits of frame 22."""
-        return self.segmenter(last_frame(self.simvp, clip, self.downscale))
+        return self.segmenter.logits(last_frame(self.simvp, clip, self.downscale))
 
 
 def as_clip(frames: Tensor, downscale: int) -> Tensor:
@@ -301,11 +301,13 @@ def tune(
     whole = part is pipeline
 
     def loss(part: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        seen = tensors["clip"]
-        if not whole:
+        if whole:
+            logits = part(tensors["clip"])
+        else:
             with torch.no_grad():
-                seen = last_frame(pipeline.simvp, seen, config.downscale)
-        return mask_loss(part(seen)[:, None], tensors["mask"], config.jaccard_weight)
+                drawn = last_frame(pipeline.simvp, tensors["clip"], config.downscale)
+            logits = part.logits(drawn)
+        return mask_loss(logits[:, None], tensors["mask"], config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
         simvp, segmenter = (part.simvp, part.segmenter) if whole else (pipeline.simvp, part)
@@ -360,11 +362,10 @@ def evaluate_frames(
         frames = torch.from_numpy(held_out.frames[chosen[start : start + 4]]).to(device)
         with autocast(device):
             drawn = last_frame(simvp, frames[:, :CLIP_FRAMES], downscale).float().clamp(0, 1)
-            logits = segmenter(drawn)
+            masks.append(segmenter.classes(drawn).cpu())
         truth = as_clip(frames[:, -1:], 1)[:, 0]
         errors.append((drawn - truth).square().mean((1, 2, 3)).cpu())
         similarities.append(structural_similarity(drawn, truth).cpu())
-        masks.append(logits.argmax(1).byte().cpu())
         if start == 0:
             last_seen = as_clip(frames[:, CLIP_FRAMES - 1 : CLIP_FRAMES], 1)[:, 0]
             save_strip(last_seen, truth, drawn, folder)

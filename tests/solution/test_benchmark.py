@@ -9,16 +9,17 @@ from click.testing import CliRunner
 from solution import benchmark
 from solution.config import override
 from solution.presets import PRESETS
+from solution.profiling import jobs
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "RECORDS", tmp_path / "benchmarks")
 
-    def run(name: str, *options: str | Path) -> list[dict]:
+    def run(name: str, *options: str | Path, kept_as: str | None = None) -> list[dict]:
         found = CliRunner().invoke(benchmark.main, [name, *map(str, options)], catch_exceptions=False)
         assert found.exit_code == 0, found.output
-        made = json.loads((tmp_path / "benchmarks" / f"{name}.json").read_text())
+        made = json.loads((tmp_path / "benchmarks" / f"{kept_as or name}.json").read_text())
         assert made["command"].startswith("python -m solution.benchmark") and made["commit"]
         assert made["hardware"] and made["cores"] >= 1 and "torch" in made["versions"]
         assert [json.loads(line) for line in found.stdout.splitlines()] == made["rows"]
@@ -57,25 +58,38 @@ def test_no_frames_is_one_sentence(tmp_path):
     assert found.exit_code == 2 and found.stderr.startswith("Error: ")
 
 
+TINY = override(
+    PRESETS["quick"],
+    [
+        "segmenter.decoder_channels=16,8",
+        *(f"{section}.{key}" for section in ("frames", "masks") for key in ("hid_S=8", "hid_T=16", "N_T=2")),
+        "objects.width=32",
+        "objects.layers=1",
+    ],
+)
+NETWORKS = ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "edges", "dynamics"]
+
+
 @pytest.mark.slow
 def test_profile(run, monkeypatch):
-    tiny = override(
-        PRESETS["quick"],
-        [
-            "segmenter.decoder_channels=16,8",
-            "segmenter.batch=2",
-            "edges.batch=2",
-            *(f"{section}.{key}" for section in ("frames", "masks") for key in ("hid_S=8", "hid_T=16", "N_T=2")),
-            *(f"{section}.batch_size=2" for section in ("frames", "masks", "objects")),
-            "objects.width=32",
-            "objects.layers=1",
-        ],
-    )
-    monkeypatch.setitem(PRESETS, "quick", tiny)
-    rows = run("profile", "--device", "cpu")
-    networks = ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "edges", "dynamics"]
-    assert [row["network"] for row in rows] == networks
+    monkeypatch.setitem(PRESETS, "quick", TINY)
+    rows = run("profile", "--device", "cpu", "--batch", "2", kept_as="profile-quick")
+    assert [row["network"] for row in rows] == NETWORKS
+    sizes = {"segmenter": TINY.segmenter.batch, "SlotSimVP": TINY.masks.batch_size, "edges": TINY.edges.batch}
+    steps = {"segmenter": TINY.segmenter.steps, "SlotSimVP": TINY.masks.steps, "edges": TINY.edges.steps}
     for row in rows:
+        if row["network"] in sizes:
+            samples = sizes[row["network"]] * steps[row["network"]]
+            assert row["training_flops"] == pytest.approx(samples * row["flops"] / 2)
         assert row["batch"] == 2 and row["step_s"] > 0 and row["batch_s"] > 0 and len(row["top"]) == 3
         assert row["share_of_peak"] == pytest.approx(row["flops"] / row["step_s"] / row["peak_flops"])
     assert 0 < sum(rows[0]["top"].values()) <= 1
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_loss_calls_the_network_itself_which_is_what_a_gpu_compiles(network):
+    job = jobs(TINY, size=2)[network]()
+    calls = []
+    job.model.register_forward_pre_hook(lambda *call: calls.append(call))
+    job.loss(job.model, job.batch(0))
+    assert len(calls) == 1

@@ -34,7 +34,7 @@ class Fixed:
     def __init__(self, factors: torch.Tensor):
         self.fixed = factors
 
-    def factors(self, frames: torch.Tensor) -> torch.Tensor:
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         return self.fixed
 
 

@@ -33,12 +33,12 @@ def logits_by_hand(factors: torch.Tensor) -> torch.Tensor:
 
 
 def with_factors(network: SegmentationUNet, factors: torch.Tensor, monkeypatch) -> SegmentationUNet:
-    monkeypatch.setattr(network, "factors", lambda frames: factors)
+    monkeypatch.setattr(network, "forward", lambda frames: factors)
     return network
 
 
 def test_a_class_s_logit_is_the_sum_of_its_attributes(network, factors, monkeypatch):
-    found = with_factors(network, factors, monkeypatch)(None)
+    found = with_factors(network, factors, monkeypatch).logits(None)
     torch.testing.assert_close(found.double(), logits_by_hand(factors), atol=1e-5, rtol=0)
 
 
@@ -48,10 +48,10 @@ def test_classes_are_the_arg_max_of_the_logits(network, factors, monkeypatch):
     assert torch.equal(classes.long(), logits_by_hand(factors).argmax(1))
 
 
-def test_classes_are_the_arg_max_of_forward(network):
+def test_classes_of_frames_are_the_arg_max_of_their_logits(network):
     frames = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        logits, classes = network(frames), network.classes(frames)
+        logits, classes = network.logits(frames), network.classes(frames)
     assert logits.shape == (2, 49, 32, 48) and classes.shape == (2, 32, 48)
     first, second = logits.topk(2, 1).values.unbind(1)
     clear = first - second > 1e-5
@@ -78,5 +78,5 @@ def test_knowing_nothing_costs_the_logarithms_of_the_choices(network):
 def test_shapes(downscale):
     network = SegmentationUNet("resnet18", (16, 12, 8), downscale).eval()
     with torch.inference_mode():
-        assert network(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
-        assert network.factors(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64, 64)
+        assert network.logits(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
+        assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64, 64)
