@@ -1,0 +1,71 @@
+"""Everything that runs on a GPU, on one that only seems to be there: no tensor is left on the other side."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.pack import open_packed, pack
+from data_prep.standin.writer import Settings, make_standin
+from solution.config import override
+from solution.evaluation import score_split
+from solution.presets import QUICK
+from solution.stages import Pipeline
+from tests.conftest import TINY
+from tests.pretended_gpu import GPU, OnGpu, pretended_gpu  # noqa: F401
+
+FRAMES = {"hid_S": 8, "hid_T": 16, "N_T": 2, "segmenter_steps": 2, "joint_steps": 2, "pseudo_steps": 2}
+MASKS = {"hid_S": 8, "hid_T": 16, "N_T": 2}
+JEPA = {
+    "encoder": {"width": 24, "layers": 1, "epochs": 1, "steps": 2, "batch_size": 2},
+    "generator": {"width": 24, "layers": 1, "steps": 2, "batch_size": 2},
+    "decoder": {"layers": 1, "pseudo_steps": 2, "labelled_steps": 2, "tuning_steps": 2, "batch_size": 2},
+}
+SMALL = [
+    *(f"{key}={value}" for key, value in (TINY | {"objects.width": "32"}).items()),
+    *(f"frames.{key}={value}" for key, value in (FRAMES | {"steps": 2, "batch_size": 2}).items()),
+    *(f"masks.{key}={value}" for key, value in (MASKS | {"steps": 2, "batch_size": 2}).items()),
+    *(f"jepa.{part}.{key}={value}" for part, values in JEPA.items() for key, value in values.items()),
+]
+
+
+def test_the_gpu_that_is_not_there_refuses_what_is_not_its_own(pretended_gpu):  # noqa: F811
+    here, there = torch.ones(3), torch.ones(3, device="cuda")
+    assert there.device.type == "cuda" and (2 * there + torch.tensor(1.0)).device.type == "cuda"
+    assert torch.equal(there.cpu() + here, 2 * here) and isinstance(there.to("cuda"), OnGpu)
+    assert isinstance(torch.nn.Linear(3, 2).to(GPU)(there), OnGpu)
+    with pytest.raises(RuntimeError, match="both devices"):
+        there + here
+    with pytest.raises(RuntimeError, match="both devices"):
+        torch.nn.Linear(3, 2).to(GPU)(here)
+    with pytest.raises(RuntimeError, match="both devices"):
+        here[torch.zeros(1, dtype=torch.long, device="cuda")]
+    with pytest.raises(RuntimeError, match="no array"):
+        there.numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["ensemble.members=objects,masks,frames", "objects.dynamics=interactions"],
+        ["ensemble.members=objects,masks,jepa", "objects.dynamics=direct", "masks.form=rollout"],
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, pretended_gpu):  # noqa: F811
+    packed = pack(raw_standin, tmp_path / "packed")
+    pipeline = Pipeline(override(QUICK, [*SMALL, *settings]), packed, tmp_path / "stages", GPU)
+    assert pipeline.predictions(packed["hidden"]).shape == (5, 160, 240)
+    val = packed["val"]
+    scores = score_split(pipeline, val, np.asarray(val.frames[:, -1]), np.asarray(val.masks[:, -1]))
+    assert set(pipeline.config.ensemble.members) < set(scores)
+    assert pretended_gpu.calls > 1000
+
+
+def test_the_simulator_keeps_to_its_device(tmp_path, pretended_gpu):  # noqa: F811
+    make_standin(tmp_path / "masks", Settings(train=9, val=2, unlabeled=0, hidden=0, seed=1, kind="masks"))
+    packed = open_packed(tmp_path / "masks")
+    config = override(QUICK, [*SMALL, "ensemble.members=objects", "objects.dynamics=corrected"])
+    pipeline = Pipeline(config, packed, tmp_path / "stages", GPU)
+    assert pipeline.predictions(packed["val"]).shape == (2, 160, 240)
+    assert pretended_gpu.calls > 10_000
