@@ -11,10 +11,9 @@ import torch
 
 from data_prep.errors import UserError, exits_cleanly
 from solution import processes
-from solution.config import override
 from solution.evaluation import ceilings, print_table, score_baselines
 from solution.metrics import Score, score
-from solution.presets import PRESETS
+from solution.presets import PRESETS, configured
 from solution.report import record_run
 from solution.runs import (
     RUNS,
@@ -67,7 +66,7 @@ def main(
     preset = preset or ("full" if data and device.type == "cuda" else "quick")
     if members is not None:
         settings = (*settings, f"ensemble.members={members}")
-    config = override(PRESETS[preset], settings)
+    config = configured(preset, settings)
     run_name = run_name or preset
     with processes.first_goes_first():
         data = data or standin_data(device)

@@ -26,15 +26,13 @@ import torch
 
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit
-from solution.config import CHOICES, Config, override
+from solution.config import CHOICES, Config, check_possible, override
 from solution.ensemble import EnsembleConfig
 from solution.evaluation import score_baselines
 from solution.fates import fate_groups, fates
 from solution.machine import commit
 from solution.metrics import score
-from solution.predictors.frames import FramePipeline
-from solution.predictors.jepa import JepaPipeline
-from solution.presets import PRESETS
+from solution.presets import PRESETS, configured
 from solution.results_table import (
     RESULTS,
     group_cells,
@@ -47,7 +45,6 @@ from solution.results_table import (
     write_whole,
 )
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
-from solution.segmenter import build_segmenter
 from solution.stages import Pipeline, Stage, stage_key
 
 ABLATIONS = RUNS / "ablations"
@@ -169,24 +166,6 @@ def configs_of(spec: Spec, preset: Config) -> dict[str, Config]:
     label = next((label for label, config in found.items() if config == base), None)
     others = {label: config for label, config in found.items() if config != base}
     return {f"{label} (base)" if label else "base": base} | others
-
-
-def check_possible(config: Config, label: str) -> None:
-    """Build what can be built in no time, so that an impossible value is refused before hours of work.
-
-    Raises:
-        UserError: names the variant.
-    """
-    try:
-        with torch.device("meta"):
-            network = build_segmenter(config.segmenter)
-            if "frames" in config.ensemble.members:
-                FramePipeline(config.frames, network)
-            if "jepa" in config.ensemble.members:
-                JepaPipeline(config.jepa)
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        text = str(error.args[0] if error.args else error).splitlines()[0]
-        raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.") from None
 
 
 class Plan(Pipeline):
@@ -454,7 +433,7 @@ def main(
     """
     start = time.perf_counter()
     name, chosen = parse_spec(spec, vary)
-    configs = configs_of(chosen, override(PRESETS[preset], settings))
+    configs = configs_of(chosen, configured(preset, settings))
     device = choose_device(device_name)
     data = data or default_data() or standin_data(device)
     packed = pack_and_report(data, required=("train", "val"))

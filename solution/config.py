@@ -13,6 +13,8 @@ import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
+import torch
+
 from data_prep.errors import UserError
 from solution.edges import EdgesConfig
 from solution.ensemble import EnsembleConfig
@@ -22,7 +24,7 @@ from solution.predictors.frames import NETWORKS, FramesConfig
 from solution.predictors.jepa import JepaConfig
 from solution.predictors.masks import MasksConfig
 from solution.predictors.objects import ObjectsConfig
-from solution.segmenter import SegmenterConfig
+from solution.segmenter import SegmenterConfig, build_segmenter
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ CHOICES = {
     "frames.network": tuple(NETWORKS),
     "frames.translator": tuple(TRANSLATORS),
 }
+
+
+def check_possible(config: Config, label: str) -> None:
+    """Build what can be built in no time, so that an impossible value is refused before hours of work.
+
+    Raises:
+        UserError: names the ``label``.
+    """
+    try:
+        with torch.device("meta"):
+            build_segmenter(config.segmenter)
+            for member in config.ensemble.members:
+                MEMBERS[member].networks(config)
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+        text = str(error.args[0] if error.args else error).splitlines()[0]
+        raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.") from None
 
 
 AT_LEAST_ONE = frozenset(

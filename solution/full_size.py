@@ -19,9 +19,8 @@ from data_prep.pack import PackedSplit, open_packed
 from data_prep.standin.writer import Settings, make_standin
 from solution import processes
 from solution.ablate import Plan
-from solution.config import override
 from solution.evaluation import print_table, score_split
-from solution.presets import PRESETS
+from solution.presets import PRESETS, configured
 from solution.report import record_run
 from solution.results_table import RESULTS
 from solution.runs import STAGES, choose_device
@@ -45,7 +44,7 @@ SEED = 1
 @processes.together
 def full(scale: float, minutes: float | None, recipe: str, settings: tuple[str, ...], device_name: str | None) -> None:
     """Train a preset on a stand-in competition, predict its hidden videos, and score every method."""
-    config, device = override(PRESETS[recipe], settings), choose_device(device_name)
+    config, device = configured(recipe, settings), choose_device(device_name)
     data = DATA / f"standin-{scale:g}"
     pipeline = None
     try:

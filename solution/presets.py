@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from data_prep.scene import HEIGHT, WIDTH
-from solution.config import Config
+from solution.config import Config, check_possible, override
 from solution.edges import EdgesConfig
 from solution.ensemble import EnsembleConfig
 from solution.predictors import frames, jepa, masks
@@ -54,3 +56,14 @@ PRESETS = {
     "report-jepa": REPORT_JEPA,
     "masks-rollout": MASKS_ROLLOUT,
 }
+
+
+def configured(preset: str, settings: Iterable[str]) -> Config:
+    """Return a preset with ``section.key=value`` settings applied.
+
+    Raises:
+        UserError: a setting is not one, or networks of such a kind cannot be built.
+    """
+    config = override(PRESETS[preset], settings)
+    check_possible(config, ", ".join(settings) or preset)
+    return config

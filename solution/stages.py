@@ -364,7 +364,7 @@ def make_clip(
 def batch_size(device: torch.device) -> int:
     """Return how many clips are predicted at a time; 49 channels of one clip are 7.5 MB.
 
-    The filter is half a million small operations, however many clips it follows.
+    The filter is a million and more small operations, however many clips it follows.
     """
     return 256 if device.type == "cuda" else 32
 

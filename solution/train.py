@@ -8,8 +8,7 @@ import click
 
 from data_prep.errors import exits_cleanly
 from solution import processes
-from solution.config import override
-from solution.presets import PRESETS
+from solution.presets import PRESETS, configured
 from solution.runs import STAGES, choose_device, default_data, pack_and_report, save_run, standin_data
 from solution.stages import MAKERS, Pipeline
 
@@ -33,7 +32,7 @@ def main(
 ) -> None:
     """Train STAGE and the stages it needs; submit.py with the same preset and settings finds them done."""
     device = choose_device(device_name)
-    config = override(PRESETS[preset], settings)
+    config = configured(preset, settings)
     with processes.first_goes_first():
         packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
     pipeline = Pipeline(config, packed, STAGES, device)

@@ -62,7 +62,7 @@ class PretendedGpu(TorchFunctionMode):
             raise RuntimeError("a tensor on the GPU is no array")
         if kwargs.get("device") is not None:
             made_there = is_gpu(kwargs["device"])
-            result = function(*args, **kwargs | {"device": "cpu"})
+            result = function(*args, **kwargs | ({"device": "cpu"} if made_there else {}))
         elif any(there):
             self.check(name, tensors, there)
             made_there, result = True, function(*args, **kwargs)

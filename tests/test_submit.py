@@ -223,6 +223,10 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
     [
         (["--set", "segmenter.stepz=3"], ["segmenter.stepz", "the nearest is segmenter.steps"]),
         (["--set", "segmenter.steps=many"], ["expected a value of type int", "'many'"]),
+        (["--set", "segmenter.encoder=resnet19"], ["segmenter.encoder=resnet19", "cannot be built", "resnet19"]),
+        (["--set", "objects.dynamics=direct", "--set", "objects.width=16"], ["objects.width=16", "a multiple of 32"]),
+        (["--set", "masks.hid_T=20", "--members", "masks"], ["masks.hid_T=20", "cannot be built"]),
+        (["--set", "frames.downscale=3", "--members", "frames"], ["frames.downscale=3", "downscale divides"]),
         (["--members", "objects,luck"], ["expected one of objects, masks, frames", "'luck'"]),
         (["--members", "objects,objects"], ["different members"]),
         (["--members", ""], ["one or more"]),

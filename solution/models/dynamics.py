@@ -12,6 +12,8 @@ from torch.nn import functional
 
 SMALLEST_SCALE = 0.004
 """World units (a third of a pixel): the likelihood gains nothing from being surer than the tracks are."""
+HEAD_WIDTH = 32
+"""Features of a head of attention."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ class Dynamics(nn.Module):
         self, features: int, pair_features: int, mode_features: int, head: nn.Module, width: int = 192, layers: int = 5
     ):
         super().__init__()
+        if width % HEAD_WIDTH:
+            raise ValueError(f"width is a multiple of {HEAD_WIDTH}, not {width}")
         self.enter = nn.Linear(features, width)
-        self.blocks = nn.ModuleList(Block(width, width // 32, pair_features) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, width // HEAD_WIDTH, pair_features) for _ in range(layers))
         self.leave = nn.LayerNorm(width)
         self.visible = nn.Linear(width, 1)
         self.mode = nn.Linear(mode_features, width)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from solution.config import Config
     from solution.stages import Pipeline, Stage
 
 
@@ -82,7 +83,9 @@ class Member:
         stages: by name, what makes the stages that it is trained in, from the pipeline, which has everything to learn
             from; the last has the name of the member.
         load: returns the predictor that the last stage left in its folder.
+        networks: builds untrained networks of a config, which shows whether it can be done.
     """
 
     stages: dict[str, Callable[[Pipeline], Stage]]
     load: Callable[[Path, torch.device], Predictor]
+    networks: Callable[[Config], object]

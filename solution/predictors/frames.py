@@ -436,4 +436,8 @@ def frames_stage(pipeline: Pipeline) -> Stage:
     return pipeline.stage("frames", {"config": asdict(config), "seed": seed} | keys, build)
 
 
-MEMBER = Member({"simvp": simvp_stage, "frames": frames_stage}, load_frames)
+MEMBER = Member(
+    {"simvp": simvp_stage, "frames": frames_stage},
+    load_frames,
+    lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)),
+)

@@ -509,4 +509,5 @@ def jepa_stage(pipeline: Pipeline) -> Stage:
 MEMBER = Member(
     {"jepa_encoder": encoder_stage, "jepa_generator": generator_stage, "jepa": jepa_stage},
     load_jepa,
+    lambda config: JepaPipeline(config.jepa),
 )

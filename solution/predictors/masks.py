@@ -417,4 +417,4 @@ def masks_stage(pipeline: Pipeline) -> Stage:
     return pipeline.stage("masks", {"config": asdict(config)} | pipeline.learned_from(), build)
 
 
-MEMBER = Member({"masks": masks_stage}, load_masks)
+MEMBER = Member({"masks": masks_stage}, load_masks, lambda config: SlotSimVP(config.masks))

@@ -403,4 +403,5 @@ def objects_stage(pipeline: Pipeline) -> Stage:
 MEMBER = Member(
     {"true_tracks": true_tracks_stage, "edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
     load_objects,
+    lambda config: build(config.objects) if config.objects.dynamics != "simulated" else None,
 )
