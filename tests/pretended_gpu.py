@@ -7,6 +7,8 @@ memory and compilation are not pretended.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -18,9 +20,8 @@ from torch.utils.data import DataLoader
 from solution import training
 
 GPU = torch.device("cuda")
-TO_BOTH = {"__getitem__", "copy_"}
-"""What may take tensors from both sides: indices, and the source of a copy, may lie on the CPU."""
-UNMOVED = {"_has_compatible_shallow_copy_type": False}
+REACHES_OVER = {"__getitem__", "__setitem__", "copy_"}
+"""What a tensor on the GPU may do with one on the CPU: be indexed by it and copy it."""
 
 
 class OnGpu(torch.Tensor):
@@ -52,8 +53,8 @@ class PretendedGpu(TorchFunctionMode):
         there = [isinstance(tensor, OnGpu) for tensor in tensors]
         if name == "__get__":
             return self.attribute(function, args, any(there))
-        if name in UNMOVED:
-            return UNMOVED[name]
+        if name == "_has_compatible_shallow_copy_type":
+            return False  # parameters that move are replaced
         if name == "__deepcopy__" and there[0]:
             return self.deep_copy(*args)
         if name in ("to", "cpu"):
@@ -98,17 +99,13 @@ class PretendedGpu(TorchFunctionMode):
         self.calls += 1
         if os.getpid() != self.process:
             raise RuntimeError(f"{name}: a process that was forked cannot use the GPU")
-        free = [not on_gpu and tensor.ndim == 0 for tensor, on_gpu in zip(tensors, there, strict=True)]
-        indexed = there[0] and (name in TO_BOTH or name == "__setitem__")
-        if not indexed and not all(on_gpu or number for on_gpu, number in zip(there, free, strict=True)):
-            sides = ", ".join(
-                f"{'GPU' if on_gpu else 'CPU'} {list(t.shape)}" for t, on_gpu in zip(tensors, there, strict=True)
-            )
-            raise RuntimeError(f"{name}: tensors of both devices: {sides}")
+        strangers = [tensor for tensor, on_gpu in zip(tensors, there, strict=True) if not on_gpu and tensor.ndim > 0]
+        if strangers and not (there[0] and name in REACHES_OVER):
+            raise RuntimeError(f"{name}: tensors of both devices, on the CPU {[list(t.shape) for t in strangers]}")
 
 
-@pytest.fixture
-def pretended_gpu(monkeypatch):
+@contextmanager
+def seeming_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     """Let a GPU seem to be there."""
     load, autocast = torch.load, torch.autocast
     for name, value in {"is_available": True, "is_bf16_supported": False, "max_memory_allocated": 0}.items():
@@ -121,6 +118,8 @@ def pretended_gpu(monkeypatch):
     monkeypatch.setattr(training, "DataLoader", lambda *args, pin_memory, **rest: DataLoader(*args, **rest))
     monkeypatch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda _: None)
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    with torch.serialization.safe_globals([OnGpu]), PretendedGpu() as gpu:
-        yield gpu
-    torch.__future__.set_overwrite_module_params_on_conversion(False)
+    try:
+        with torch.serialization.safe_globals([OnGpu]), PretendedGpu() as gpu:
+            yield gpu
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)

@@ -11,7 +11,7 @@ from solution.evaluation import score_split
 from solution.presets import QUICK
 from solution.stages import Pipeline
 from tests.conftest import TINY
-from tests.pretended_gpu import GPU, OnGpu, pretended_gpu  # noqa: F401
+from tests.pretended_gpu import GPU, OnGpu, seeming_gpu
 
 FRAMES = {"hid_S": 8, "hid_T": 16, "N_T": 2, "segmenter_steps": 2, "joint_steps": 2, "pseudo_steps": 2}
 MASKS = {"hid_S": 8, "hid_T": 16, "N_T": 2}
@@ -28,7 +28,13 @@ SMALL = [
 ]
 
 
-def test_the_gpu_that_is_not_there_refuses_what_is_not_its_own(pretended_gpu):  # noqa: F811
+@pytest.fixture
+def gpu(monkeypatch):
+    with seeming_gpu(monkeypatch) as gpu:
+        yield gpu
+
+
+def test_the_gpu_that_is_not_there_refuses_what_is_not_its_own(gpu):
     here, there = torch.ones(3), torch.ones(3, device="cuda")
     assert there.device.type == "cuda" and (2 * there + torch.tensor(1.0)).device.type == "cuda"
     assert torch.equal(there.cpu() + here, 2 * here) and isinstance(there.to("cuda"), OnGpu)
@@ -52,20 +58,20 @@ def test_the_gpu_that_is_not_there_refuses_what_is_not_its_own(pretended_gpu):  
     ],
     ids=lambda settings: " ".join(settings),
 )
-def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, pretended_gpu):  # noqa: F811
+def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu):
     packed = pack(raw_standin, tmp_path / "packed")
     pipeline = Pipeline(override(QUICK, [*SMALL, *settings]), packed, tmp_path / "stages", GPU)
     assert pipeline.predictions(packed["hidden"]).shape == (5, 160, 240)
     val = packed["val"]
     scores = score_split(pipeline, val, np.asarray(val.frames[:, -1]), np.asarray(val.masks[:, -1]))
     assert set(pipeline.config.ensemble.members) < set(scores)
-    assert pretended_gpu.calls > 1000
+    assert gpu.calls > 1000
 
 
-def test_the_simulator_keeps_to_its_device(tmp_path, pretended_gpu):  # noqa: F811
+def test_the_simulator_keeps_to_its_device(tmp_path, gpu):
     make_standin(tmp_path / "masks", Settings(train=9, val=2, unlabeled=0, hidden=0, seed=1, kind="masks"))
     packed = open_packed(tmp_path / "masks")
     config = override(QUICK, [*SMALL, "ensemble.members=objects", "objects.dynamics=corrected"])
     pipeline = Pipeline(config, packed, tmp_path / "stages", GPU)
     assert pipeline.predictions(packed["val"]).shape == (2, 160, 240)
-    assert pretended_gpu.calls > 10_000
+    assert gpu.calls > 10_000
