@@ -21,7 +21,7 @@ JEPA = {
     "decoder": {"layers": 1, "pseudo_steps": 2, "labelled_steps": 2, "tuning_steps": 2, "batch_size": 2},
 }
 SMALL = [
-    *(f"{key}={value}" for key, value in (TINY | {"objects.width": "32"}).items()),
+    *(f"{key}={value}" for key, value in (TINY | {"objects.width": "32", "objects.modes": "2"}).items()),
     *(f"frames.{key}={value}" for key, value in (FRAMES | {"steps": 2, "batch_size": 2}).items()),
     *(f"masks.{key}={value}" for key, value in (MASKS | {"steps": 2, "batch_size": 2}).items()),
     *(f"jepa.{part}.{key}={value}" for part, values in JEPA.items() for key, value in values.items()),
