@@ -110,6 +110,7 @@ SHOWN = (
     "quick-fresh",
     "ablate-decode",
     "ablate-copies",
+    "ablate-members",
     "ablate-edges",
     "quick-blender",
     "exact-masks",
