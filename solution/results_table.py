@@ -111,9 +111,10 @@ SHOWN = (
     "ablate-decode",
     "ablate-copies",
     "ablate-members",
-    "ablate-edges",
     "quick-blender",
     "exact-masks",
+    "ablate-dynamics",
+    "ablate-masks",
 )
 """The results that README shows, in this order."""
 OTHERS = """Older or smaller experiments, each made by the command below its table. The main ones, and how to read the
