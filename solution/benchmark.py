@@ -30,7 +30,7 @@ from solution.machine import commit, hardware, peak_gib, reset_peak, versions
 from solution.metrics import score as score_masks
 from solution.models.simvp import TRANSLATORS, SimVP
 from solution.presets import PRESETS
-from solution.profiling import jobs, peak_flops, profile_job
+from solution.profiling import jobs, peak_flops, profile_job, with_batch
 from solution.runs import choose_device
 from solution.training import autocast, autocast_dtype
 
@@ -182,10 +182,10 @@ def profile(preset: str | None, batch: int | None, device_name: str | None) -> N
     peak = peak_flops(device)
     about = {"preset": preset, "precision": str(autocast_dtype(device)).removeprefix("torch."), "peak_flops": peak}
     about["threads"] = torch.get_num_threads()
-    networks = jobs(PRESETS[preset], batch).items()
+    config = PRESETS[preset] if batch is None else with_batch(PRESETS[preset], batch)
     record(
         f"profile-{preset}",
-        [{"network": name} | about | profile_job(make, device, peak) for name, make in networks],
+        [{"network": name} | about | profile_job(make, device, peak) for name, make in jobs(config).items()],
         device,
     )
 

@@ -42,50 +42,57 @@ TOP = 3
 
 @dataclass(frozen=True)
 class Job:
-    """What :func:`solution.training.fit` trains: a network, its loss, and its batches by step.
-
-    ``samples`` are those of all steps of the config together.
-    """
+    """What :func:`solution.training.fit` trains, for so many steps: a network, its loss, and its batches by step."""
 
     model: nn.Module
     loss: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
     batch: Callable[[int], dict[str, Tensor]]
-    samples: int
+    steps: int
 
 
-def jobs(config: Config, size: int | None = None) -> dict[str, Callable[[], Job]]:
-    """Return by name what makes the training of every network of a config, by batches of its size or of ``size``."""
+def with_batch(config: Config, size: int) -> Config:
+    """Return a config whose networks see as many samples in training, ``size`` of them a step."""
+
+    def resized(section: str, name: str):
+        found = getattr(config, section)
+        return replace(found, **{name: size, "steps": round(found.steps * getattr(found, name) / size)})
+
+    sections = dict.fromkeys(("segmenter", "edges"), "batch") | dict.fromkeys(
+        ("objects", "masks", "frames"), "batch_size"
+    )
+    return replace(config, **{section: resized(section, name) for section, name in sections.items()})
+
+
+def jobs(config: Config) -> dict[str, Callable[[], Job]]:
+    """Return by name what makes the training of every network of a config."""
     masks = paint_videos([simulate(video_seed(0, number)) for number in range(VIDEOS)])
     frames = np.random.default_rng(0).integers(0, 256, (*masks.shape, 3), np.uint8)
     rows = np.arange(VIDEOS)
 
     def segmenter() -> Job:
-        chosen = replace(config.segmenter, batch=size or config.segmenter.batch)
+        chosen = config.segmenter
         batch = crop_batches(chosen, frames, masks, rows, 0)
-        samples = config.segmenter.steps * config.segmenter.batch
-        return Job(build_segmenter(chosen), partial(crops_loss, chosen), batch, samples)
+        return Job(build_segmenter(chosen), partial(crops_loss, chosen), batch, chosen.steps)
 
     def simvp(translator: str) -> Job:
         chosen = replace(config.frames, translator=translator)
-        batch = video_batches(size or chosen.batch_size, [FrameVideos(frames, masks, rows)], 0, with_future=True)
-        samples = chosen.steps * chosen.batch_size
-        return Job(FramePipeline(chosen, nn.Identity()).simvp, partial(frames_loss, chosen), batch, samples)
+        batch = video_batches(chosen.batch_size, [FrameVideos(frames, masks, rows)], 0, with_future=True)
+        return Job(FramePipeline(chosen, nn.Identity()).simvp, partial(frames_loss, chosen), batch, chosen.steps)
 
     def slots() -> Job:
-        chosen = replace(config.masks, batch_size=size or config.masks.batch_size)
+        chosen = config.masks
         batch = slot_batches(chosen, [MaskVideos(masks, masks)], 0)
-        samples = config.masks.steps * config.masks.batch_size
-        return Job(SlotSimVP(chosen), partial(slots_loss, chosen), batch, samples)
+        return Job(SlotSimVP(chosen), partial(slots_loss, chosen), batch, chosen.steps)
 
     def edges() -> Job:
-        chosen = replace(config.edges, batch=size or config.edges.batch)
+        chosen = config.edges
         batch = edge_batches(chosen, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
-        return Job(EdgeNetwork(FEATURES, chosen.width), edges_loss, batch, config.edges.steps * config.edges.batch)
+        return Job(EdgeNetwork(FEATURES, chosen.width), edges_loss, batch, chosen.steps)
 
     def dynamics() -> Job:
-        chosen = replace(config.objects, dynamics="direct", batch_size=size or config.objects.batch_size)
+        chosen = replace(config.objects, dynamics="direct")
         batch = training_batches(find_tracks(torch.from_numpy(masks)), None, chosen, 0)
-        return Job(build(chosen), dynamics_loss, batch, config.objects.steps * config.objects.batch_size)
+        return Job(build(chosen), dynamics_loss, batch, chosen.steps)
 
     simvps = {f"SimVP {translator}": partial(simvp, translator) for translator in TRANSLATORS}
     return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "edges": edges, "dynamics": dynamics}
@@ -121,7 +128,7 @@ def profile_job(make: Callable[[], Job], device: torch.device, peak: float) -> d
     model = job.model.to(device)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), autocast(device):
         job.loss(model, tensors)
-    flops, size = 3 * counter.get_total_flops(), len(next(iter(tensors.values())))
+    flops = 3 * counter.get_total_flops()
     reset_peak(device)
     rows = train(job, device, WARM_UP + MEASURED)[WARM_UP:]
     step_seconds = min(float(row["step_s"]) for row in rows)
@@ -133,13 +140,13 @@ def profile_job(make: Callable[[], Job], device: torch.device, peak: float) -> d
     times = {event.key: getattr(event, attribute) for event in profiler.key_averages()}
     largest = sorted(times, key=times.get, reverse=True)[:TOP]
     return {
-        "batch": size,
+        "batch": len(next(iter(tensors.values()))),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "step_s": step_seconds,
         "batch_s": batch_seconds,
         "peak_gib": gib,
         "flops": flops,
-        "training_flops": flops / size * job.samples,
+        "training_flops": flops * job.steps,
         "share_of_peak": flops / step_seconds / peak,
         "top": {name: times[name] / sum(times.values()) for name in largest},
     }

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from solution import benchmark
 from solution.config import override
 from solution.presets import PRESETS
-from solution.profiling import jobs
+from solution.profiling import jobs, with_batch
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_profile(run, monkeypatch):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_loss_calls_the_network_itself_which_is_what_a_gpu_compiles(network):
-    job = jobs(TINY, size=2)[network]()
+    job = jobs(with_batch(TINY, 2))[network]()
     calls = []
     job.model.register_forward_pre_hook(lambda *call: calls.append(call))
     job.loss(job.model, job.batch(0))
