@@ -1,4 +1,4 @@
-"""Label-preserving augmentation of labelled frames for the segmenter, reproducible for every sample.
+"""Augmentation of labelled frames for the segmenter, reproducible for every sample.
 
 Hue is never touched: colour is part of the class.
 """
@@ -40,3 +40,34 @@ class FrameAugmentation:
         self.compose.set_random_seed(seed)
         out = self.compose(image=frame, mask=mask)
         return out["image"], out["mask"]
+
+
+def pasted(
+    frame: np.ndarray, mask: np.ndarray, other: np.ndarray, other_mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put all objects of another frame where they stand there (copy-paste; Ghiasi et al., CVPR 2021).
+
+    The camera never moves, so only their shadows are missing. What reaches lower in the image is nearer and hides the
+    other; unknown pixels stay unknown.
+
+    Args:
+        frame, other: (H, W, 3) uint8.
+        mask, other_mask: (H, W) uint8.
+
+    Returns:
+        A new frame and its mask.
+    """
+    seen = np.nonzero((other_mask != BACKGROUND) & (other_mask != IGNORE) & (mask != IGNORE))
+    nearer = lowest_rows(other_mask)[other_mask[seen]] > lowest_rows(mask)[mask[seen]]
+    put = tuple(index[nearer] for index in seen)
+    frame, mask = frame.copy(), mask.copy()
+    frame[put], mask[put] = other[put], other_mask[put]
+    return frame, mask
+
+
+def lowest_rows(mask: np.ndarray) -> np.ndarray:
+    """Return (256,) the lowest row of the image that each label reaches, -1 for the floor and what is not there."""
+    rows, columns = np.nonzero(mask)
+    lowest = np.full(256, -1)
+    lowest[mask[rows, columns]] = rows  # of a label's rows the last one stays
+    return lowest

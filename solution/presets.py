@@ -25,7 +25,7 @@ QUICK = Config(
 )
 
 REPORT_SIMVP = Config(
-    segmenter=SegmenterConfig(crop=(HEIGHT, WIDTH), steps=6188, learning_rate=1e-4, region_weight=0.0),
+    segmenter=SegmenterConfig(crop=(HEIGHT, WIDTH), steps=6188, learning_rate=1e-4, region_weight=0.0, pasted=0.0),
     frames=frames.REPORT,
     ensemble=EnsembleConfig(members=("frames",), views=(), view_count=1, decode="argmax"),
 )

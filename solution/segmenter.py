@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
-from solution.augment import FrameAugmentation
+from solution.augment import FrameAugmentation, pasted
 from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
@@ -32,7 +32,13 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """The U-Net and how it is trained; ``region_weight`` is the share of the Dice loss beside cross-entropy."""
+    """The U-Net and how it is trained.
+
+    Attributes:
+        downscale: 2 works at half resolution.
+        region_weight: share of the Dice loss beside cross-entropy.
+        pasted: share of the crops into which another frame's objects are put.
+    """
 
     encoder: str = "resnet34"
     decoder_channels: tuple[int, ...] = (256, 128, 64, 64, 64)
@@ -42,6 +48,7 @@ class SegmenterConfig:
     batch: int = 64
     learning_rate: float = 2e-3
     region_weight: float = 0.5
+    pasted: float = 0.5
 
 
 def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
@@ -125,7 +132,7 @@ def train_segmenter(
 def crop_batches(
     config: SegmenterConfig, frames: np.ndarray, masks: np.ndarray, rows: np.ndarray, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function of the step that draws frames of some rows and augments them.
+    """Return the function of the step that draws frames of some rows, puts others' objects in, and augments them.
 
     Its tensors are uint8: ``frames`` (B, h, w, 3) and ``mask`` (B, h, w).
     """
@@ -133,10 +140,16 @@ def crop_batches(
 
     def batch(step: int) -> dict[str, Tensor]:
         random = np.random.default_rng((seed, step))
-        videos = random.choice(rows, config.batch)
-        times = random.integers(frames.shape[1], size=config.batch)
-        seeds = random.integers(2**31, size=config.batch)
-        crops = [augment(frames[v, t], masks[v, t], int(s)) for v, t, s in zip(videos, times, seeds, strict=True)]
+
+        def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
+            videos, times = random.choice(rows, config.batch), random.integers(frames.shape[1], size=config.batch)
+            return [(frames[v, t], masks[v, t]) for v, t in zip(videos, times, strict=True)]
+
+        labelled, seeds, others = drawn(), random.integers(2**31, size=config.batch), drawn()
+        sides = random.choice((-1, 1), config.batch)
+        for i in np.flatnonzero(random.random(config.batch) < config.pasted):
+            labelled[i] = pasted(*labelled[i], *(part[:, :: sides[i]] for part in others[i]))
+        crops = [augment(*each, int(s)) for each, s in zip(labelled, seeds, strict=True)]
         return {
             name: torch.from_numpy(np.stack(parts))
             for name, parts in zip(("frames", "mask"), zip(*crops, strict=True), strict=True)

@@ -1,6 +1,7 @@
 """The segmenter's loss against plain formulas, its augmentation against its promises, and that it can learn."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from data_prep.classes import IGNORE
 from solution import training
-from solution.augment import FrameAugmentation
+from solution.augment import FrameAugmentation, pasted
 from solution.models.unet import SegmentationUNet
 from solution.segmenter import (
     SegmenterConfig,
     as_images,
     build_segmenter,
+    crop_batches,
     factored_loss,
     load_segmenter,
     segment,
@@ -121,6 +123,53 @@ def test_augmentation_keeps_labels_on_their_objects(seed):
         assert not len(values) or ((values >= low) & (values < high)).mean() > 0.9, c
     spread = frame.astype(int).max(-1) - frame.astype(int).min(-1)
     assert np.median(spread) < 12, "grey stays grey"
+
+
+def block(rows: slice, columns: slice, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a frame of grey 100 and its mask with one block, of grey 2 × label."""
+    mask = np.zeros((160, 240), np.uint8)
+    mask[rows, columns] = label
+    return np.where(mask[..., None] > 0, 2 * mask[..., None], 100).repeat(3, -1).astype(np.uint8), mask
+
+
+@pytest.mark.parametrize(("bottom", "in_front"), [(50, 7), (70, 30)])
+def test_of_pasted_objects_the_one_that_reaches_lower_hides_the_other(bottom, in_front):
+    frame, mask = block(slice(20, 60), slice(40, 80), 7)
+    other, other_mask = block(slice(30, bottom), slice(60, 100), 30)
+    before = frame.copy(), mask.copy()
+    both, both_mask = pasted(frame, mask, other, other_mask)
+    assert (both_mask[35:50, 60:80] == in_front).all()
+    assert (both_mask[20:30, 40:80] == 7).all() and (both_mask[30:bottom, 80:100] == 30).all()
+    assert ((both_mask > 0) == ((mask > 0) | (other_mask > 0))).all()
+    np.testing.assert_array_equal(both, np.where(both_mask > 0, 2 * both_mask, 100)[..., None].repeat(3, -1))
+    np.testing.assert_array_equal(before[0], frame)
+    np.testing.assert_array_equal(before[1], mask)
+
+
+def test_nothing_is_pasted_from_or_over_unknown_pixels():
+    frame, mask = block(slice(20, 60), slice(40, 80), IGNORE)
+    other, other_mask = block(slice(30, 70), slice(60, 100), 30)
+    other_mask[60:] = np.where(other_mask[60:] > 0, IGNORE, 0)
+    both, both_mask = pasted(frame, mask, other, other_mask)
+    assert (both_mask == np.where(mask == IGNORE, IGNORE, np.where(other_mask == 30, 30, 0))).all()
+    changed = (both != frame).any(-1)
+    assert changed.any() and (both_mask[changed] == 30).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_so_many_crops_show_objects_of_two_frames(share):
+    frames, masks = zip(
+        *(
+            block(slice(60, 100), slice(place, place + 30), label)
+            for label, place in ((1, 20), (2, 70), (3, 140), (4, 190))
+        ),
+        strict=True,
+    )
+    frames, masks = np.stack(frames)[:, None], np.stack(masks)[:, None]
+    config = replace(TINY, crop=(160, 240), batch=200, pasted=share)
+    mask = crop_batches(config, frames, masks, np.arange(4), 0)(0)["mask"].numpy()
+    several = np.mean([len(set(np.unique(each)) - {0, IGNORE}) > 1 for each in mask])
+    assert several == pytest.approx(0.75 * share, abs=0.12)  # a quarter meet themselves
 
 
 @pytest.fixture(scope="module")
