@@ -429,7 +429,7 @@ def main(
 ) -> None:
     """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    SPEC is frames, network, masks, jepa, dynamics, edges, loss, views, members, segmenter, copies or decode.
+    SPEC is frames, network, masks, jepa, dynamics, edges, loss, views, members, segmenter, pasted, copies or decode.
     Interrupted at any moment, the same command goes on where it was.
     """
     start = time.perf_counter()

@@ -57,17 +57,18 @@ def pasted(
     Returns:
         A new frame and its mask.
     """
-    seen = np.nonzero((other_mask != BACKGROUND) & (other_mask != IGNORE) & (mask != IGNORE))
-    nearer = lowest_rows(other_mask)[other_mask[seen]] > lowest_rows(mask)[mask[seen]]
-    put = tuple(index[nearer] for index in seen)
+    seen = (other_mask != BACKGROUND) & (other_mask != IGNORE) & (mask != IGNORE)
+    rows, columns = np.divmod(np.flatnonzero(seen), mask.shape[1])
+    nearer = last_pixels(other_mask)[other_mask[rows, columns]] > last_pixels(mask)[mask[rows, columns]]
+    put = rows[nearer], columns[nearer]
     frame, mask = frame.copy(), mask.copy()
     frame[put], mask[put] = other[put], other_mask[put]
     return frame, mask
 
 
-def lowest_rows(mask: np.ndarray) -> np.ndarray:
-    """Return (256,) the lowest row of the image that each label reaches, -1 for the floor and what is not there."""
-    rows, columns = np.nonzero(mask)
-    lowest = np.full(256, -1)
-    lowest[mask[rows, columns]] = rows  # of a label's rows the last one stays
-    return lowest
+def last_pixels(mask: np.ndarray) -> np.ndarray:
+    """Return (256,) the last pixel of each label, row after row; -1 for the floor and what is not there."""
+    labels, last = mask.ravel(), np.full(256, -1)
+    pixels = np.flatnonzero(labels != BACKGROUND)
+    last[labels[pixels]] = pixels  # where a label comes again, the last one stays
+    return last

@@ -143,7 +143,7 @@ def crop_batches(
 
         def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
             videos, times = random.choice(rows, config.batch), random.integers(frames.shape[1], size=config.batch)
-            return [(frames[v, t], masks[v, t]) for v, t in zip(videos, times, strict=True)]
+            return [(np.asarray(frames[v, t]), np.asarray(masks[v, t])) for v, t in zip(videos, times, strict=True)]
 
         labelled, seeds, others = drawn(), random.integers(2**31, size=config.batch), drawn()
         sides = random.choice((-1, 1), config.batch)
