@@ -48,7 +48,7 @@ class SegmenterConfig:
     batch: int = 64
     learning_rate: float = 2e-3
     region_weight: float = 0.5
-    pasted: float = 0.5
+    pasted: float = 0.9
 
 
 def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
