@@ -107,8 +107,7 @@ def group_cells(row: dict, names: list[str]) -> list[str]:
 
 SHOWN = (
     "quick-standin",
-    "quick-fresh",
-    "ablate-decode",
+    "ablate-pasted",
     "ablate-copies",
     "ablate-members",
     "quick-blender",
