@@ -183,7 +183,7 @@ class Pipeline:
     def learned_from(self) -> dict:
         """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
         splits = [split for split in ("train", "unlabeled") if split in self.packed]
-        return {split: self.masks_stage(self.packed[split]).key for split in splits} | {"seed": self.config.seed}
+        return {split: self.masks_stage(self.packed[split]).key for split in splits}
 
     def labelled_frames(self, rows: np.ndarray) -> FrameVideos:
         """Return rows of the labelled training videos with their true masks."""

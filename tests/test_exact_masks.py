@@ -35,6 +35,18 @@ def test_masks_only_is_trained_on_and_scored_like_any_competition(masks_only, tm
     assert "masks only, no frames" in Path("exact.html").read_text()
 
 
+def test_seeds_of_a_network_share_the_tracks_of_exact_masks(masks_only, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "objects.dynamics=direct", "--set", "objects.steps=2", "--set", "objects.width=32")
+    lines = {}
+    for seed in (0, 1):
+        made = call(train, "objects", "--data", masks_only, *small, "--set", f"seed={seed}")
+        assert made.exit_code == 0, made.output
+        lines[seed] = dict(line.split(": ", 1) for line in made.output.splitlines() if line.startswith("  "))
+    assert "kept" not in lines[0]["  tracks"] and "kept" in lines[1]["  tracks"]
+    assert "kept" not in lines[1]["  objects"]
+
+
 @pytest.mark.parametrize("stage", ["segmenter", "frames", "jepa"])
 def test_what_looks_at_frames_is_refused(masks_only, tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)

@@ -502,7 +502,8 @@ def jepa_stage(pipeline: Pipeline) -> Stage:
             pipeline.config.seed,
         )
 
-    decided_by = {"config": asdict(config.decoder), "generator": generator.key} | pipeline.learned_from()
+    decided_by = {"config": asdict(config.decoder), "generator": generator.key, "seed": pipeline.config.seed}
+    decided_by |= pipeline.learned_from()
     return pipeline.stage("jepa", decided_by, build)
 
 

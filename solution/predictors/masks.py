@@ -414,7 +414,8 @@ def masks_stage(pipeline: Pipeline) -> Stage:
     def build(folder: Path) -> None:
         train_masks(config, pipeline.mask_videos(), pipeline.held_out(), folder, pipeline.device, seed)
 
-    return pipeline.stage("masks", {"config": asdict(config)} | pipeline.learned_from(), build)
+    decided_by = {"config": asdict(config), "seed": seed} | pipeline.learned_from()
+    return pipeline.stage("masks", decided_by, build)
 
 
 MEMBER = Member({"masks": masks_stage}, load_masks, lambda config: SlotSimVP(config.masks))
