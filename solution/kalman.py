@@ -141,7 +141,8 @@ def _follow(state: State, covariance: Tensor, sight: Sight, constants: Constants
     of what was just coming in, the speed is known only by where it got, perhaps after a hit. So every frame is gone
     over several times, with the slopes where the state before must have been (the iterated filter; Bell and Cathey
     1993), until it changes no more. The slopes are taken over less and less, so that a hit is found that would have
-    come with another speed. Scenes in which all that does not explain what is seen are gone over once, with shocks.
+    come with another speed. Scenes in which all that does not explain what is seen are gone over once more, with
+    shocks for the solids that are not where they could be, which are taken as they were expected, unlike all others.
     """
     mean = state.vector().flatten(1).double()
     variance = covariance.diagonal(dim1=1, dim2=2)
@@ -150,16 +151,18 @@ def _follow(state: State, covariance: Tensor, sight: Sight, constants: Constants
     for n in range(1, PASSES):
         at, known = seen.before[rows], seen.before_variance[rows]
         reach = torch.maximum(known, variance[rows] / 4**n)
-        asked = seen.surprised[rows]
+        asked = seen.surprised[rows].any(1)
         look = _look(state[rows], covariance[rows], sight[rows], at, reach, constants, asked)
         for each in fields(Look):
             getattr(seen, each.name)[rows] = getattr(look, each.name)
         rows = rows[((look.before - at).square() > CONVERGED**2 * known.clamp_min(1e-9)).any(1)]
         if len(rows) == 0:
             break
-    lost = seen.surprised.nonzero()[:, 0]
+    lost = seen.surprised.any(1).nonzero()[:, 0]
     if len(lost):
-        start = (state[lost], covariance[lost], sight[lost], mean[lost], variance[lost])
+        unsure = seen.surprised[lost].repeat_interleave(COMPONENTS, 1)
+        at = torch.where(unsure, mean[lost], seen.before[lost])
+        start = (state[lost], covariance[lost], sight[lost], at, variance[lost])
         once = _look(*start, constants, shocks=True)
         seen.after[lost], seen.covariance[lost] = once.after, once.covariance
     return state.with_vector(seen.after.float().view_as(state.vector())), seen.covariance
@@ -178,7 +181,7 @@ class Look:
     before_variance: Tensor
     """(S, 10 K) float64 of that."""
     surprised: Tensor
-    """(S,) bool: something is where it could not be."""
+    """(S, K) bool: the solid is where it could not be."""
 
 
 def _look(
@@ -228,7 +231,7 @@ def _look(
         (known + known.transpose(1, 2)) / 2,
         mean + before_change,
         covariance.diagonal(dim1=1, dim2=2) - gained,
-        surprised.any(1),
+        surprised,
     )
 
 
