@@ -31,12 +31,12 @@ REACH = 2 * 2**0.5 * RADIUS
 class Constants:
     """Of the floor and of the solids; units, seconds, radians, the mass of a cylinder."""
 
-    deceleration: float = 0.15
-    """Of cubes and cylinders, while they slide."""
+    cube_deceleration: float = 0.15
     sphere_deceleration: float = 0.02
-    """Of spheres, until they roll."""
-    deceleration_spread: float = 0.02
-    """Standard deviation between objects."""
+    """Until it rolls."""
+    cylinder_deceleration: float = 0.15
+    deceleration_spread: float = 0.014
+    """Standard deviation between objects of a shape."""
     damping: float = 0.06
     spin_deceleration: float = 1.2
     elasticity: float = 0.6
@@ -49,7 +49,8 @@ class Constants:
 
     def usual_deceleration(self, shape: Tensor) -> Tensor:
         """Return the deceleration that objects of these shapes (indices into ``classes.SHAPES``) have on average."""
-        return torch.where(shape == SPHERE, self.sphere_deceleration, self.deceleration)
+        usual = (self.cube_deceleration, self.sphere_deceleration, self.cylinder_deceleration)
+        return torch.tensor(usual, device=shape.device)[shape.clamp_min(0)]
 
 
 @dataclass(frozen=True)

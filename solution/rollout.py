@@ -7,19 +7,20 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.classes import SPHERE
 from data_prep.scene import RADIUS
 from solution.kalman import Belief, observe
 from solution.physics import Constants, State, advance
 from solution.tracks import Tracks
 
-SEARCHED = {"deceleration": 1.15, "elasticity": 1.1, "friction": 2.0, "spin_deceleration": 2.0}
+SEARCHED = {"elasticity": 1.1, "friction": 2.0, "spin_deceleration": 2.0}
 """Constants that are searched for, and the factor by which they are first changed. The error of the mean path hardly
 tells the others; they were chosen for the IoU of objects on stand-in and rendered videos."""
 OPEN = 0.1
 """Standard deviation of decelerations, units/s², for a filter that shall find out what is usual."""
-FEWEST, LEAST_SPREAD = 8, 0.01
-"""Objects whose decelerations must be known to call any usual, and the least deviation (units/s²) to reckon with."""
+FEWEST = 4
+"""Objects of a shape whose decelerations must be known to call any usual."""
+SPREADS = (0.007, 0.014, 0.028)
+"""Standard deviations between decelerations, units/s², of which one is chosen."""
 MOST_STEPS = 4
 """In one direction: few videos may not tell a constant at all."""
 FITTED_ON = 200
@@ -70,7 +71,7 @@ def simulate(state: State, constants: Constants, frames: int) -> tuple[State, Te
 def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     """Return the constants that foresee best where objects are in the frames ``future``, by a coordinate search.
 
-    Both its rounds start from the decelerations that objects turn out to have before these frames.
+    Both its rounds start from the decelerations that objects turn out to have; how much these differ comes last.
 
     Args:
         tracks: of whole videos; the first ``FITTED_ON`` are looked at. What comes before ``future`` is observed.
@@ -81,8 +82,7 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     history, coming = tracks.frames(slice(future.start)), tracks.frames(future)
     known = coming.visible & history.visible.any(1)[:, None]
 
-    def quality(constants: Constants) -> float:
-        state = reconsidered(belief, believed_with, constants)
+    def quality(state: State, constants: Constants) -> float:
         _, path, _ = simulate(state, constants, coming.visible.shape[1])
         error = (path.transpose(1, 2) - coming.position).norm(dim=-1)
         # About the share of the silhouette that is met.
@@ -90,34 +90,30 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
 
     best = start
     for shrink in (1.0, 0.5):
-        best = with_usual_decelerations(best, observe(history, replace(best, deceleration_spread=OPEN)))
+        best = with_usual_decelerations(best, observe(tracks, replace(best, deceleration_spread=OPEN)))
         belief, believed_with = observe(history, best), best
-        reached = quality(best)
+        reached = quality(belief.state, best)
         for name, factor in SEARCHED.items():
             for step in (factor**shrink, factor**-shrink):
                 for _ in range(MOST_STEPS):
                     tried = replace(best, **{name: getattr(best, name) * step})
-                    found = quality(tried)
+                    found = quality(reconsidered(belief, believed_with, tried), tried)
                     if found <= reached:
                         break
                     best, reached = tried, found
-    return best
+    spreads = [replace(best, deceleration_spread=spread) for spread in SPREADS]
+    return max(spreads, key=lambda tried: quality(observe(history, tried).state, tried))
 
 
 def with_usual_decelerations(constants: Constants, belief: Belief) -> Constants:
-    """Return the constants with the medians of the decelerations that ``OPEN`` frames told, and how these scatter."""
+    """Return the constants with the medians of the decelerations that ``OPEN`` frames told of every shape."""
     state = belief.state
     told = state.there & (belief.variance()[..., 4] < (OPEN / 4) ** 2)
-    sphere = state.shape == SPHERE
-    usual, aside = {}, []
-    for name, some in (("deceleration", told & ~sphere), ("sphere_deceleration", told & sphere)):
+    usual = {}
+    for shape, name in enumerate(("cube_deceleration", "sphere_deceleration", "cylinder_deceleration")):
+        some = told & (state.shape == shape)
         if some.sum() >= FEWEST:
-            found = state.deceleration[some]
-            usual[name] = float(found.median())
-            aside.append((found - usual[name]).abs())
-    if aside:
-        # Of a normal distribution; objects hit without notice lie anywhere.
-        usual["deceleration_spread"] = max(LEAST_SPREAD, 1.4826 * float(torch.cat(aside).median()))
+            usual[name] = float(state.deceleration[some].median())
     return replace(constants, **usual)
 
 
