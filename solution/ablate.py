@@ -122,6 +122,13 @@ SPECS = {
         {kind: (f"objects.dynamics={kind}",) for kind in CHOICES["objects.dynamics"]}
         | {"interactions": ("objects.dynamics=interactions", "objects.modes=6")},
     ),
+    "augmented": Spec(
+        ("ensemble.members=objects", "objects.dynamics=direct"),
+        {
+            " + ".join(kinds) or "none": (f"objects.augmented={','.join(kinds)}",)
+            for kinds in ((), ("floor",), ("floor", "bystanders"), ("floor", "later"), ("floor", "bystanders", "later"))
+        },
+    ),
     "edges": Spec(
         ("ensemble.members=objects",),
         {f"places read off the {source}": (f"objects.edges={source}",) for source in CHOICES["objects.edges"]},
@@ -429,7 +436,8 @@ def main(
 ) -> None:
     """Compare variants of the solution on val, those of SPEC or --vary anything.
 
-    SPEC is frames, network, masks, jepa, dynamics, edges, loss, views, members, segmenter, pasted, copies or decode.
+    SPEC is frames, network, masks, jepa, dynamics, augmented, edges, loss, views, members, segmenter, pasted, copies or
+    decode.
     Interrupted at any moment, the same command goes on where it was.
     """
     start = time.perf_counter()

@@ -46,6 +46,7 @@ CHOICES = {
     "ensemble.views": ("flip", "slots", "turn"),
     "ensemble.decode": ("fitted", "argmax"),
     "objects.edges": ("frames", "masks"),
+    "objects.augmented": ("floor", "bystanders", "later"),
     "objects.dynamics": ("simulated", "interactions", "direct", "corrected"),
     "masks.form": ("oneshot", "rollout"),
     "masks.translator": tuple(TRANSLATORS),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data_prep.classes import CUBE
 from data_prep.pack import write_bytes
-from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES
+from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
 from solution import processes
 from solution.drawing import draw
 from solution.edges import load_edges, track, train_edges
@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
 EDGES = "edges.safetensors"
-TRUTH = ("position", "seen", "yaw")
+TRUTH = ("position", "seen", "yaw", "judged")
 """Of a training batch: what a network does not see."""
+APART = 3 * RADIUS
+"""Solids whose centres never come nearer than this do not touch."""
+LATEST_START = 5
+"""Of a training clip in its video, whose frames are then known less far ahead."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class ObjectsConfig:
     """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
     where all objects will be; ``interactions``: it says in what state they are, and moves them step by step,
     at a cost that grows with ``modes`` (6 were tried)."""
+    augmented: tuple[str, ...] = ("floor", "bystanders", "later")
+    """What a network learns from: clips on a ``floor`` mirrored, turned and shifted, clips without some ``bystanders``
+    and, unless it corrects the simulator, clips that start ``later``."""
     edges: str = "frames"
     """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
     modes: int = 48
@@ -81,6 +88,28 @@ def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Track
     yaw = torch.where(mirror[:, None, None], -tracks.yaw, tracks.yaw) + angle[:, None, None]
     position = move(tracks.position, angle, mirror) + shift[:, None, None]
     return replace(tracks, position=position, yaw=yaw)
+
+
+def without_bystanders(tracks: Tracks, random: torch.Generator) -> Tracks:
+    """Return the tracks without half of those objects that never were near another."""
+    position, visible = tracks.position, tracks.visible
+    gap = (position[:, :, None] - position[:, :, :, None]).norm(dim=-1)  # (B, T, K, K)
+    together = (visible[:, :, None] & visible[:, :, :, None]).logical_and(
+        ~torch.eye(visible.shape[2], dtype=torch.bool)
+    )
+    met = (together & (gap < APART)).any(1).any(-1)
+    stays = met | (torch.rand(met.shape, generator=random) < 0.5)
+    return replace(tracks, classes=tracks.classes * stays, visible=visible & stays[:, None])
+
+
+def started_later(tracks: Tracks, frames: Tensor) -> tuple[Tracks, Tensor]:
+    """Return the tracks from frame (B,) on, unseen at their end, and (B, T) bool which frames are known."""
+    count = tracks.visible.shape[1]
+    index = torch.arange(count) + frames[:, None]
+    known, rows = index < count, torch.arange(len(tracks))[:, None]
+    timed = {f.name: getattr(tracks, f.name) for f in fields(Tracks) if f.name != "classes"}
+    later = replace(tracks, **{name: value[rows, index.clamp_max(count - 1)] for name, value in timed.items()})
+    return replace(later, visible=later.visible & known[..., None]), known
 
 
 def move(vectors: Tensor, angle: Tensor, mirror: Tensor) -> Tensor:
@@ -197,7 +226,8 @@ class Objects:
     ):
         self.model, self.constants, self.config, self.device, self.edges = model, constants, config, device, edges
         # The simulator turns with the floor exactly; mirrored masks are fitted anew, which averages out what fits err.
-        self.symmetries = frozenset({"flip", "turn"} if model is not None else {"flip"})
+        learned = {"flip", "turn"} if "floor" in config.augmented else set()
+        self.symmetries = frozenset({"flip"} if model is None else learned)
 
     @torch.no_grad()
     def predict(self, clip: Clip, view: View) -> Tensor:
@@ -243,8 +273,10 @@ def simulated(rollout: Rollout) -> Forecast:
 def training_batches(
     tracks: Tracks, rollout: Rollout | None, config: ObjectsConfig, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function from a step to its batch: videos in random order, on a floor mirrored, turned and shifted."""
+    """Return the function from a step to its batch: videos in random order, augmented."""
     videos = len(tracks)
+    floor, bystanders, later = (name in config.augmented for name in ("floor", "bystanders", "later"))
+    later &= rollout is None  # which is one of frame 11
 
     def batch(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -255,10 +287,14 @@ def training_batches(
         ]
         chosen = torch.cat(order)[place : place + config.batch_size]
         size = len(chosen)
-        angle = torch.rand(size, generator=random) * 2 * math.pi
-        mirror = torch.rand(size, generator=random) < 0.5
-        shift = torch.randn(size, 2, generator=random) * 0.3
-        video = moved(tracks[chosen], angle, mirror, shift)
+        angle = floor * torch.rand(size, generator=random) * 2 * math.pi
+        mirror = floor & (torch.rand(size, generator=random) < 0.5)
+        shift = floor * torch.randn(size, 2, generator=random) * 0.3
+        video = without_bystanders(tracks[chosen], random) if bystanders else tracks[chosen]
+        start = torch.randint(1, LATEST_START + 1, (size,), generator=random)
+        start *= later & (torch.rand(size, generator=random) < 0.5)
+        video, known = started_later(video, start)
+        video = moved(video, angle, mirror, shift)
         expected = None
         if rollout is not None:
             expected = Rollout(**{f.name: getattr(rollout, f.name)[chosen] for f in fields(Rollout)})
@@ -268,7 +304,8 @@ def training_batches(
         inputs = network_inputs(history, expected, camera, config.modes)
         seen = future.visible.transpose(1, 2) & inputs["present"][..., None]
         yaw = torch.where(video.shape == CUBE, future.yaw[:, -1], torch.nan)
-        return inputs | {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw}
+        judged = inputs["present"] & known[:, -1:]
+        return inputs | {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw, "judged": judged}
 
     return batch
 
@@ -276,7 +313,7 @@ def training_batches(
 def dynamics_loss(model: Dynamics, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     truth = [batch[name] for name in TRUTH]
     forecast = model(**{name: value for name, value in batch.items() if name not in TRUTH})
-    return forecast_loss(forecast, *truth, batch["present"])
+    return forecast_loss(forecast, *truth)
 
 
 def train_objects(

@@ -1,6 +1,7 @@
 """The objects predictor: its symmetries, and a run from masks to probabilities."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,18 @@ from data_prep.scene import FRAME_SECONDS, paint, silhouettes
 from solution.physics import Constants
 from solution.predictors import Clip, View
 from solution.predictors.objects import (
+    LATEST_START,
     Objects,
     ObjectsConfig,
     build,
+    foreseen,
     load_objects,
+    started_later,
     train_objects,
+    training_batches,
+    without_bystanders,
 )
-from solution.tracks import find_tracks
+from solution.tracks import Tracks, find_tracks
 
 TINY = ObjectsConfig("corrected", width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
 CLASSES = torch.tensor([[3, 20, 40]])
@@ -79,3 +85,69 @@ def test_clips_do_not_influence_each_other(masks):
     together = predictor.predict_tracks(history, View())
     alone = torch.cat([predictor.predict_tracks(history[i : i + 1], View()) for i in range(4)])
     assert torch.allclose(together, alone, atol=1e-4)
+
+
+def three(frames: int = 22) -> Tracks:
+    """Return two videos: a disc passes another at a distance of 0.5, a third is far from both."""
+    position = torch.zeros(2, frames, 3, 2)
+    position[:, :, 0, 1] = torch.linspace(-2, 2, frames)
+    position[:, :, 1] = torch.tensor([0.5, 0.0])
+    position[:, :, 2] = torch.tensor([-2.0, 0.0])
+    shown = torch.ones(2, frames, 3)
+    return Tracks(
+        classes=torch.tensor([[33, 34, 35]] * 2),
+        visible=shown > 0,
+        position=position,
+        yaw=torch.zeros(2, frames, 3),
+        border=shown < 0,
+        shown=shown,
+        covariance=torch.zeros(2, frames, 3, 3, 3),
+    )
+
+
+def test_only_bystanders_are_left_out():
+    tracks = three()
+    tracks.visible[1, :, 1] = False  # nobody knows where it is, so nobody is near it
+    random = torch.Generator().manual_seed(0)
+    left = torch.stack([(without_bystanders(tracks, random).classes > 0).float() for _ in range(200)]).mean(0)
+    assert (left[0, :2] == 1).all()
+    assert ((left[[0, 1, 1, 1], [2, 0, 1, 2]] - 0.5).abs() < 0.15).all()
+    some = without_bystanders(tracks, random)
+    assert torch.equal(some.visible, tracks.visible & (some.classes > 0)[:, None])
+
+
+def test_a_clip_that_starts_later_ends_unseen():
+    tracks = three()
+    later, known = started_later(tracks, torch.tensor([0, 4]))
+    assert known.sum(1).tolist() == [22, 18]
+    assert torch.equal(later.position[0], tracks.position[0]) and later.visible[0].all()
+    assert torch.equal(later.position[1, :18], tracks.position[1, 4:])
+    assert torch.equal(later.visible[1].all(-1), known[1])
+
+
+@pytest.mark.parametrize("dynamics", ["direct", "corrected"])
+def test_what_comes_after_a_video_is_not_judged(masks, dynamics):
+    tracks = find_tracks(masks)
+    config = ObjectsConfig(dynamics, width=32, layers=1, modes=2, batch_size=64)
+    rollout = None if dynamics == "direct" else foreseen(tracks, Constants(), config, torch.device("cpu"))
+    batch = training_batches(tracks, rollout, config, 0)(0)
+    shown = batch["present"].any(1)
+    ends = batch["seen"].any(1).sum(-1)  # frames after the clip in which anything is known
+    assert (ends[shown] < 11).any() == (dynamics == "direct")
+    assert (ends == 11).any() and ends[shown].min() >= 11 - LATEST_START
+    assert torch.equal(batch["judged"].any(1), shown & (ends == 11))
+
+
+def test_nothing_is_augmented_but_what_shall_be(masks):
+    tracks = find_tracks(masks)
+    config = ObjectsConfig("direct", width=32, layers=1, modes=2, batch_size=4)
+    plain = training_batches(tracks, None, replace(config, augmented=()), 0)(0)
+    turned = training_batches(tracks, None, replace(config, augmented=("floor",)), 0)(0)
+    assert plain["judged"].sum() == turned["judged"].sum() == plain["seen"][..., 0].sum() == 12
+    standing = plain["position"][..., 0, :].flatten(0, 1)
+    truth = tracks.position[:, 11].flatten(0, 1)
+    assert torch.cdist(standing, truth).amin(1).max() < 1e-5
+    assert torch.cdist(turned["position"][..., 0, :].flatten(0, 1), truth).amin(1).min() > 1e-3
+    device = torch.device("cpu")
+    assert Objects(build(config), Constants(), config, device).symmetries == {"flip", "turn"}
+    assert not Objects(build(config), Constants(), replace(config, augmented=()), device).symmetries
