@@ -7,20 +7,22 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.scene import RADIUS
+from data_prep.classes import CUBE
+from data_prep.scene import MOMENT, RADIUS
 from solution.kalman import Belief, observe
 from solution.physics import Constants, State, advance
 from solution.tracks import Tracks
 
-SEARCHED = {"elasticity": 1.1, "friction": 2.0, "spin_deceleration": 2.0}
+SEARCHED = {"cube_deceleration": 1.1, "cylinder_deceleration": 1.1, "elasticity": 1.1, "friction": 2.0}
 """Constants that are searched for, and the factor by which they are first changed. The error of the mean path hardly
 tells the others; they were chosen for the IoU of objects on stand-in and rendered videos."""
 OPEN = 0.1
 """Standard deviation of decelerations, units/s², for a filter that shall find out what is usual."""
 FEWEST = 4
 """Objects of a shape whose decelerations must be known to call any usual."""
-SPREADS = (0.007, 0.014, 0.028)
-"""Standard deviations between decelerations, units/s², of which one is chosen."""
+RUBBING = 0.3826 * 2 / (MOMENT[CUBE] * RADIUS)
+"""Radians/s² by which a turning cube slows down, per unit/s² of a sliding one: points of a square are on average .3826
+of its edge away from its middle."""
 MOST_STEPS = 4
 """In one direction: few videos may not tell a constant at all."""
 FITTED_ON = 200
@@ -71,7 +73,7 @@ def simulate(state: State, constants: Constants, frames: int) -> tuple[State, Te
 def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     """Return the constants that foresee best where objects are in the frames ``future``, by a coordinate search.
 
-    Both its rounds start from the decelerations that objects turn out to have; how much these differ comes last.
+    It starts from the decelerations that objects turn out to have. How cubes stop turning follows from theirs.
 
     Args:
         tracks: of whole videos; the first ``FITTED_ON`` are looked at. What comes before ``future`` is observed.
@@ -82,31 +84,30 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     history, coming = tracks.frames(slice(future.start)), tracks.frames(future)
     known = coming.visible & history.visible.any(1)[:, None]
 
-    def quality(state: State, constants: Constants) -> float:
+    def quality(constants: Constants) -> float:
+        state = reconsidered(belief, believed_with, constants)
         _, path, _ = simulate(state, constants, coming.visible.shape[1])
         error = (path.transpose(1, 2) - coming.position).norm(dim=-1)
         # About the share of the silhouette that is met.
         return float((1 - error / (1.5 * RADIUS)).clamp_min(0)[known].mean())
 
-    best = start
+    best = with_usual_decelerations(start, observe(tracks, replace(start, deceleration_spread=OPEN)))
     for shrink in (1.0, 0.5):
-        best = with_usual_decelerations(best, observe(tracks, replace(best, deceleration_spread=OPEN)))
         belief, believed_with = observe(history, best), best
-        reached = quality(belief.state, best)
+        reached = quality(best)
         for name, factor in SEARCHED.items():
             for step in (factor**shrink, factor**-shrink):
                 for _ in range(MOST_STEPS):
                     tried = replace(best, **{name: getattr(best, name) * step})
-                    found = quality(reconsidered(belief, believed_with, tried), tried)
+                    found = quality(tried)
                     if found <= reached:
                         break
                     best, reached = tried, found
-    spreads = [replace(best, deceleration_spread=spread) for spread in SPREADS]
-    return max(spreads, key=lambda tried: quality(observe(history, tried).state, tried))
+    return best
 
 
 def with_usual_decelerations(constants: Constants, belief: Belief) -> Constants:
-    """Return the constants with the medians of the decelerations that ``OPEN`` frames told of every shape."""
+    """Return the constants with the medians of the decelerations that an ``OPEN`` filter was told of every shape."""
     state = belief.state
     told = state.there & (belief.variance()[..., 4] < (OPEN / 4) ** 2)
     usual = {}
@@ -114,6 +115,8 @@ def with_usual_decelerations(constants: Constants, belief: Belief) -> Constants:
         some = told & (state.shape == shape)
         if some.sum() >= FEWEST:
             usual[name] = float(state.deceleration[some].median())
+    if "cube_deceleration" in usual:
+        usual["spin_deceleration"] = RUBBING * usual["cube_deceleration"]
     return replace(constants, **usual)
 
 
