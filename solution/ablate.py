@@ -437,8 +437,7 @@ def main(
     """Compare variants of the solution on val, those of SPEC or --vary anything.
 
     SPEC is frames, network, masks, jepa, dynamics, augmented, edges, loss, views, members, segmenter, pasted, copies or
-    decode.
-    Interrupted at any moment, the same command goes on where it was.
+    decode. Interrupted at any moment, the same command goes on where it was.
     """
     start = time.perf_counter()
     name, chosen = parse_spec(spec, vary)
