@@ -39,6 +39,7 @@ class Constants:
     """Standard deviation between objects of a shape."""
     damping: float = 0.06
     spin_deceleration: float = 1.2
+    """Of cubes, radians/s²."""
     elasticity: float = 0.6
     """Of an object; the restitution of two is the product."""
     elasticity_spread: float = 0.06

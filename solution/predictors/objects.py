@@ -94,10 +94,8 @@ def without_bystanders(tracks: Tracks, random: torch.Generator) -> Tracks:
     """Return the tracks without half of those objects that never were near another."""
     position, visible = tracks.position, tracks.visible
     gap = (position[:, :, None] - position[:, :, :, None]).norm(dim=-1)  # (B, T, K, K)
-    together = (visible[:, :, None] & visible[:, :, :, None]).logical_and(
-        ~torch.eye(visible.shape[2], dtype=torch.bool)
-    )
-    met = (together & (gap < APART)).any(1).any(-1)
+    both = visible[:, :, None] & visible[:, :, :, None] & ~torch.eye(visible.shape[2], dtype=torch.bool)
+    met = (both & (gap < APART)).any(1).any(-1)
     stays = met | (torch.rand(met.shape, generator=random) < 0.5)
     return replace(tracks, classes=tracks.classes * stays, visible=visible & stays[:, None])
 
