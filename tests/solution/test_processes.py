@@ -80,7 +80,8 @@ def objects(step: int) -> dict[str, Tensor]:
     }
     tensors = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
     present = torch.rand(4, 3, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])[:, None]
-    return tensors | {"present": present, "seen": present[..., None].expand(-1, -1, 6)}
+    judged = present & (torch.rand(4, 3, generator=generator) < torch.tensor([0.9, 0.9, 0.3, 0.3])[:, None])
+    return tensors | {"present": present, "seen": present[..., None].expand(-1, -1, 6), "judged": judged}
 
 
 def profiles(step: int) -> dict[str, Tensor]:
