@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.classes import CUBE, SPHERE
+from data_prep.classes import CUBE, SHAPES, SPHERE
 from data_prep.scene import FRAME_SECONDS, MASS, MOMENT, RADIUS
 
 SUBSTEPS = 16
@@ -39,7 +39,7 @@ class Constants:
     """Standard deviation between objects of a shape."""
     damping: float = 0.06
     spin_deceleration: float = 1.2
-    """Of cubes, radians/s²."""
+    """Radians/s², of all solids; only cubes are seen to turn."""
     elasticity: float = 0.6
     """Of an object; the restitution of two is the product."""
     elasticity_spread: float = 0.06
@@ -50,7 +50,7 @@ class Constants:
 
     def usual_deceleration(self, shape: Tensor) -> Tensor:
         """Return the deceleration that objects of these shapes (indices into ``classes.SHAPES``) have on average."""
-        usual = (self.cube_deceleration, self.sphere_deceleration, self.cylinder_deceleration)
+        usual = [getattr(self, f"{name}_deceleration") for name in SHAPES]
         return torch.tensor(usual, device=shape.device)[shape.clamp_min(0)]
 
 

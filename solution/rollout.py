@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.classes import CUBE
+from data_prep.classes import CUBE, SHAPES
 from data_prep.scene import MOMENT, RADIUS
 from solution.kalman import Belief, observe
 from solution.physics import Constants, State, advance
@@ -15,7 +15,8 @@ from solution.tracks import Tracks
 
 SEARCHED = {"cube_deceleration": 1.1, "cylinder_deceleration": 1.1, "elasticity": 1.1, "friction": 2.0}
 """Constants that are searched for, and the factor by which they are first changed. The error of the mean path hardly
-tells the others; they were chosen for the IoU of objects on stand-in and rendered videos."""
+tells the others: how spheres slow down and how cubes stop turning is read off, the rest was chosen for the IoU of
+objects on stand-in and rendered videos."""
 OPEN = 0.1
 """Standard deviation of decelerations, units/s², for a filter that shall find out what is usual."""
 FEWEST = 4
@@ -73,12 +74,13 @@ def simulate(state: State, constants: Constants, frames: int) -> tuple[State, Te
 def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
     """Return the constants that foresee best where objects are in the frames ``future``, by a coordinate search.
 
-    It starts from the decelerations that objects turn out to have. How cubes stop turning follows from theirs.
+    It starts from the decelerations that objects turn out to have in all frames. How cubes stop turning follows from
+    theirs, as they were found: the search also makes up for what the simulator lacks.
 
     Args:
-        tracks: of whole videos; the first ``FITTED_ON`` are looked at. What comes before ``future`` is observed.
+        tracks: of whole videos; the first ``FITTED_ON`` are looked at. The search observes what is before ``future``.
         future: the last frames of the videos.
-        start: where the search starts; constants that are not in ``SEARCHED`` stay.
+        start: what is taken of shapes of which too few are known, and of all that is neither read off nor searched for.
     """
     tracks = tracks[slice(FITTED_ON)]
     history, coming = tracks.frames(slice(future.start)), tracks.frames(future)
@@ -107,14 +109,17 @@ def fit_constants(tracks: Tracks, future: slice, start: Constants) -> Constants:
 
 
 def with_usual_decelerations(constants: Constants, belief: Belief) -> Constants:
-    """Return the constants with the medians of the decelerations that an ``OPEN`` filter was told of every shape."""
+    """Return the constants with the medians of the decelerations that an ``OPEN`` filter was told of every shape.
+
+    Those of cubes also say how fast their turning ends.
+    """
     state = belief.state
     told = state.there & (belief.variance()[..., 4] < (OPEN / 4) ** 2)
     usual = {}
-    for shape, name in enumerate(("cube_deceleration", "sphere_deceleration", "cylinder_deceleration")):
-        some = told & (state.shape == shape)
+    for kind, shape in enumerate(SHAPES):
+        some = told & (state.shape == kind)
         if some.sum() >= FEWEST:
-            usual[name] = float(state.deceleration[some].median())
+            usual[f"{shape}_deceleration"] = float(state.deceleration[some].median())
     if "cube_deceleration" in usual:
         usual["spin_deceleration"] = RUBBING * usual["cube_deceleration"]
     return replace(constants, **usual)

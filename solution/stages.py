@@ -39,6 +39,7 @@ from solution.ensemble import (
 )
 from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
+from solution.models.unet import SegmentationUNet
 from solution.predictors import Clip, Predictor
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
 
@@ -140,6 +141,15 @@ class Pipeline:
             ),
         )
 
+    @property
+    def mirrored(self) -> bool:
+        """The segmenter looks at mirror images as well: its own test-time view."""
+        return "flip" in self.config.ensemble.views
+
+    def load_segmenter(self) -> SegmentationUNet:
+        """Return the trained segmenter as frames are to be segmented with it."""
+        return load_segmenter(self.config.segmenter, self.make("segmenter").folder, self.device, self.mirrored)
+
     def masks_of(self, split: PackedSplit) -> np.ndarray:
         """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
         return np.load(self.masks_stage(split).folder / "masks.npy", mmap_mode="r")
@@ -158,10 +168,12 @@ class Pipeline:
         segmenter = self.make("segmenter")
 
         def build(folder: Path) -> None:
-            network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
-            segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
+            segment_split(
+                self.load_segmenter(), split.frames, folder / "masks.npy", self.device, f"masks of {split.name}"
+            )
 
-        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": split.content}, build)
+        decided_by = {"segmenter": segmenter.key, "mirrored": self.mirrored, "data": split.content}
+        return self.stage(f"masks_{split.name}", decided_by, build)
 
     def labelled(self, rows: np.ndarray) -> MaskVideos:
         """Return rows of the labelled training videos."""

@@ -44,9 +44,9 @@ EDGES = "edges.safetensors"
 TRUTH = ("position", "seen", "yaw", "judged")
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
-"""Solids whose centres never come nearer than this do not touch."""
+"""Units between the centres of two solids; nearer ones may touch, if only between two frames."""
 LATEST_START = 5
-"""Of a training clip in its video, whose frames are then known less far ahead."""
+"""Last frame of its video that a training clip may start at; so many frames of its future are then unknown."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class ObjectsConfig:
     at a cost that grows with ``modes`` (6 were tried)."""
     augmented: tuple[str, ...] = ("floor", "bystanders", "later")
     """What a network learns from: clips on a ``floor`` mirrored, turned and shifted, clips without some ``bystanders``
-    and, unless it corrects the simulator, clips that start ``later``."""
+    (whom a rollout still has; one version in a hundred is hit by one) and, unless it corrects the simulator, clips that
+    start ``later``."""
     edges: str = "frames"
     """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
     modes: int = 48
@@ -91,7 +92,7 @@ def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Track
 
 
 def without_bystanders(tracks: Tracks, random: torch.Generator) -> Tracks:
-    """Return the tracks without half of those objects that never were near another."""
+    """Return the tracks without half of those objects that never were seen near another."""
     position, visible = tracks.position, tracks.visible
     gap = (position[:, :, None] - position[:, :, :, None]).norm(dim=-1)  # (B, T, K, K)
     both = visible[:, :, None] & visible[:, :, :, None] & ~torch.eye(visible.shape[2], dtype=torch.bool)
@@ -274,7 +275,7 @@ def training_batches(
     """Return the function from a step to its batch: videos in random order, augmented."""
     videos = len(tracks)
     floor, bystanders, later = (name in config.augmented for name in ("floor", "bystanders", "later"))
-    later &= rollout is None  # which is one of frame 11
+    later &= rollout is None  # a rollout starts at frame 11
 
     def batch(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -352,7 +353,8 @@ def foreseen(tracks: Tracks, constants: Constants, config: ObjectsConfig, device
 
 def load_objects(folder: Path, device: torch.device) -> Objects:
     """Return the predictor that :func:`train_objects` left in ``folder``."""
-    config = ObjectsConfig(**json.loads((folder / "config.json").read_text()))
+    values = json.loads((folder / "config.json").read_text())
+    config = ObjectsConfig(**values | {"augmented": tuple(values["augmented"])})
     constants = Constants(**json.loads((folder / "physics.json").read_text()))
     model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
     edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None

@@ -9,7 +9,7 @@ from data_prep.classes import CUBE, CYLINDER, SPHERE
 from data_prep.scene import FRAME_SECONDS
 from solution.kalman import _slopes, observe
 from solution.physics import COMPONENTS, Constants, State, advance
-from solution.rollout import OPEN, fit_constants, reconsidered, roll_out, with_usual_decelerations
+from solution.rollout import FEWEST, OPEN, fit_constants, reconsidered, roll_out, with_usual_decelerations
 from solution.tracks import Tracks, join
 from tests.solution.test_physics import SMOOTH, scene
 
@@ -114,10 +114,23 @@ def test_constants_are_found_from_films():
         for n in range(6)
     ]
     films = join(parts)
-    films.visible[:, :8] = False  # in three frames the filter sees no deceleration for itself
+    films.visible[:, :8] = False  # what is left before frame 11 does not tell, the whole film does
     found = fit_constants(films, slice(11, 22), Constants(edge_noise=3.0))
     assert 0.28 < found.cylinder_deceleration < 0.36
     assert found.edge_noise == 3.0
+
+
+@pytest.mark.parametrize("deceleration", [0.12, 0.2])
+def test_what_too_few_objects_tell_is_searched_for(deceleration):
+    torch.manual_seed(0)
+    truth = Constants(cylinder_deceleration=deceleration)
+    starts = [
+        scene([CYLINDER], [[0.0, 0.0]], [[1.0 + 0.05 * n, 0.3]], deceleration=deceleration) for n in range(FEWEST - 1)
+    ]
+    films = join([filmed(start, truth, 22, 0.001) for start in starts])
+    films.visible[:, :8] = False
+    found = fit_constants(films, slice(11, 22), Constants(edge_noise=3.0))
+    assert found.cylinder_deceleration == pytest.approx(deceleration, abs=0.01)
 
 
 def test_usual_decelerations_are_those_that_most_objects_have():

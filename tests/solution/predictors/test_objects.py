@@ -14,6 +14,7 @@ from solution.predictors.objects import (
     Objects,
     ObjectsConfig,
     build,
+    dynamics_loss,
     foreseen,
     load_objects,
     started_later,
@@ -114,6 +115,9 @@ def test_only_bystanders_are_left_out():
     assert ((left[[0, 1, 1, 1], [2, 0, 1, 2]] - 0.5).abs() < 0.15).all()
     some = without_bystanders(tracks, random)
     assert torch.equal(some.visible, tracks.visible & (some.classes > 0)[:, None])
+    config = ObjectsConfig("direct", ("bystanders",), width=32, layers=1, modes=2, batch_size=64)
+    present = training_batches(three(), None, config, 0)(0)["present"].float().mean(0)
+    assert (present[:2] == 1).all() and 0.3 < present[2] < 0.7
 
 
 def test_a_clip_that_starts_later_ends_unseen():
@@ -136,6 +140,9 @@ def test_what_comes_after_a_video_is_not_judged(masks, dynamics):
     assert (ends[shown] < 11).any() == (dynamics == "direct")
     assert (ends == 11).any() and ends[shown].min() >= 11 - LATEST_START
     assert torch.equal(batch["judged"].any(1), shown & (ends == 11))
+    model = build(config)
+    assert dynamics_loss(model, batch)["leaves"] > 0
+    assert dynamics_loss(model, batch | {"judged": torch.zeros_like(batch["judged"])})["leaves"] == 0
 
 
 def test_nothing_is_augmented_but_what_shall_be(masks):
