@@ -30,8 +30,7 @@ class EnsembleConfig:
 
     Attributes:
         members: predictors that vote, of ``objects``, ``masks``, ``frames`` and ``jepa``.
-        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned, the
-            segmenter ``flip``.
+        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
         view_count: how many views of a clip a member averages, at most.
         decode: ``fitted`` threshold or plain ``argmax``.
         copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities

@@ -26,7 +26,7 @@ from solution.predictors import Clip, View
 from solution.predictors.baselines import BASELINES
 from solution.predictors.jepa import load_patch_segmenter
 from solution.results_table import number
-from solution.segmenter import segment, segment_in_chunks
+from solution.segmenter import load_segmenter, segment, segment_in_chunks
 from solution.stages import (
     Pipeline,
     System,
@@ -132,7 +132,7 @@ def score_baselines(
 
 def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
     """Return the networks that segment true frames, by the name of what they reach with perfect foresight."""
-    found: dict[str, nn.Module] = {CEILING: pipeline.load_segmenter()}
+    found = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.make("segmenter").folder, pipeline.device)}
     if "jepa" in pipeline.config.ensemble.members:
         found[DECODER_CEILING] = load_patch_segmenter(pipeline.make("jepa").folder, pipeline.device)
     return found

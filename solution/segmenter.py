@@ -51,16 +51,14 @@ class SegmenterConfig:
     pasted: float = 0.9
 
 
-def build_segmenter(config: SegmenterConfig, mirrored: bool = False) -> SegmentationUNet:
+def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
     """Return the untrained network of a config."""
-    return SegmentationUNet(config.encoder, config.decoder_channels, config.downscale, mirrored)
+    return SegmentationUNet(config.encoder, config.decoder_channels, config.downscale)
 
 
-def load_segmenter(
-    config: SegmenterConfig, folder: Path, device: torch.device, mirrored: bool = False
-) -> SegmentationUNet:
+def load_segmenter(config: SegmenterConfig, folder: Path, device: torch.device) -> SegmentationUNet:
     """Return the trained network of a stage folder, in evaluation mode."""
-    return load_weights(build_segmenter(config, mirrored), folder, device)
+    return load_weights(build_segmenter(config), folder, device)
 
 
 def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_weight: float) -> dict[str, Tensor]:

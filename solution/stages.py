@@ -39,7 +39,6 @@ from solution.ensemble import (
 )
 from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
-from solution.models.unet import SegmentationUNet
 from solution.predictors import Clip, Predictor
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
 
@@ -141,15 +140,6 @@ class Pipeline:
             ),
         )
 
-    @property
-    def mirrored(self) -> bool:
-        """The segmenter looks at mirror images as well: its own test-time view."""
-        return "flip" in self.config.ensemble.views
-
-    def load_segmenter(self) -> SegmentationUNet:
-        """Return the trained segmenter as frames are to be segmented with it."""
-        return load_segmenter(self.config.segmenter, self.make("segmenter").folder, self.device, self.mirrored)
-
     def masks_of(self, split: PackedSplit) -> np.ndarray:
         """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
         return np.load(self.masks_stage(split).folder / "masks.npy", mmap_mode="r")
@@ -168,12 +158,10 @@ class Pipeline:
         segmenter = self.make("segmenter")
 
         def build(folder: Path) -> None:
-            segment_split(
-                self.load_segmenter(), split.frames, folder / "masks.npy", self.device, f"masks of {split.name}"
-            )
+            network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
+            segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
 
-        decided_by = {"segmenter": segmenter.key, "mirrored": self.mirrored, "data": split.content}
-        return self.stage(f"masks_{split.name}", decided_by, build)
+        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": split.content}, build)
 
     def labelled(self, rows: np.ndarray) -> MaskVideos:
         """Return rows of the labelled training videos."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -301,17 +300,6 @@ def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
     assert found.exit_code == 0, found.output
     made = sorted(name.split("-")[0] for name in times(trained.folder).keys() - before.keys())
     assert made == ["masks_val", "masks_val"]
-
-
-def test_without_mirror_images_the_same_segmenter_sees_otherwise(trained):
-    before = times(trained.folder)
-    found = run_submit("--data", trained.data, "--overwrite", "--set", "ensemble.views=")
-    assert found.exit_code == 0, found.output
-    made = {name.split("-")[0] for name in times(trained.folder).keys() - before.keys()}
-    seen = {"masks_train", "masks_hidden"}
-    assert made == seen | {"edges", "tracks", "objects", "decoding", "predictions_hidden"}
-    masks = [np.load(path.parent / "masks.npy") for path in stages(trained.folder, "masks_hidden")]
-    assert all((one != other).any() for one, other in itertools.combinations(masks, 2))
 
 
 @pytest.mark.slow

@@ -58,19 +58,6 @@ def test_classes_of_frames_are_the_arg_max_of_their_logits(network):
     assert clear.float().mean() > 0.9 and torch.equal(classes[clear].long(), logits.argmax(1)[clear])
 
 
-def test_mirror_images_count_as_much_as_the_frames(network, monkeypatch):
-    frames = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(4))
-    with torch.inference_mode():
-        mean = (network.logits(frames) + network.logits(frames.flip(-1)).flip(-1)) / 2
-        alone = network.classes(frames)
-        monkeypatch.setattr(network, "mirrored", True)
-        classes, turned = network.classes(frames), network.classes(frames.flip(-1))
-    assert torch.equal(turned.flip(-1), classes) and not torch.equal(alone, classes)
-    first, second = mean.topk(2, 1).values.unbind(1)
-    clear = first - second > 1e-5
-    assert clear.float().mean() > 0.9 and torch.equal(classes[clear].long(), mean.argmax(1)[clear])
-
-
 def test_likelihood_is_the_softmax_over_all_classes(network, factors):
     classes = torch.randint(0, NUM_CLASSES, (2, 6, 8), generator=torch.Generator().manual_seed(3))
     classes[0, 0, 0] = 0
