@@ -56,6 +56,8 @@ class Competition:
 def find_competition(data_dir: Path, required: Collection[str] = ("train", "hidden")) -> Competition:
     """Find the splits in ``data_dir`` or in a folder inside it such as ``Dataset_Student``; ``hidden`` also beside it.
 
+    A stand-in competition inside it is another one and not looked at.
+
     Args:
         data_dir: the folder that a user names.
         required: splits without which nothing can be done; the others may be absent, which is reported.
@@ -69,7 +71,11 @@ def find_competition(data_dir: Path, required: Collection[str] = ("train", "hidd
             f"{data_dir} is {'not a folder' if data_dir.exists() else 'no existing folder'}; name the data."
         )
     root = data_dir.resolve()
-    inside = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith((".", "__")))
+    inside = sorted(
+        child
+        for child in root.iterdir()
+        if child.is_dir() and not child.name.startswith((".", "__")) and not (child / "standin.json").is_file()
+    )
     if not any(root.iterdir()):
         raise UserError(f"{data_dir} is empty; expected train, val, unlabeled and hidden folders in it.")
     splits, problems = {}, {}
@@ -216,14 +222,19 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, bool]:
 
 
 def integrity_report(problems: Iterable[Problem], full_report: Path) -> str:
-    """Return the report as people read it: equal problems counted, the first three files of each, where the rest is."""
+    """Return the report as people read it: equal problems counted, the first three files of each, where the rest is.
+
+    What is wrong with the layout of ``hidden`` comes first, since it decides the rows of a submission.
+    """
     problems = list(problems)
     if not problems:
         return "Integrity: nothing wrong with the data."
-    alike: dict[tuple[str, str], list[str]] = {}
+    alike: dict[tuple[bool, str, str], list[str]] = {}
     for problem in problems:
-        alike.setdefault((problem.problem, problem.action), []).append(problem.file)
+        path = Path(problem.file)
+        of_hidden = "hidden" in (path.name, path.parent.name)
+        alike.setdefault((of_hidden, problem.problem, problem.action), []).append(problem.file)
     lines = [f"Integrity: {len(problems)} problem{'s' * (len(problems) > 1)}, all of them in {full_report}"]
-    for (text, action), files in sorted(alike.items(), key=lambda item: -len(item[1])):
+    for (_, text, action), files in sorted(alike.items(), key=lambda item: (not item[0][0], -len(item[1]))):
         lines.append(f"  {len(files)} × {text}: {action} ({', '.join(files[:3])}{', …' * (len(files) > 3)})")
     return "\n".join(lines)

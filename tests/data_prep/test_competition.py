@@ -104,6 +104,21 @@ def test_unexpected_files_and_gaps_are_reported(tmp_path):
     assert "15001" in problems["hidden"][0].problem
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_standin_beside_the_data_is_another_competition(tmp_path, hidden):
+    make_competition(tmp_path / "Dataset_Student", tmp_path / "hidden")
+    make_competition(tmp_path / "standin" / "Dataset_Student", tmp_path / "standin" / "hidden")
+    (tmp_path / "standin" / "standin.json").touch()
+    if hidden:
+        assert find_competition(tmp_path).splits["hidden"][15000] == tmp_path / "hidden" / "video_15000"
+    else:
+        remove(tmp_path, "hidden")
+        with pytest.raises(UserError, match="no folder hidden"):
+            find_competition(tmp_path)
+    in_standin = find_competition(tmp_path / "standin").splits["hidden"]
+    assert in_standin[15000] == tmp_path / "standin" / "hidden" / "video_15000"
+
+
 def remove(folder, *names):
     for name in names:
         shutil.rmtree(folder / name)
@@ -254,3 +269,16 @@ def test_report_counts_equal_problems_and_names_the_rest(tmp_path):
     assert report[1] == "  5 × truncated PNG: video left out (f0.png, f1.png, f2.png, …)"
     assert report[2] == "  1 × values that are no class: pixels ignored (m.npy)"
     assert integrity_report([], tmp_path) == "Integrity: nothing wrong with the data."
+
+
+def test_report_begins_with_the_layout_of_hidden(tmp_path):
+    make_competition(tmp_path, tmp_path / "hidden")
+    (tmp_path / "hidden" / "video_15001").rmdir()
+    for folder in ("train", "val", "hidden"):
+        (tmp_path / folder / "notes.txt").touch()
+    layout = [problem for found in find_competition(tmp_path).problems.values() for problem in found]
+    frames = [Problem(str(tmp_path / f"hidden/video_15000/image_{n}.png"), "truncated PNG", "…") for n in range(3)]
+    lines = integrity_report([*frames, *layout], tmp_path).splitlines()[1:]
+    assert lines[0] == f"  1 × unexpected file or folder: ignored ({tmp_path / 'hidden' / 'notes.txt'})"
+    assert "the first gap at 15001" in lines[1]
+    assert [line.split()[0] for line in lines] == ["1", "1", "3", "2"]
