@@ -437,6 +437,11 @@ def decode_rate(paths: Sequence[str | Path]) -> float:
 @exits_cleanly
 def main(data: Path, out: Path) -> None:
     """Pack the raw competition DATA into memory-mapped arrays under OUT."""
+    source, target = data.resolve(), out.resolve()
+    if source.is_relative_to(target) or target.is_relative_to(source):
+        raise UserError(f"{data} and {out} are the same folder or one lies in the other; pack into a folder elsewhere.")
+    if is_packed(data):
+        raise UserError(f"{data} is packed already and {out} was not made; give {data} as --data as it is.")
     start = time.perf_counter()
     packed = pack(data, out)
     for split in packed.values():

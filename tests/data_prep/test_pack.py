@@ -18,6 +18,7 @@ from PIL import Image
 from data_prep import pack as packing
 from data_prep.errors import UserError
 from data_prep.pack import GREY, decode_rate, is_packed, open_packed, pack, read_problems, write_index
+from data_prep.standin.writer import Settings, make_standin
 
 FIRST = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
 
@@ -366,6 +367,25 @@ def test_command_prints_sizes_and_report(data, tmp_path):
     assert found.exit_code == 0 and "hidden         3 videos" in found.output
     assert "22 problems" in found.output and str(tmp_path / "out" / "problems.json") in found.output
     assert len(json.loads((tmp_path / "out" / "problems.json").read_text())) == 22
+
+
+@pytest.mark.parametrize(("source", "out"), [("data", "data"), ("data", "data/out"), ("data/train", "data")])
+def test_command_refuses_folders_that_overlap(data, source, out):
+    before = contents(data)
+    found = CliRunner().invoke(packing.main, [str(data.parent / source), str(data.parent / out)])
+    assert found.exit_code == 2 and "same folder or one lies in the other" in found.stderr
+    assert contents(data) == before
+
+
+@pytest.mark.parametrize("kind", ["raw", "masks"])
+def test_command_refuses_what_is_packed_already(data, tmp_path, kind):
+    if kind == "raw":
+        pack(data, tmp_path / "packed")
+    else:
+        make_standin(tmp_path / "packed", Settings(1, 0, 0, 0, 0, "masks"))
+    found = CliRunner().invoke(packing.main, [str(tmp_path / "packed"), str(tmp_path / "out")])
+    assert found.exit_code == 2 and f"{tmp_path / 'packed'} is packed already" in found.stderr
+    assert found.stdout == "" and not (tmp_path / "out").exists()
 
 
 def test_decode_rate_is_a_rate(data):
