@@ -6,19 +6,22 @@ import time
 from pathlib import Path
 
 import click
+import torch
 
-from data_prep.errors import exits_cleanly
+from data_prep.errors import UserError, exits_cleanly
 from data_prep.standin.stats import measure, picture, table
 from data_prep.standin.writer import Settings, make_standin
+
+COUNT = click.IntRange(0)
 
 
 @click.group(invoke_without_command=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the new competition.")
-@click.option("--train", default=400, show_default=True, help="Videos with 22 frames and masks.")
-@click.option("--val", default=100, show_default=True, help="The same, for scoring.")
-@click.option("--unlabeled", default=0, show_default=True, help="Videos with 22 frames.")
-@click.option("--hidden", default=100, show_default=True, help="Videos with 11 frames; the truth goes to a file.")
-@click.option("--seed", default=0, show_default=True, help="Same seed, same videos.")
+@click.option("--train", type=COUNT, default=400, show_default=True, help="Videos with 22 frames and masks.")
+@click.option("--val", type=COUNT, default=100, show_default=True, help="The same, for scoring.")
+@click.option("--unlabeled", type=COUNT, default=0, show_default=True, help="Videos with 22 frames.")
+@click.option("--hidden", type=COUNT, default=100, show_default=True, help="Videos with 11 frames; truth in a file.")
+@click.option("--seed", type=COUNT, default=0, show_default=True, help="Same seed, same videos.")
 @click.option("--packed", is_flag=True, help="Memory-mapped arrays at once instead of PNG folders.")
 @click.option("--masks-only", is_flag=True, help="Masks and tracks as arrays, no frames.")
 @click.option("--device", default="cpu", show_default=True, help="Where frames are rendered, such as cuda.")
@@ -43,6 +46,7 @@ def main(
         raise click.UsageError("--out is missing: name the folder of the new competition.")
     if packed and masks_only:
         raise click.UsageError("--packed and --masks-only exclude each other.")
+    check_device(device)
     kind = "masks" if masks_only else "packed" if packed else "raw"
     start = time.perf_counter()
     made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind), device)
@@ -51,9 +55,17 @@ def main(
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")
 
 
+def check_device(name: str) -> None:
+    """Raise a ``UserError`` unless frames can be rendered on the device of this name."""
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, ImportError):
+        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.") from None
+
+
 @main.command("stats")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--videos", default=500, show_default=True, help="Count in at most so many.")
+@click.option("--videos", type=click.IntRange(1), default=500, show_default=True, help="Count in at most so many.")
 @exits_cleanly
 def stats_command(folder: Path, videos: int) -> None:
     """Print statistics of the competition in FOLDER (raw, packed or masks only) beside the real one's."""

@@ -6,15 +6,17 @@ The real values were measured on the competition's public frames; foreground IoU
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 
 from data_prep.classes import COLOURS, IGNORE, NUM_CLASSES, class_parts
-from data_prep.competition import FRAMES_OF_SPLIT, SPLITS, find_competition, read_frame, read_mask
+from data_prep.competition import FRAMES_OF_SPLIT, SPLITS, BadFile, find_competition, read_frame, read_mask
 from data_prep.errors import UserError
 from data_prep.pack import is_packed, open_packed
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
@@ -192,7 +194,17 @@ def labelled_videos(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray | Non
         found = find_competition(folder, required=()).splits
         for split in ("train", "val"):
             for video in found.get(split, {}).values():
-                yield read_mask(video / "mask.npy")[0], read_video(video, split)
+                with left_out_if_bad(video):
+                    yield read_mask(video / "mask.npy")[0], read_video(video, split)
+
+
+@contextmanager
+def left_out_if_bad(video: Path) -> Iterator[None]:
+    """Go on after a ``BadFile`` of a video folder, which is named on standard error."""
+    try:
+        yield
+    except BadFile as error:
+        click.echo(f"left out: {video}: {error}", err=True)
 
 
 def read_video(folder: Path, split: str) -> np.ndarray:
@@ -204,19 +216,23 @@ def videos_of(folder: Path) -> Iterator[np.ndarray]:
     """Yield (22, 160, 240, 3) frames of the train and unlabeled videos of a raw or packed competition."""
     if is_packed(folder):
         for split in open_packed(folder).values():
-            if split.name != "hidden":
+            if split.name != "hidden" and split.frames is not None:
                 yield from split.frames
         return
     for split, videos in find_competition(folder, required=()).splits.items():
         if split != "hidden":
-            yield from (read_video(video, split) for video in videos.values())
+            for video in videos.values():
+                with left_out_if_bad(video):
+                    yield read_video(video, split)
 
 
 def measure(folder: Path, most: int) -> list[Row]:
     """Return the statistics of the first ``most`` labelled videos of a competition."""
     counted = [count_video(masks, frames) for masks, frames in islice(labelled_videos(folder), most)]
     if not counted:
-        raise UserError(f"{folder} has no masks to count in; name a competition with a train or val split.")
+        raise UserError(
+            f"{folder} has no whole video with masks to count in; name a competition with a train or val split."
+        )
     return statistics(counted)
 
 
@@ -228,5 +244,5 @@ def picture(folder: Path, real: Path, out: Path, rows: int = 6) -> None:
         for pair in islice(zip(videos_of(folder), videos_of(real), strict=False), rows)
     ]
     if not lines:
-        raise UserError(f"{folder} or {real} has no whole videos; name two raw or packed competitions.")
+        raise UserError(f"{folder} or {real} has no whole videos with frames; name two raw or packed competitions.")
     out.write_bytes(cv2.imencode(".png", np.vstack(lines)[..., ::-1])[1].tobytes())
