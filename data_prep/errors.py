@@ -5,6 +5,7 @@ Commands turn it into one printed sentence and exit code 2; everything else is a
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import wraps
 
@@ -16,7 +17,7 @@ class UserError(Exception):
 
 
 def exits_cleanly(command: Callable) -> Callable:
-    """Wrap a click callback so that a ``UserError``, a diverged loss or a full disk is one sentence and exit code 2."""
+    """Wrap a click callback so that a mistake, a diverged loss or a full disk is one sentence and exit code 2."""
 
     @wraps(command)
     def wrapped(*args, **kwargs):
@@ -26,11 +27,11 @@ def exits_cleanly(command: Callable) -> Callable:
             click.echo(f"Error: {error}", err=True)
             raise SystemExit(2) from None
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.errno not in ADVICE:
                 raise
             click.echo(
-                f"Error: {error.filename or 'the output folder'} could not be written: {error.strerror}; "
-                "free some space (or choose another place) and run the same command again, finished work is kept.",
+                f"Error: {error.filename or 'the output folder'} cannot be used: {error.strerror}; "
+                f"{ADVICE[error.errno]} and run the same command again, finished work is kept.",
                 err=True,
             )
             raise SystemExit(2) from None
@@ -38,4 +39,15 @@ def exits_cleanly(command: Callable) -> Callable:
     return wrapped
 
 
-DISK_ERRORS = frozenset({28, 30, 122})  # ENOSPC, EROFS, EDQUOT
+SPACE, PLACE = "free some space or choose another place", "change its permissions or choose another place"
+ADVICE = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EROFS: PLACE,
+    errno.EACCES: PLACE,
+    errno.EPERM: PLACE,
+    errno.EEXIST: "choose another place",
+    errno.ENOTDIR: "choose another place",
+    errno.EISDIR: "choose another place",
+}
+"""What a user can do about an ``OSError``; one that is not here is a bug and keeps its traceback."""

@@ -27,7 +27,9 @@ def failing(error: BaseException) -> click.Command:
         (FloatingPointError("the loss is nan at step 3"), ["the loss is nan at step 3"]),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk/a.npy"), ["/disk/a.npy", "No space left"]),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ["the output folder", "No space left"]),
-        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/disk/a.npy"), ["/disk/a.npy", "Read-only"]),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/disk/a.npy"), ["/disk/a.npy", "Read-only", "another place"]),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES), "/disk/a"), ["/disk/a", "Permission", "its permissions"]),
+        (OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "/a/b"), ["/a/b", "Not a directory", "another place"]),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(error, words):
