@@ -61,14 +61,18 @@ def check_possible(config: Config, label: str) -> None:
     Raises:
         UserError: names the ``label``.
     """
-    try:
-        with torch.device("meta"):
-            build_segmenter(config.segmenter)
-            for member in config.ensemble.members:
-                MEMBERS[member].networks(config)
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        text = str(error.args[0] if error.args else error).splitlines()[0]
-        raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.") from None
+    failed = None
+    for device in ("meta", "cpu"):  # some encoders look at values while they are built
+        try:
+            with torch.device(device):
+                build_segmenter(config.segmenter)
+                for member in config.ensemble.members:
+                    MEMBERS[member].networks(config)
+            return
+        except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+            failed = error
+    text = str(failed.args[0] if failed.args else failed).splitlines()[0]
+    raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.")
 
 
 AT_LEAST_ONE = frozenset(
@@ -76,11 +80,19 @@ AT_LEAST_ONE = frozenset(
         "batch",
         "batch_size",
         "copies",
+        "crop",
+        "decoder_channels",
         "downscale",
         "heads",
+        "hid_S",
+        "hid_T",
         "layers",
         "modes",
+        "N_S",
+        "N_T",
+        "patch",
         "samples",
+        "slots",
         "steps",
         "view_count",
         "width",
@@ -143,6 +155,9 @@ def _parsed(kind, text: str, name: str):
     try:
         if typing.get_origin(kind) is tuple:
             parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+            count = len(typing.get_args(kind))
+            if ... not in typing.get_args(kind) and len(parts) != count:
+                raise UserError(f"--set {name}: expected {count} values, found {text!r}.")
             return tuple(_parsed(typing.get_args(kind)[0], part, name) for part in parts)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]

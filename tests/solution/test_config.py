@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from data_prep.errors import UserError
-from solution.config import Config, from_json, override, to_json
+from solution.config import Config, check_possible, from_json, override, to_json
 from solution.members import MEMBERS
 from solution.presets import PRESETS
 from solution.stages import MAKERS
@@ -45,6 +45,9 @@ def test_overrides_take_the_field_s_type():
         ("objects.steps=-3", "at least 1, found -3"),
         ("frames.joint_steps=-1", "at least 0, found -1"),
         ("segmenter.learning_rate=nan", "at least 0, found nan"),
+        ("segmenter.crop=96", "expected 2 values, found '96'"),
+        ("segmenter.crop=0,0", "at least 1, found 0"),
+        ("masks.N_S=0", "at least 1, found 0"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(setting, message):
@@ -73,3 +76,11 @@ def test_every_member_has_a_section_of_its_name_and_ends_in_a_stage_of_its_name(
     names = [name for member in MEMBERS.values() for name in member.stages]
     assert len(set(names)) == len(names)
     assert set(MAKERS) - set(names) == {"segmenter", "decoding"}
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
+def test_every_encoder_that_can_be_built_is_allowed(encoder):
+    check_possible(
+        override(PRESETS["quick"], [f"segmenter.encoder={encoder}", "segmenter.decoder_channels=64,32,16,16,16"]),
+        "--set",
+    )
