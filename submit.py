@@ -16,11 +16,11 @@ from solution.metrics import Score, score
 from solution.presets import PRESETS, configured
 from solution.report import record_run
 from solution.runs import (
-    RUNS,
     STAGES,
     choose_device,
     default_data,
     pack_and_report,
+    run_folder,
     save_run,
     standin_data,
 )
@@ -38,7 +38,7 @@ from solution.submission import check_submission, check_writable, describe, load
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Default: full on a GPU with real data, else quick.")
 @click.option("--run", "run_name", help="Name to remember this run by. Default: the preset's name.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
-@click.option("--members", help="Predictors of the ensemble, separated by commas: objects, masks, frames.")
+@click.option("--members", help="Predictors of the ensemble, separated by commas: objects, masks, frames, jepa.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @click.option("--record", type=click.Path(path_type=Path), help="Also write the stand-in's scores as a JSON result.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
@@ -57,10 +57,12 @@ def main(
 ) -> None:
     """Train on a competition and write the masks of its hidden videos as a leaderboard file.
 
-    Finished stages are kept and interrupted ones go on, so the same command can always be started again.
+    Finished stages are kept and interrupted ones go on: start the same command again until the file is there.
     """
     start = time.perf_counter()
     check_writable(out, overwrite)
+    if record:
+        check_writable(record, overwrite=True)
     device = choose_device(device_name)
     data = data or default_data()
     preset = preset or ("full" if data and device.type == "cuda" else "quick")
@@ -68,10 +70,11 @@ def main(
         settings = (*settings, f"ensemble.members={members}")
     config = configured(preset, settings)
     run_name = run_name or preset
+    folder = run_folder(run_name)
     with processes.first_goes_first():
         data = data or standin_data(device)
         packed = pack_and_report(data)
-    click.echo(f"Preset {preset} on {device}, run {RUNS / run_name}:")
+    click.echo(f"Preset {preset} on {device}, run {folder}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]
     masks = np.array(pipeline.predictions(hidden))

@@ -15,20 +15,20 @@ from solution.fates import fate_groups, fates
 from solution.metrics import Score, score
 from solution.page import write_page
 from solution.report import material_of_file, material_of_run, record_run, save_validation
-from solution.runs import choose_device, open_run, pack_and_report
+from solution.runs import choose_device, open_run, pack_and_report, read_run
 from solution.strips import check_picture, write_strips
-from solution.submission import check_submission, count_hidden, load_submission, load_truth
+from solution.submission import check_submission, check_writable, count_hidden, load_submission, load_truth
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--truth", type=click.Path(path_type=Path), help="Score FILE against this split's masks or this tensor.")
-@click.option("--hidden", type=click.Path(path_type=Path), help="Only check the format of FILE for these videos.")
+@click.option("--truth", type=click.Path(path_type=Path), help="Score FILE against this split's folder or tensor.")
+@click.option("--hidden", type=click.Path(path_type=Path), help="Only check the format of FILE for this folder.")
 @click.option("--run", "run_name", help="Predict the val videos of --data with this run, and score every method.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition, for --run and --report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a page that shows where points were lost.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw typical objects, a fate each, with --run.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw typical objects (.png, .jpg), with --run.")
 @click.option("--record", type=click.Path(path_type=Path), help="Also write the scores of --run as a JSON result.")
 @click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
 @exits_cleanly
@@ -45,6 +45,8 @@ def main(
     device_name: str | None,
 ) -> None:
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
+    for path in filter(None, (report, picture, record)):
+        check_writable(path, overwrite=True)
     if file and truth and not (hidden or run_name or picture or record):
         print_score(score_file(file, truth, data, report), as_json)
     elif file and hidden and not (truth or run_name or report or picture or record):
@@ -95,8 +97,10 @@ def score_run(
     record: Path | None,
 ) -> dict[str, Score]:
     """Predict val from its first 11 frames on the path of submit.py, score every method, and remember the scores."""
+    device = choose_device(device_name)
+    read_run(run_name)  # what is wrong with it is said before the data are packed
     packed = pack_and_report(data, required=("val",))
-    pipeline = open_run(run_name, packed, choose_device(device_name))
+    pipeline = open_run(run_name, packed, device)
     val = packed["val"]
     truth = val.masks[:, -1]
     found = fates(val.masks)

@@ -18,11 +18,14 @@ from data_prep.competition import integrity_report
 from data_prep.errors import UserError
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
-from solution.config import from_json, to_json
+from solution.config import Config, from_json, to_json
 from solution.stages import Pipeline, Stage
 
 RUNS = Path("runs")
 STAGES = RUNS / "stages"
+OTHER_FOLDERS = ("stages", "packed", "ablations")
+FINISHED = "decoding"
+"""The stage that needs all others: a run that has it can predict."""
 STANDIN = Path("data/standin")
 STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
 
@@ -76,9 +79,25 @@ def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden"))
     return packed
 
 
-def save_run(name: str, pipeline: Pipeline) -> None:
-    """Remember the config and the trained stages of a pipeline under a name."""
+def run_folder(name: str) -> Path:
+    """Return where a run of this name is remembered.
+
+    Raises:
+        UserError: no run can have this name here.
+    """
     folder = RUNS / name
+    if Path(name).name != name or name in OTHER_FOLDERS or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"--run {name}: {folder} cannot be the folder of a run; choose a plain name of your own.")
+    return folder
+
+
+def save_run(name: str, pipeline: Pipeline) -> None:
+    """Remember the config and the trained stages of a pipeline under a name; a finished run gives way to one only."""
+    folder = run_folder(name)
+    path = folder / "run.json"
+    if FINISHED not in pipeline.done and is_finished(name):
+        click.echo(f"{path} remembers a finished run and stays; give --run another name to remember this one.")
+        return
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "config": json.loads(to_json(pipeline.config)),
@@ -91,27 +110,50 @@ def save_run(name: str, pipeline: Pipeline) -> None:
     }
     partial = folder / "run.partial"
     partial.write_text(json.dumps(record, indent=1))
-    partial.replace(folder / "run.json")
+    partial.replace(path)
 
 
-def open_run(name: str, packed: dict[str, PackedSplit], device: torch.device) -> Pipeline:
-    """Return a run's trained pipeline, set on other data that it only predicts.
+def read_run(name: str) -> tuple[Config, dict[str, Stage]]:
+    """Return a finished run's config and its trained stages.
 
     Raises:
-        UserError: there is no such run, or a stage of it was deleted.
+        UserError: there is no such run, it is unfinished or of another version, or a stage of it was deleted.
     """
-    path = RUNS / name / "run.json"
+    path = run_folder(name) / "run.json"
     if not path.is_file():
         known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
         hint = f"there are {', '.join(known)}" if known else "there is none; make one with `python submit.py`"
         raise UserError(f"{path} is missing: expected the name of a finished run, {hint}.")
-    record = json.loads(path.read_text())
-    pipeline = Pipeline(from_json(json.dumps(record["config"])), packed, STAGES, device)
-    for stage, found in record["stages"].items():
-        if stage.startswith(("masks_", "predictions_")):
-            continue
-        folder = Path(found["folder"])
-        if not (folder / "done.json").is_file():
-            raise UserError(f"{folder} is missing or unfinished, which run {name} needs; run submit.py again.")
-        pipeline.done[stage] = Stage(folder, found["key"], found["seconds"])
+    try:
+        record = json.loads(path.read_text())
+        config = from_json(json.dumps(record["config"]))
+        stages = {
+            stage: Stage(Path(found["folder"]), found["key"], found["seconds"])
+            for stage, found in record["stages"].items()
+            if not stage.startswith(("masks_", "predictions_"))
+        }
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged or of another version of the kit; run submit.py again.") from None
+    if FINISHED not in stages:
+        raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; `submit.py --run {name}` does that.")
+    for stage in stages.values():
+        if not (stage.folder / "done.json").is_file():
+            raise UserError(f"{stage.folder} is missing or unfinished, which run {name} needs; run submit.py again.")
+    return config, stages
+
+
+def is_finished(name: str) -> bool:
+    """Tell whether there is a finished run of this name."""
+    try:
+        read_run(name)
+    except UserError:
+        return False
+    return True
+
+
+def open_run(name: str, packed: dict[str, PackedSplit], device: torch.device) -> Pipeline:
+    """Return a run's trained pipeline, set on other data that it only predicts; errors as in :func:`read_run`."""
+    config, stages = read_run(name)
+    pipeline = Pipeline(config, packed, STAGES, device)
+    pipeline.done |= stages
     return pipeline

@@ -9,7 +9,7 @@ import click
 from data_prep.errors import exits_cleanly
 from solution import processes
 from solution.presets import PRESETS, configured
-from solution.runs import STAGES, choose_device, default_data, pack_and_report, save_run, standin_data
+from solution.runs import STAGES, choose_device, default_data, pack_and_report, run_folder, save_run, standin_data
 from solution.stages import MAKERS, Pipeline
 
 
@@ -33,12 +33,14 @@ def main(
     """Train STAGE and the stages it needs; submit.py with the same preset and settings finds them done."""
     device = choose_device(device_name)
     config = configured(preset, settings)
+    run_name = run_name or preset
+    run_folder(run_name)
     with processes.first_goes_first():
         packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
     pipeline = Pipeline(config, packed, STAGES, device)
     done = pipeline.make(stage)
     if processes.is_first():
-        save_run(run_name or preset, pipeline)
+        save_run(run_name, pipeline)
     click.echo(f"{done.folder} holds the trained {stage}.")
 
 

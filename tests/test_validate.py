@@ -13,7 +13,9 @@ import torch
 from sklearn.metrics import jaccard_score
 from torchmetrics import JaccardIndex
 
-from tests.conftest import assert_one_sentence, run_validate
+from solution.train import main as train
+from submit import main as submit
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, run_validate
 
 
 def guess_at(truth: torch.Tensor) -> torch.Tensor:
@@ -115,6 +117,44 @@ def test_a_run_that_is_not_there_is_one_sentence(trained, tmp_path):
     shutil.rmtree(stage)
     found = run_validate("--run", "quick", "--data", trained.data)
     assert_one_sentence(found, stage.name, "run submit.py again")
+
+
+def test_a_stage_alone_takes_no_finished_run_s_name(trained):
+    path = trained.folder / "runs" / "quick" / "run.json"
+    before = path.read_text()
+    found = call(train, "segmenter", "--data", trained.data, *TINY_OPTIONS)
+    assert found.exit_code == 0 and "give --run another name" in found.output and path.read_text() == before
+    assert call(train, "segmenter", "--data", trained.data, *TINY_OPTIONS, "--run", "part").exit_code == 0
+    before = set((trained.folder / "runs" / "packed").iterdir())
+    found = run_validate("--run", "part", "--data", trained.data / "Dataset_Student")
+    assert_one_sentence(found, "part", "no stage decoding")
+    assert set((trained.folder / "runs" / "packed").iterdir()) == before
+
+
+@pytest.mark.parametrize("text", ["{", '{"config": {"gone": 1}, "stages": {}}', "[]"])
+def test_a_run_of_another_version_is_one_sentence(trained, text):
+    (trained.folder / "runs" / "quick" / "run.json").write_text(text)
+    found = run_validate("--run", "quick", "--data", trained.data)
+    assert_one_sentence(found, "run.json", "another version", "run submit.py again")
+    assert call(submit, "--data", trained.data, *TINY_OPTIONS, "--overwrite").exit_code == 0
+    assert run_validate("--run", "quick", "--data", trained.data).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["../beside", "stages", "file"])
+def test_no_run_has_the_name_of_something_else(trained, name):
+    (trained.folder / "runs" / "file").write_text("text")
+    assert_one_sentence(run_validate("--run", name, "--data", trained.data), f"--run {name}", "plain name")
+    found = call(submit, "--data", trained.data, *TINY_OPTIONS, "--overwrite", "--run", name)
+    assert_one_sentence(found, f"--run {name}", "plain name")
+
+
+@pytest.mark.parametrize("option", ["--report", "--picture", "--record"])
+def test_where_nothing_can_be_written_is_said_before_the_work(trained, option):
+    (trained.folder / "file").write_text("text")
+    before = set((trained.folder / "runs" / "stages").iterdir())
+    found = run_validate("--run", "quick", "--data", trained.data, option, "file/page.png")
+    assert_one_sentence(found, "file/page.png", "is no folder")
+    assert set((trained.folder / "runs" / "stages").iterdir()) == before
 
 
 @pytest.mark.parametrize(
