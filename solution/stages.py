@@ -109,7 +109,13 @@ class Pipeline:
             if not kept:
                 spent = folder / "spent.json"
                 with counted(spent, self.device):
-                    build(folder)
+                    try:
+                        build(folder)
+                    except torch.OutOfMemoryError:
+                        raise UserError(
+                            f"{known_as} needs more memory than {self.device} has; make its batches smaller "
+                            "(--set SECTION.batch_size=N, segmenter.batch=N), finished stages are kept."
+                        ) from None
                     processes.barrier()
                 if processes.is_first():
                     cost = json.loads(spent.read_text())

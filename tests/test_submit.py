@@ -84,6 +84,15 @@ def test_a_change_of_config_repeats_only_what_depends_on_it(trained):
     assert made == {"decoding", "predictions_hidden"}
 
 
+def test_too_little_memory_is_one_sentence_and_loses_nothing(raw_standin, empty, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("tried to allocate 5 GiB")
+
+    monkeypatch.setattr("solution.stages.segment_split", too_large)
+    assert_one_sentence(run_submit("--data", raw_standin), "masks_train needs more memory than cpu has", "smaller")
+    assert len(stages(empty, "segmenter")) == 1 and not stages(empty, "masks_train")
+
+
 KILLED = """
 import os, signal, sys
 import torch

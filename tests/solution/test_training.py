@@ -191,3 +191,8 @@ def test_the_log_says_how_much_of_the_time_went_into_batches(tmp_path):
         for row in csv.DictReader(file):
             data, step = float(row["data_s"]), float(row["step_s"])
             assert data > 0 and step > 0 and float(row["data_share"]) == pytest.approx(data / (data + step))
+
+
+def test_bfloat16_that_is_only_emulated_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert training.autocast_dtype(torch.device("cuda")) == torch.float32
