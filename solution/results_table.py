@@ -110,7 +110,7 @@ SHOWN = (
     "ablate-pasted",
     "ablate-copies",
     "ablate-members",
-    "quick-blender",
+    "ablate-dynamics-blender",
     "exact-masks",
     "ablate-dynamics",
     "ablate-masks",
