@@ -414,7 +414,12 @@ def draw_table(table: list[dict], rows: list[dict], path: Path) -> None:
 
 @click.command()
 @click.argument("spec", required=False)
-@click.option("--vary", multiple=True, metavar="SECTION.KEY=V1,V2", help="Instead of SPEC: values to try; repeatable.")
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="SECTION.KEY=V1,V2",
+    help="Instead of SPEC: values to try, lists separated by semicolons; repeatable.",
+)
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every variant.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: as for submit.py.")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True)

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from data_prep.errors import UserError
+from data_prep.pack import PackedSplit
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,15 @@ def draw_videos(lengths: Sequence[int], count: int, rng: np.random.Generator) ->
     drawn = rng.integers(ends[-1], size=count)
     parts = np.searchsorted(ends, drawn, side="right")
     return [(int(part), int(row - ends[part] + lengths[part])) for part, row in zip(parts, drawn, strict=True)]
+
+
+def with_frames(split: PackedSplit) -> PackedSplit:
+    """Return the split.
+
+    Raises:
+        UserError: it holds masks only.
+    """
+    if split.frames is None:
+        folder = Path(split.masks.filename).parent
+        raise UserError(f"{folder} has no frames to learn from; train members that look at masks: objects, masks.")
+    return split

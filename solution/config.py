@@ -99,6 +99,7 @@ AT_LEAST_ONE = frozenset(
     }
 )
 """Keys of any section; 0 of another number switches something off."""
+SHARES = frozenset({"momentum", "pasted"})
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
@@ -130,10 +131,11 @@ def _replaced(section, path: list[str], text: str, name: str):
             raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
     if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
         raise UserError(f"--set {name}: expected one or more different members, found {text!r}.")
-    least = 1 if path[0] in AT_LEAST_ONE else 0
+    least, most = (1 if path[0] in AT_LEAST_ONE else 0), (1 if path[0] in SHARES else math.inf)
     for part in parts:
-        if isinstance(part, (int, float)) and not (math.isfinite(part) and part >= least):
-            raise UserError(f"--set {name}: expected a number of at least {least}, found {part}.")
+        if isinstance(part, (int, float)) and not (math.isfinite(part) and least <= part <= most):
+            limits = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
+            raise UserError(f"--set {name}: expected a number of {limits}, found {part}.")
     return replace(section, **{path[0]: value})
 
 

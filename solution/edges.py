@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_prep.classes import CUBE
+from data_prep.errors import UserError
 from data_prep.scene import HEIGHT, WIDTH
 from solution.losses import share
 from solution.models.edges import EdgeNetwork
@@ -136,6 +137,9 @@ def train_edges(
         folder: of the stage.
         device: where to train.
         seed: of weights, order and errors.
+
+    Raises:
+        UserError: the true masks show no whole object.
     """
     torch.manual_seed(seed)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
@@ -165,6 +169,8 @@ def edge_batches(
     (B, R) bool; for the other arguments see :func:`train_edges`.
     """
     found = (truth.visible & (truth.shown > LEARNT_FROM)).nonzero()
+    if not len(found):
+        raise UserError("the masks of the train videos show no whole object to learn from; check that they are right.")
 
     def batch(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -5,7 +5,6 @@ It measures; what is done with the numbers is decided elsewhere.
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 import subprocess
@@ -14,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+from data_prep.pack import num_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "segmentation-models-pytorch", "numpy")
@@ -35,7 +36,7 @@ def hardware(device: torch.device) -> str:
     """Name what a device is, as a reader of a table wants it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{len(os.sched_getaffinity(0))} CPU cores, {_processor()}"
+    return f"{num_cores()} CPU cores, {_processor()}"
 
 
 def _processor() -> str:

@@ -15,6 +15,7 @@ import click
 import torch
 
 from data_prep.competition import integrity_report
+from data_prep.device import usable_device
 from data_prep.errors import UserError
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
@@ -38,12 +39,7 @@ def choose_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.") from None
-    return device
+    return usable_device(name)
 
 
 def default_data() -> Path | None:

@@ -25,7 +25,7 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from data_prep.sole import sole_maker
 from solution import processes
 from solution.arrays import fill_rows
-from solution.clips import FrameVideos, MaskVideos
+from solution.clips import FrameVideos, MaskVideos, with_frames
 from solution.config import Config
 from solution.ensemble import (
     Copies,
@@ -333,18 +333,6 @@ def load_decoding(folder: Path) -> Decoding:
 def system_probabilities(members: dict[str, Predictor], clip: Clip, config: Config) -> dict[str, Tensor]:
     """Return every member's (B, 49, 160, 240) probabilities, averaged over its views."""
     return {name: member_probabilities(m, clip, views_of(m, config.ensemble)) for name, m in members.items()}
-
-
-def with_frames(split: PackedSplit) -> PackedSplit:
-    """Return the split.
-
-    Raises:
-        UserError: it holds masks only.
-    """
-    if split.frames is None:
-        folder = Path(split.masks.filename).parent
-        raise UserError(f"{folder} has no frames to learn from; train members that look at masks: objects, masks.")
-    return split
 
 
 def make_clip(

@@ -144,6 +144,8 @@ def load_truth(path: Path) -> Truth:
         return Truth(torch.from_numpy(split.masks[:, -1].copy()), split.videos, split.problems)
     if path.is_dir():
         return raw_truth(path)
+    if not path.exists():
+        raise UserError(f"{path} is missing; expected a split's folder such as Dataset_Student/val, or a tensor file.")
     masks = read_tensor(path)
     if masks.dtype not in INTEGERS or masks.ndim != 3 or masks.shape[1:] != (HEIGHT, WIDTH):
         found = f"{masks.dtype} of shape {tuple(masks.shape)}"

@@ -47,7 +47,7 @@ def test_seeds_of_a_network_share_the_tracks_of_exact_masks(masks_only, tmp_path
     assert "kept" not in lines[1]["  objects"]
 
 
-@pytest.mark.parametrize("stage", ["segmenter", "frames", "jepa"])
+@pytest.mark.parametrize("stage", ["segmenter", "edges", "frames", "jepa"])
 def test_what_looks_at_frames_is_refused(masks_only, tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
     found = call(train, stage, "--data", masks_only)

@@ -198,6 +198,14 @@ def test_unusable_data_is_one_sentence(data, empty, spoil, words):
     assert not (empty / "submission.pt").exists()
 
 
+def test_masks_without_any_object_are_one_sentence(data, empty):
+    for path in (data / "Dataset_Student" / "train").glob("*/mask.npy"):
+        nothing = np.zeros_like(np.load(path))
+        path.unlink()
+        np.save(path, nothing)
+    assert_one_sentence(run_submit("--data", data), "masks of the train videos show no whole object")
+
+
 def test_a_few_bad_files_are_reported_and_done_without(data, empty):
     train = data / "Dataset_Student" / "train"
     replace_bytes(train / "video_1" / "image_3.png", b"text")
@@ -240,6 +248,8 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--members", "objects,objects"], ["different members"]),
         (["--members", ""], ["one or more"]),
         (["--device", "abacus"], ["--device abacus", "expected cpu or cuda"]),
+        (["--device", "meta"], ["--device meta", "expected cpu or cuda"]),
+        (["--members", "masks", "--set", "masks.patch=3"], ["patch divides 160 and 240, 6 does not"]),
         (["--out", "."], ["is a folder"]),
         (["--out", "a_file/submission.pt"], ["cannot be written", "a_file"]),
     ],

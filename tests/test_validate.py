@@ -243,3 +243,4 @@ def test_a_pickle_is_never_executed(truth_file, workspace, tmp_path):
 def test_a_truth_without_masks_is_one_sentence(workspace):
     found = run_validate(workspace.submission, "--truth", workspace.data / "hidden")
     assert_one_sentence(found, "hidden", "mask.npy", "val")
+    assert_one_sentence(run_validate(workspace.submission, "--truth", "val"), "val is missing", "a split's folder")

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import click
-import torch
 
-from data_prep.errors import UserError, exits_cleanly
+from data_prep.device import usable_device
+from data_prep.errors import exits_cleanly
 from data_prep.standin.stats import measure, picture, table
 from data_prep.standin.writer import Settings, make_standin
 
@@ -46,21 +46,13 @@ def main(
         raise click.UsageError("--out is missing: name the folder of the new competition.")
     if packed and masks_only:
         raise click.UsageError("--packed and --masks-only exclude each other.")
-    check_device(device)
+    usable_device(device)
     kind = "masks" if masks_only else "packed" if packed else "raw"
     start = time.perf_counter()
     made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind), device)
     seconds = time.perf_counter() - start
     what = "masks" if masks_only else "frames"
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")
-
-
-def check_device(name: str) -> None:
-    """Raise a ``UserError`` unless frames can be rendered on the device of this name."""
-    try:
-        torch.empty(1, device=name).cpu()
-    except (RuntimeError, AssertionError, ImportError):
-        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.") from None
 
 
 @main.command("stats")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
-from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.clips import MaskVideos, draw_videos
 from solution.losses import mask_loss
 from solution.metrics import score
@@ -109,6 +109,9 @@ class SlotSimVP(nn.Module):
         super().__init__()
         if config.form not in FORMS:
             raise ValueError(f"form is one of {', '.join(FORMS)}, not {config.form!r}")
+        square = config.downscale * config.patch
+        if HEIGHT % square or WIDTH % square:
+            raise ValueError(f"downscale × patch divides {HEIGHT} and {WIDTH}, {square} does not")
         self.patch, self.slots, self.form, self.downscale = config.patch, config.slots, config.form, config.downscale
         self.separate = config.separate and config.slots < NUM_CLASSES - 1
         self.simvp = SimVP(

@@ -22,6 +22,7 @@ from data_prep.classes import CUBE
 from data_prep.pack import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
 from solution import processes
+from solution.clips import with_frames
 from solution.drawing import draw
 from solution.edges import load_edges, track, train_edges
 from solution.losses import forecast_loss
@@ -376,7 +377,7 @@ def true_tracks_stage(pipeline: Pipeline) -> Stage:
 
 def edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``edges``, which reads places off the frames."""
-    train, config, seed = pipeline.packed["train"], pipeline.config.edges, pipeline.config.seed
+    train, config, seed = with_frames(pipeline.packed["train"]), pipeline.config.edges, pipeline.config.seed
     masks, truth = pipeline.masks_stage(train), pipeline.make("true_tracks")
 
     def build(folder: Path) -> None:

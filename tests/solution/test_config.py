@@ -48,6 +48,7 @@ def test_overrides_take_the_field_s_type():
         ("segmenter.crop=96", "expected 2 values, found '96'"),
         ("segmenter.crop=0,0", "at least 1, found 0"),
         ("masks.N_S=0", "at least 1, found 0"),
+        ("segmenter.pasted=1.5", "0 to 1, found 1.5"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(setting, message):
