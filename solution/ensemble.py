@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES
+from data_prep.classes import BACKGROUND, IGNORE
 from solution.arrays import Portions
 from solution.predictors import Clip, Predictor, View
 
@@ -126,39 +126,66 @@ def weighted(probabilities: dict[str, Tensor], weights: dict[str, float]) -> Ten
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The threshold of one mixture.
+
+    Attributes:
+        threshold: with the largest Jaccard.
+        jaccard: that is reached, pooled over all object classes.
+        influence: (N,) of each video on it, to first order, times N; its mean is 0.
+    """
+
+    threshold: float
+    jaccard: float
+    influence: np.ndarray
+
+    def is_better(self, other: Fit) -> bool:
+        """Tell whether the Jaccard is larger by more than the standard error of the difference over videos."""
+        difference = self.influence - other.influence
+        error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
+        return self.jaccard - other.jaccard > error
+
+
 class ThresholdTable:
     """Counts from which the Jaccard of every threshold follows, after one pass over the videos."""
 
     def __init__(self):
-        self.counts = np.zeros((len(THRESHOLDS) + 1, NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+        self.counts: list[np.ndarray] = []
+        self.objects: list[np.ndarray] = []
 
     def add(self, probabilities: Tensor, truth: Tensor) -> None:
         """Count (B, 49, H, W) probabilities against (B, H, W) uint8 truth; 255 is ignored."""
         probability, label = probabilities[:, 1:].max(1)
         bins = torch.bucketize(probability, torch.from_numpy(THRESHOLDS).to(probability), right=False)
-        key = (bins * NUM_CLASSES + truth.long()) * NUM_CLASSES + label + 1
-        key = key[truth != IGNORE]
-        self.counts += torch.bincount(key, minlength=self.counts.size).cpu().numpy().reshape(self.counts.shape)
+        video = torch.arange(len(truth), device=truth.device)[:, None, None]
+        key = 2 * ((len(THRESHOLDS) + 1) * video + bins) + (truth == label + 1)
+        shape = (len(truth), len(THRESHOLDS) + 1, 2)
+        counts = torch.bincount(key[truth != IGNORE], minlength=math.prod(shape))
+        self.counts.append(counts.cpu().numpy().reshape(shape))
+        self.objects.append(((truth != BACKGROUND) & (truth != IGNORE)).sum((1, 2)).cpu().numpy())
 
-    def best(self) -> tuple[float, float]:
-        """Return the threshold with the largest Jaccard pooled over all object classes, and that Jaccard.
+    def best(self) -> Fit:
+        """Return the threshold with the largest Jaccard pooled over all object classes.
 
         By symmetry every colour and material has the same expected Jaccard; pooling them says so with far less noise
         than the mean over 48 classes of a few videos would.
         """
-        truth = self.counts.sum((0, 2))[1:].sum()
-        kept = self.counts[::-1].cumsum(0)[::-1][1:]  # (thresholds, true class, predicted class) above each threshold
-        hits = np.trace(kept[:, 1:, 1:], axis1=1, axis2=2)
-        drawn = kept[:, :, 1:].sum((1, 2))
-        jaccard = hits / np.maximum(drawn + truth - hits, 1)
+        kept = np.concatenate(self.counts)[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # (N, thresholds, wrong or right)
+        hits = kept[:, :, 1]
+        union = kept.sum(2) + np.concatenate(self.objects)[:, None] - hits
+        jaccard = hits.sum(0) / np.maximum(union.sum(0), 1)
         best = int(jaccard.argmax())
-        return float(THRESHOLDS[best]), float(jaccard[best])
+        influence = (hits[:, best] - jaccard[best] * union[:, best]) / max(union[:, best].mean(), 1)
+        return Fit(float(THRESHOLDS[best]), float(jaccard[best]), influence)
 
 
 def fit_decoding(
     members: tuple[str, ...], batches: Iterable[tuple[dict[str, Tensor], Tensor]], method: str
 ) -> tuple[Decoding, dict[str, float]]:
     """Choose weights and thresholds by the pooled Jaccard on held-out training videos.
+
+    The best member alone gives way to a mixture that is better by more than chance: held-out videos are few.
 
     Args:
         members: names of the members.
@@ -180,11 +207,15 @@ def fit_decoding(
         for mixture, table in tables.items():
             table.add(weighted(probabilities, dict(zip(members, mixture, strict=True))), truth)
     found = {mixture: table.best() for mixture, table in tables.items()}
-    chosen = max(found, key=lambda mixture: found[mixture][1])
-    alone = {name: found[tuple(float(m == name) for m in members)] for name in members}
+    alone = {name: tuple(float(m == name) for m in members) for name in members}
+    chosen = max(found, key=lambda mixture: found[mixture].jaccard)
+    best_alone = max(alone.values(), key=lambda mixture: found[mixture].jaccard)
+    if not found[chosen].is_better(found[best_alone]):
+        chosen = best_alone
     decoding = Decoding(
         dict(zip(members, chosen, strict=True)),
-        found[chosen][0],
-        {name: threshold for name, (threshold, _) in alone.items()},
+        found[chosen].threshold,
+        {name: found[mixture].threshold for name, mixture in alone.items()},
     )
-    return decoding, {name: value for name, (_, value) in alone.items()} | {"ensemble": found[chosen][1]}
+    scores = {name: found[mixture].jaccard for name, mixture in alone.items()}
+    return decoding, scores | {"ensemble": found[chosen].jaccard}

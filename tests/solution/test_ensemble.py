@@ -10,6 +10,7 @@ from solution.ensemble import (
     THRESHOLDS,
     Copies,
     EnsembleConfig,
+    Fit,
     ThresholdTable,
     WithinMemory,
     decode,
@@ -122,11 +123,17 @@ def test_best_threshold_equals_a_direct_search():
     table, cases = ThresholdTable(), [random_case(seed) for seed in range(3)]
     for probabilities, truth in cases:
         table.add(probabilities, truth)
-    threshold, value = table.best()
+    found = table.best()
     probabilities, truth = (torch.cat(parts) for parts in zip(*cases, strict=True))
     direct = [pooled_jaccard(decode(probabilities, float(t)), truth) for t in THRESHOLDS]
-    assert value == pytest.approx(max(direct))
-    assert threshold == pytest.approx(THRESHOLDS[int(np.argmax(direct))])
+    assert found.jaccard == pytest.approx(max(direct))
+    assert found.threshold == pytest.approx(THRESHOLDS[int(np.argmax(direct))])
+    assert found.influence.shape == (9,) and found.influence.mean() == pytest.approx(0, abs=1e-9)
+    without = ThresholdTable()
+    for probabilities, truth in cases[1:]:
+        without.add(probabilities, truth)
+    # Leaving three of nine videos out moves the ratio by what they weigh in it, to first order.
+    assert without.best().jaccard - found.jaccard == pytest.approx(-found.influence[:3].sum() / 6, rel=0.1, abs=2e-3)
 
 
 def test_the_better_member_gets_the_weight():
@@ -137,6 +144,44 @@ def test_the_better_member_gets_the_weight():
     assert decoding.weights["good"] > decoding.weights["bad"]
     assert sum(decoding.weights.values()) == pytest.approx(1)
     assert scores["ensemble"] >= max(scores["good"], scores["bad"])
+
+
+def mixed_case(shares: tuple[float, float], videos: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Two members that are right about this share of the pixels of each video, independently, and surer if so."""
+    generator = torch.Generator().manual_seed(7)
+    truth = torch.randint(1, 49, (videos, 12, 20), generator=generator)
+    probabilities = {}
+    for name, share in zip("ab", shares, strict=True):
+        right = torch.rand(truth.shape, generator=generator) < share
+        said = torch.where(right, truth, torch.randint(1, 49, truth.shape, generator=generator))
+        sure = torch.where(right, 0.9, 0.3)[:, None]
+        probabilities[name] = torch.nn.functional.one_hot(said, 49).movedim(-1, 1) * sure
+    return probabilities, truth.to(torch.uint8)
+
+
+@pytest.mark.parametrize(("shares", "is_mixed"), [((0.6, 0.6), True), ((0.9, 0.0), False)])
+def test_a_mixture_is_chosen_where_members_know_different_things(shares, is_mixed):
+    decoding, scores = fit_decoding(("a", "b"), [mixed_case(shares, 8)], "fitted")
+    assert (min(decoding.weights.values()) > 0) == is_mixed
+    assert (scores["ensemble"] > max(scores["a"], scores["b"])) == is_mixed
+
+
+def best_fit(probabilities: torch.Tensor, truth: torch.Tensor) -> Fit:
+    table = ThresholdTable()
+    table.add(probabilities, truth)
+    return table.best()
+
+
+def test_what_one_video_gains_is_chance():
+    probabilities, truth = mixed_case((0.6, 0.6), 8)
+    one, other = probabilities["a"], probabilities["a"].clone()
+    other[0] = torch.nn.functional.one_hot(truth[0].long(), 49).movedim(-1, 0) * 0.95  # all of one video is right
+    other[1:, ..., :1] = 0  # and a little less of every other
+    assert best_fit(other, truth).jaccard > best_fit(one, truth).jaccard + 0.01
+    assert not best_fit(other, truth).is_better(best_fit(one, truth))
+    assert not best_fit(other[:1], truth[:1]).is_better(best_fit(one[:1], truth[:1]))
+    better = mixed_case((0.8, 0.6), 8)[0]["a"]  # right about more of every video
+    assert best_fit(better, truth).is_better(best_fit(one, truth))
 
 
 def test_argmax_needs_no_fit():
