@@ -47,9 +47,9 @@ def main(
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
     for path in filter(None, (report, picture, record)):
         check_writable(path, overwrite=True)
-    if file and truth and not (hidden or run_name or picture or record):
+    if file and truth and not (hidden or run_name or picture or record) and (report or not data):
         print_score(score_file(file, truth, data, report), as_json)
-    elif file and hidden and not (truth or run_name or report or picture or record):
+    elif file and hidden and not (truth or run_name or data or report or picture or record or as_json):
         check_format(file, hidden)
     elif run_name and data and not (file or truth or hidden):
         if picture:

@@ -83,7 +83,10 @@ def standin_masks(videos: int) -> np.ndarray:
 @click.argument("data", type=click.Path(path_type=Path))
 @exits_cleanly
 def pack(data: Path) -> None:
-    """Pack the raw competition DATA, against bare ``cv2.imdecode`` of the same files on all cores."""
+    """Pack the raw competition DATA, against bare ``cv2.imdecode`` of the same files on all cores.
+
+    Name a small one: it is read into memory, and packed three times beside DATA.
+    """
     splits = find_competition(data, required=()).splits
     paths = [
         path for split, videos in splits.items() for video in videos.values() for path in sorted(video.glob("*.png"))

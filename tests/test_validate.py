@@ -159,7 +159,15 @@ def test_where_nothing_can_be_written_is_said_before_the_work(trained, option):
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["file.pt"], ["--run", "quick"], ["--truth", "a.pt"], ["file.pt", "--truth", "a.pt", "--hidden", "hidden"]],
+    [
+        [],
+        ["file.pt"],
+        ["--run", "quick"],
+        ["--truth", "a.pt"],
+        ["file.pt", "--truth", "a.pt", "--hidden", "hidden"],
+        ["file.pt", "--truth", "a.pt", "--data", "data"],
+        ["file.pt", "--hidden", "hidden", "--json"],
+    ],
 )
 def test_options_that_make_no_sense_are_one_sentence(options):
     assert_one_sentence(run_validate(*options), "expected FILE with --truth", "--run with --data")
