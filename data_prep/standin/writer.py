@@ -35,8 +35,8 @@ from data_prep.standin.renderer import film, solids_of
 FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
 """Where the real competition's splits begin; a split that is larger than the real one pushes the next on."""
 
-VIDEOS_AT_ONCE = 4
-"""Per process; a video's bytes do not depend on it."""
+VIDEOS_AT_ONCE = {"cpu": 4, "cuda": 32}
+"""Per process, by where they are filmed; a video's bytes do not depend on it."""
 
 FEW = 16
 """So many videos are made in this process: starting others takes longer."""
@@ -87,10 +87,11 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     """
     claim(out, settings)
     made = 0
+    all_here = settings.kind == "raw" and torch.device(device).type == "cuda"  # a GPU has one user
     with ExitStack() as stack:
         stack.enter_context(sole_maker(out))
         pool = None
-        if torch.device(device).type == "cpu" and sum(map(len, settings.numbers().values())) > FEW:
+        if not all_here and sum(map(len, settings.numbers().values())) > FEW:
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(pack.num_cores(), context, torch.set_num_threads, (1,))
             stack.callback(pool.shutdown, cancel_futures=True)
@@ -100,22 +101,25 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
             else:
                 made += make_array_split(out / split, numbers, settings, device, pool)
         if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
-            write_truth(out, settings.numbers()["hidden"], settings.seed, device)
+            write_truth(out, settings.numbers()["hidden"], settings.seed, device, pool)
     return made
 
 
-def write_truth(out: Path, numbers: range, seed: int, device: str) -> None:
+def write_truth(out: Path, numbers: range, seed: int, device: str, pool: ProcessPoolExecutor | None) -> None:
     """Save frame 22 of the hidden videos: ``hidden_last_frames.npy``, (N, 160, 240, 3) uint8, and then its masks,
     ``hidden_truth.pt``, (N, 160, 240) uint8 torch."""
     masks, frames = [], []
-    for number in numbers:
-        video = simulate(video_seed(seed, number))
-        *solids, image = solids_of([video])
-        last = image == NUM_FRAMES - 1
-        masks.append(paint_solids(*(each[last] for each in solids), image[last] * 0, 1))
-        frames.append(film([video], [video_seed(seed, number)], range(NUM_FRAMES - 1, NUM_FRAMES), device)[0, 0])
+    seeds = [video_seed(seed, number) for number in numbers]
+    videos = list((pool.map if pool else map)(simulate, seeds))
+    at_once = VIDEOS_AT_ONCE[torch.device(device).type]
+    for first in range(0, len(videos), at_once):
+        some, their_seeds = (part[first : first + at_once] for part in (videos, seeds))
+        *solids, image = solids_of(some)
+        last = image % NUM_FRAMES == NUM_FRAMES - 1
+        masks.append(paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some)))
+        frames.append(film(some, their_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
     with replacing(out / "hidden_last_frames.npy") as file:
-        np.save(file, np.stack(frames))
+        np.save(file, np.concatenate(frames))
     with replacing(out / "hidden_truth.pt") as file:
         torch.save(torch.cat(masks), file)
 
@@ -156,20 +160,20 @@ def paint_videos(videos: list[Trajectories]) -> np.ndarray:
 
 
 def make_videos(
-    numbers: list[int], seed: int, device: str, length: int
-) -> tuple[list[Trajectories], np.ndarray, np.ndarray | None]:
-    """Return trajectories, (V, 22, 160, 240) masks and (V, length, 160, 240, 3) frames; no frames for length 0."""
+    numbers: list[int], seed: int, device: str, length: int, painted: bool = True
+) -> tuple[list[Trajectories], np.ndarray | None, np.ndarray | None]:
+    """Return trajectories, (V, 22, 160, 240) masks if ``painted``, and (V, length, 160, 240, 3) frames if any."""
     seeds = [video_seed(seed, number) for number in numbers]
     videos = [simulate(each) for each in seeds]
     frames = film(videos, seeds, range(length), device) if length else None
-    return videos, paint_videos(videos), frames
+    return videos, paint_videos(videos) if painted else None, frames
 
 
 def in_order(
-    job: partial, numbers: list[int], pool: ProcessPoolExecutor | None, title: str, total: int
+    job: partial, numbers: list[int], pool: ProcessPoolExecutor | None, title: str, total: int, at_once: int
 ) -> Iterator[tuple]:
     """Yield (chunk, ``job(chunk)``) for every chunk of the numbers, in order, a few ahead in the pool."""
-    chunks = [numbers[i : i + VIDEOS_AT_ONCE] for i in range(0, len(numbers), VIDEOS_AT_ONCE)]
+    chunks = [numbers[i : i + at_once] for i in range(0, len(numbers), at_once)]
     with tqdm(total=total, initial=total - len(numbers), desc=title, unit="video", disable=None) as bar:
         started: deque[Future] = deque()
         for index, chunk in enumerate(chunks):
@@ -193,7 +197,8 @@ def make_raw_split(
     there = set(os.listdir(folder))
     missing = [number for number in numbers if f"video_{number}" not in there]
     job = partial(write_raw_videos, folder=folder, split=split, seed=seed, device=device)
-    return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers)))
+    at_once = VIDEOS_AT_ONCE[torch.device(device).type]
+    return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers), at_once))
 
 
 def write_raw_videos(numbers: list[int], folder: Path, split: str, seed: int, device: str) -> int:
@@ -237,13 +242,20 @@ def make_array_split(
         pack.write_text(journal, json.dumps({"fingerprint": json.dumps(source)}) + "\n")
         done = {}
     missing = [number for number in numbers if number - numbers.start not in done]
-    job = partial(make_videos, seed=settings.seed, device=device, length=length)
+    kind = torch.device(device).type
+    films = length if kind == "cpu" else 0  # a GPU films in this process alone
+    painted = folder / "masks.npy" in shapes
+    job = partial(make_videos, seed=settings.seed, device=device, length=films, painted=painted)
     tracks: dict[int, Trajectories] = {}
     if missing:
         with ExitStack() as stack:
             files = {path.name: stack.enter_context(open(pack.part_of(path), "r+b", buffering=0)) for path in shapes}
             log = stack.enter_context(open(journal, "a", buffering=1))
-            for chunk, (videos, masks, frames) in in_order(job, missing, pool, f"making {split}", len(numbers)):
+            at_once, title = VIDEOS_AT_ONCE[kind], f"making {split}"
+            for chunk, (videos, masks, frames) in in_order(job, missing, pool, title, len(numbers), at_once):
+                if frames is None and length:
+                    seeds = [video_seed(settings.seed, number) for number in chunk]
+                    frames = film(videos, seeds, range(length), device)
                 arrays = {"masks.npy": masks, "frames.npy": frames}
                 for i, number in enumerate(chunk):
                     row = number - numbers.start

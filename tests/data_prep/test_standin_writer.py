@@ -99,7 +99,7 @@ def test_masks_only_gives_every_split_masks_and_tracks(tmp_path):
 def test_a_full_disk_keeps_what_is_done_and_the_rest_follows(kind, tmp_path, monkeypatch):
     settings = Settings(3, 0, 0, 0, 9, kind)
     make_standin(tmp_path / "whole", settings)
-    monkeypatch.setattr(writer, "VIDEOS_AT_ONCE", 1)
+    monkeypatch.setitem(writer.VIDEOS_AT_ONCE, "cpu", 1)
     make_videos, calls = writer.make_videos, []
 
     def fails_once(numbers, *rest, **named):
@@ -115,6 +115,29 @@ def test_a_full_disk_keeps_what_is_done_and_the_rest_follows(kind, tmp_path, mon
     assert calls == [[0], [1], [2], [2]]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert make_standin(tmp_path / "out", settings) == 0
+
+
+def test_a_gpu_films_the_same_videos_in_one_process(tmp_path, monkeypatch):
+    settings = Settings(train=17, val=1, unlabeled=2, hidden=3, seed=9, kind="packed")
+    make_standin(tmp_path / "here", settings)
+    films, calls = writer.film, []
+
+    def film(videos, seeds, times, device):
+        calls.append((device, len(videos), len(times)))
+        return films(videos, seeds, times, "cpu")
+
+    monkeypatch.setattr(writer, "film", film)
+    monkeypatch.setitem(writer.VIDEOS_AT_ONCE, "cuda", 9)
+    assert make_standin(tmp_path / "there", settings, "cuda") == 20 * 22 + 3 * 11
+    assert calls == [
+        ("cuda", 9, 22),
+        ("cuda", 8, 22),
+        ("cuda", 1, 22),
+        ("cuda", 2, 22),
+        ("cuda", 3, 11),
+        ("cuda", 3, 1),
+    ]
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_other_settings_and_other_folders_are_refused(packed, tmp_path):
@@ -222,6 +245,6 @@ def test_processes_make_the_bytes_of_one_process(tmp_path, monkeypatch):
     settings = Settings(6, 0, 0, 0, 1, "packed")
     make_standin(tmp_path / "one", settings)
     monkeypatch.setattr(writer, "FEW", 0)
-    monkeypatch.setattr(writer, "VIDEOS_AT_ONCE", 2)
+    monkeypatch.setitem(writer.VIDEOS_AT_ONCE, "cpu", 2)
     make_standin(tmp_path / "many", settings)
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
