@@ -36,10 +36,12 @@ def frame_loss(
 def structural_similarity(predicted: Tensor, truth: Tensor) -> Tensor:
     """Return the (N,) SSIM of (N, 3, H, W) images in [0, 1], sides of at least 11.
 
-    Autocast is left: variances are differences of nearly equal numbers, which bf16 has no digits for.
+    Autocast is left: variances are differences of nearly equal numbers, which bf16 has no digits for. Nor has TF32, in
+    which cuDNN convolves images that are channels last.
     """
     with torch.autocast(predicted.device.type, enabled=False):
-        return ssim(predicted.float(), truth.float(), data_range=1, size_average=False)
+        images = (each.float().contiguous() for each in (predicted, truth))
+        return ssim(*images, data_range=1, size_average=False)
 
 
 def mask_loss(

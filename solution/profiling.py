@@ -32,7 +32,7 @@ from solution.predictors.masks import SlotSimVP, slot_batches, slots_loss
 from solution.predictors.objects import build, dynamics_loss, training_batches
 from solution.segmenter import build_segmenter, crop_batches, crops_loss
 from solution.tracks import find_tracks
-from solution.training import Recipe, autocast, autocast_dtype, fit
+from solution.training import COMPILED_FROM, Recipe, autocast, autocast_dtype, compile_network, fit
 
 VIDEOS = 8
 WARM_UP, MEASURED = 3, 5
@@ -129,6 +129,8 @@ def profile_job(make: Callable[[], Job], device: torch.device, peak: float) -> d
     with FlopCounterMode(display=False) as counter, torch.no_grad(), autocast(device):
         job.loss(model, tensors)
     flops = 3 * counter.get_total_flops()
+    if device.type == "cuda" and job.steps >= COMPILED_FROM:
+        compile_network(model)
     reset_peak(device)
     rows = train(job, device, WARM_UP + MEASURED)[WARM_UP:]
     step_seconds = min(float(row["step_s"]) for row in rows)

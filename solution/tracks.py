@@ -339,8 +339,7 @@ class Outlines:
                 yaw[some] = turn + step[:, 2].clamp(-0.2, 0.2)
                 at_edge = (label != 0) * (distance.abs() < 0.5)
                 information = (slope * at_edge[..., None]).transpose(1, 2) @ slope + prior(slope)
-                certain, _ = torch.linalg.cholesky_ex(information)
-                covariance[some] = torch.cholesky_inverse(certain) * blur.square()[:, None, None]
+                covariance[some] = torch.linalg.inv_ex(information)[0] * blur.square()[:, None, None]
         return position, yaw, covariance
 
     def near_edge(self, kind: int, position: Tensor, yaw: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:

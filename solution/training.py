@@ -10,12 +10,13 @@ import csv
 import io
 import json
 import math
-import os
+import shutil
 import sys
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -26,12 +27,15 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data_prep.deadline import time_is_up
-from data_prep.pack import write_bytes
+from data_prep.pack import num_cores, write_bytes
 from solution import processes
 
 CHECKPOINT_SECONDS = 60.0
 COMPILED_FROM = 3000
 """Steps that are worth the minute that compiling a network can take."""
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_BYTES = 2 * 2**30
+"""Batches made ahead of time take up to half of it."""
 LOG_ROWS = 100
 WEIGHTS = "weights.safetensors"
 TIMES = ("data_s", "step_s", "data_share")
@@ -95,12 +99,29 @@ class _Steps(Dataset):
 def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: torch.device):
     """Yield ``batch(step)`` for every step in order, moved to the device, made ahead of time where cores are spare."""
     on_gpu = device.type == "cuda"
-    workers = min(12, ((os.cpu_count() or 1) - 1) // processes.count_here()) if on_gpu else 0
+    workers = num_workers() if on_gpu else 0
     loader = DataLoader(
-        _Steps(batch, steps.stop), batch_size=None, sampler=steps, num_workers=workers, pin_memory=on_gpu
+        _Steps(batch, steps.stop),
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=on_gpu,
+        multiprocessing_context="fork" if workers else None,  # a batch is a closure over memory-mapped arrays
     )
     for tensors in loader:
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in processes.own_share(tensors).items()}
+
+
+def num_workers() -> int:
+    """Return how many processes make batches ahead of time: those of the other cores, if they can hand them over."""
+    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < SHARED_BYTES:
+        tqdm.write(
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MB: too few to make batches ahead of time, so training is slower; "
+            "give the container more (--shm-size=8g).",
+            sys.stderr,
+        )
+        return 0
+    return min(12, (num_cores() - 1) // processes.count_here())
 
 
 class _Whole(nn.Module):
@@ -167,7 +188,8 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
         _save_resume(folder, 0, model, ema, optimiser, log, rate_share)
     good = start
     if device.type == "cuda" and recipe.steps - start >= COMPILED_FROM:
-        model.compile()
+        compile_network(model)
+    update = ema_update(ema, model, recipe.ema_decay)
     whole = _Whole(model, loss)
     if processes.count() > 1:
         whole = DistributedDataParallel(whole, find_unused_parameters=True)  # a U-Net of less depth has some
@@ -193,7 +215,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            ema.update_parameters(model)
+            update(step)
             last = step + 1 == recipe.steps
             saves = not last and processes.agreed(clock - saved > CHECKPOINT_SECONDS or time_is_up())
             evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
@@ -232,6 +254,32 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
         for name in CHECKPOINTS:
             (folder / name).unlink(missing_ok=True)
     return ema.module.eval()
+
+
+def compile_network(model: nn.Module) -> None:
+    """Have a network compiled when it is first called; what cannot be compiled here runs as it is, with a warning."""
+    torch._dynamo.config.suppress_errors = True
+    model.compile()
+
+
+def ema_update(ema: torch.optim.swa_utils.AveragedModel, model: nn.Module, decay: float) -> Callable[[int], None]:
+    """Return what takes the place of ``ema.update_parameters(model)`` after a step.
+
+    It gives the same numbers and does not wait for the GPU, which the original does at every step.
+    """
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    each = (chain(network.parameters(), network.buffers()) for network in (ema.module, model))
+    pairs = [(mean.detach(), tensor.detach()) for mean, tensor in zip(*each, strict=True)]
+    kinds = [[p for p in pairs if p[0].is_floating_point() == floating] for floating in (True, False)]
+
+    def update(step: int) -> None:
+        if step == 0:
+            ema.update_parameters(model)  # copies
+            return
+        for means, tensors in (zip(*some, strict=True) for some in kinds if some):
+            average(means, tensors, None)
+
+    return update
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:

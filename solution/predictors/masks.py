@@ -113,6 +113,7 @@ class SlotSimVP(nn.Module):
         if HEIGHT % square or WIDTH % square:
             raise ValueError(f"downscale × patch divides {HEIGHT} and {WIDTH}, {square} does not")
         self.patch, self.slots, self.form, self.downscale = config.patch, config.slots, config.form, config.downscale
+        self.is_compiled = False
         self.separate = config.separate and config.slots < NUM_CLASSES - 1
         self.simvp = SimVP(
             (2 if self.separate else config.slots) + len(SHAPES),
@@ -125,6 +126,14 @@ class SlotSimVP(nn.Module):
             config.N_T,
             config.translator,
         )
+
+    def compile(self, *options, **named) -> None:
+        """Compile SimVP alone, for any number of objects; what is around it looks at how many there are.
+
+        A rollout calls parts of it and stays as it is.
+        """
+        self.simvp.compile(*options, **named)
+        self.is_compiled = self.form == "oneshot"
 
     def forward(
         self, slots: Tensor, shapes: Tensor, truth: Tensor | None = None, own: Tensor | None = None, steps: int = 11
@@ -140,6 +149,8 @@ class SlotSimVP(nn.Module):
         """
         planes, last = self.split(self.planes(slots, shapes), shapes), self.certain(slots[:, -1:])
         if self.form == "oneshot":
+            if self.is_compiled:
+                torch._dynamo.maybe_mark_dynamic(planes, 0)
             return self.logits(self.simvp(planes), last, shapes)
         latent, skip = self.simvp.encode(planes.flatten(0, 1))
         latent = latent.unflatten(0, planes.shape[:2])
@@ -175,7 +186,7 @@ class SlotSimVP(nn.Module):
         counts = []
         for kinds, wanted in ((slots, numbers[1:]), (look_up(table, slots), numbers[: len(SHAPES)])):
             squares = F.pixel_unshuffle(kinds[:, :, None], self.patch)  # (B, T, patch², h, w)
-            counts.append(sum((pixel[:, :, None] == wanted).view(torch.uint8) for pixel in squares.unbind(2)))
+            counts.append(sum((pixel[:, :, None] == wanted).to(torch.uint8) for pixel in squares.unbind(2)))
         return torch.cat(counts, 2).to(dtype) / self.patch**2
 
     def soft_planes(self, presence: Tensor, shapes: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import torch._dynamo.utils
 from click.testing import CliRunner
 
 from solution import benchmark
@@ -93,3 +95,25 @@ def test_a_loss_calls_the_network_itself_which_is_what_a_gpu_compiles(network):
     job.model.register_forward_pre_hook(lambda *call: calls.append(call))
     job.loss(job.model, job.batch(0))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("network", ["segmenter", "SimVP gsta", "SlotSimVP", "edges"])
+def test_a_compiled_network_is_one_graph_for_all_batches(network):
+    job = jobs(with_batch(TINY, 2))[network]()
+    model, counts = job.model.train(), torch._dynamo.utils.counters
+    plain = []
+    for compiled in (False, True):
+        if compiled:
+            torch._dynamo.reset()
+            counts.clear()
+            model.compile(backend="aot_eager")  # finds what has no graph; code for a GPU is made from these graphs
+        for step in range(4):
+            loss = job.loss(model, job.batch(step))["loss"]
+            loss.backward()
+            model.zero_grad()
+            if compiled:
+                assert loss.item() == pytest.approx(plain[step], rel=1e-3)
+            else:
+                plain.append(loss.item())
+    # Numbers of objects are all one; a first batch may have been a special case of them.
+    assert 1 <= counts["stats"]["unique_graphs"] <= 2 and not counts["graph_break"]

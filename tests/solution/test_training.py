@@ -196,3 +196,36 @@ def test_the_log_says_how_much_of_the_time_went_into_batches(tmp_path):
 def test_bfloat16_that_is_only_emulated_is_not_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert training.autocast_dtype(torch.device("cuda")) == torch.float32
+
+
+def test_the_ema_is_torch_s():
+    def stepped(update_of):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        ema = torch.optim.swa_utils.AveragedModel(
+            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.7), use_buffers=True
+        )
+        update = update_of(ema, model)
+        for step in range(5):
+            model(torch.randn(6, 3)).sum().backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.1 * parameter.grad
+            update(step)
+        return ema.module.state_dict()
+
+    original = stepped(lambda ema, model: lambda step: ema.update_parameters(model))
+    ours = stepped(lambda ema, model: training.ema_update(ema, model, 0.7))
+    assert list(ours) == list(original)
+    assert all(torch.equal(ours[name], original[name]) for name in original)
+
+
+def test_little_shared_memory_is_said_and_done_without(tmp_path, monkeypatch, capsys):
+    assert training.num_workers() >= 0
+    monkeypatch.setattr(training, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(training, "SHARED_BYTES", 2**60)
+    assert training.num_workers() == 0
+    assert f"{tmp_path} has " in capsys.readouterr().err
+    monkeypatch.setattr(training, "SHARED_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(training, "num_cores", lambda: 9)
+    assert training.num_workers() == 8
