@@ -14,7 +14,11 @@ def usable_device(name: str) -> torch.device:
         UserError: the device does not exist here.
     """
     try:
-        torch.empty(1, device=name).cpu()
-        return torch.device(name)
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+        known = device.type in ("cpu", "cuda")
     except (RuntimeError, AssertionError, ImportError):
-        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.") from None
+        known = False
+    if not known:
+        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.")
+    return device

@@ -19,7 +19,7 @@ from data_prep.errors import UserError
 from data_prep.scene import HEIGHT, WIDTH
 from solution.losses import share
 from solution.models.edges import EdgeNetwork
-from solution.tracks import FINE, QUARTER, Outlines, Tracks, find_tracks, prior
+from solution.tracks import FINE, OUTLINES_AT_ONCE, QUARTER, Outlines, Tracks, find_tracks, prior
 from solution.training import Recipe, autocast, fit
 
 PROFILES = 64
@@ -36,7 +36,6 @@ ERRORS = ((0.75, 0.01), (0.25, 0.04))
 ROUNDS = 2
 KEPT = (400.0, 400.0, 8.0)
 """Information on x, y and yaw (per unit² and radian²) that keeps an outline in place where no edge is seen."""
-REFINED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
     outlines.remember(position)
     images = frames.reshape(-1, HEIGHT, WIDTH, 3)
     for kind, chosen in enumerate(outlines.chosen):
-        for some in chosen.split(REFINED_AT_ONCE):
+        for some in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
             for _ in range(ROUNDS):
                 read = read_profiles(outlines, images, kind, position[some], yaw[some], some)
                 with autocast(position.device):

@@ -28,8 +28,8 @@ BLUR = (0.5, 0.3, 0.2, 0.12, 0.07, 0.045)
 """Widths of the edge in pixels, tried one after the other."""
 HOLD = (300.0, 300.0, 6.0)
 """Information on x, y and yaw (pixels² per unit² and radian²) that keeps outlines in place where no edge is seen."""
-SHARPENED_AT_ONCE = 500
-"""Outlines; what they need is about 300 kB each."""
+VIDEOS_AT_ONCE, OUTLINES_AT_ONCE = {"cpu": 32, "cuda": 256}, {"cpu": 500, "cuda": 10_000}
+"""A core's cache is small, and a GPU waits for whoever gives it little; an outline needs about 300 kB."""
 MIN_PIXELS = 8
 
 
@@ -73,13 +73,12 @@ class Tracks:
         return torch.from_numpy(SHAPE_OF_CLASS).to(self.classes.device)[self.classes]
 
 
-def find_tracks(masks: Tensor, videos_at_once: int = 32) -> Tracks:
+def find_tracks(masks: Tensor) -> Tracks:
     """Return the tracks of (V, T, 160, 240) uint8 masks; values ≥ 49 mean "unknown".
 
     Slots go to the classes with the most pixels in the first ``CLIP_FRAMES`` frames, then in the others.
     """
-    parts = [_find(masks[i : i + videos_at_once]) for i in range(0, len(masks), videos_at_once)]
-    return join(parts)
+    return join([_find(some) for some in masks.split(VIDEOS_AT_ONCE[masks.device.type])])
 
 
 def join(parts: list[Tracks]) -> Tracks:
@@ -331,7 +330,7 @@ class Outlines:
         position, yaw = position.clone(), yaw.clone()
         covariance = position.new_zeros(len(yaw), 3, 3)
         for kind, chosen in enumerate(self.chosen):
-            for some in chosen.split(SHARPENED_AT_ONCE):
+            for some in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
                 place, turn = position[some], yaw[some]
                 distance, slope, label = self.near_edge(kind, place, turn, some)
                 step, blur = most_likely_step(distance, slope, label)
