@@ -97,7 +97,7 @@ def test_a_loss_calls_the_network_itself_which_is_what_a_gpu_compiles(network):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("network", ["segmenter", "SimVP gsta", "SlotSimVP", "edges"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_a_compiled_network_is_one_graph_for_all_batches(network):
     job = jobs(with_batch(TINY, 2))[network]()
     model, counts = job.model.train(), torch._dynamo.utils.counters
