@@ -15,7 +15,8 @@ from solution.fates import fate_groups, fates
 from solution.metrics import Score, score
 from solution.page import write_page
 from solution.report import material_of_file, material_of_run, record_run, save_validation
-from solution.runs import choose_device, open_run, pack_and_report, read_run
+from solution.runs import STAGES, choose_device, pack_and_report, read_run
+from solution.stages import Pipeline
 from solution.strips import check_picture, write_strips
 from solution.submission import check_submission, check_writable, count_hidden, load_submission, load_truth
 
@@ -98,9 +99,10 @@ def score_run(
 ) -> dict[str, Score]:
     """Predict val from its first 11 frames on the path of submit.py, score every method, and remember the scores."""
     device = choose_device(device_name)
-    read_run(run_name)  # what is wrong with it is said before the data are packed
+    config, trained = read_run(run_name)  # what is wrong with it is said before the data are packed
     packed = pack_and_report(data, required=("val",))
-    pipeline = open_run(run_name, packed, device)
+    pipeline = Pipeline(config, packed, STAGES, device)
+    pipeline.done |= trained
     val = packed["val"]
     truth = val.masks[:, -1]
     found = fates(val.masks)

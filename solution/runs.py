@@ -145,11 +145,3 @@ def is_finished(name: str) -> bool:
     except UserError:
         return False
     return True
-
-
-def open_run(name: str, packed: dict[str, PackedSplit], device: torch.device) -> Pipeline:
-    """Return a run's trained pipeline, set on other data that it only predicts; errors as in :func:`read_run`."""
-    config, stages = read_run(name)
-    pipeline = Pipeline(config, packed, STAGES, device)
-    pipeline.done |= stages
-    return pipeline

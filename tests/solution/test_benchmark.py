@@ -98,7 +98,7 @@ def test_a_loss_calls_the_network_itself_which_is_what_a_gpu_compiles(network):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_compiled_network_is_one_graph_for_all_batches(network):
+def test_a_compiled_network_is_one_graph_or_two_for_all_batches(network):
     job = jobs(with_batch(TINY, 2))[network]()
     model, counts = job.model.train(), torch._dynamo.utils.counters
     plain = []

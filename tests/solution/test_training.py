@@ -229,3 +229,16 @@ def test_little_shared_memory_is_said_and_done_without(tmp_path, monkeypatch, ca
     monkeypatch.setattr(training, "SHARED_MEMORY", tmp_path / "none")
     monkeypatch.setattr(training, "num_cores", lambda: 9)
     assert training.num_workers() == 8
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch):
+    def no_compiler(*_):
+        raise RuntimeError("Failed to find C compiler")
+
+    torch._dynamo.reset()
+    model, x = nn.Linear(3, 2), torch.ones(1, 3)
+    plain, compile_with = model(x), model.compile
+    monkeypatch.setattr(model, "compile", lambda: compile_with(backend=no_compiler))
+    with torch._dynamo.config.patch(suppress_errors=False):  # as it was, afterwards
+        training.compile_network(model)
+        assert torch.equal(model(x), plain)
