@@ -44,6 +44,8 @@ from solution.segmenter import load_segmenter, segment_split, train_segmenter
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_LEAST = 8
+CLIP_BYTES = 160 * 2**20
+"""Of a GPU's memory for one clip in prediction: some twenty times the 7.5 MB of its 49 channels."""
 
 
 @dataclass(frozen=True)
@@ -356,11 +358,11 @@ def make_clip(
 
 
 def batch_size(device: torch.device) -> int:
-    """Return how many clips are predicted at a time; 49 channels of one clip are 7.5 MB.
+    """Return how many clips are predicted at a time.
 
-    The filter is a million and more small operations, however many clips it follows.
+    The filter is hundreds of thousands of small operations, however many clips it follows: a GPU is given all that fit.
     """
-    return 256 if device.type == "cuda" else 32
+    return max(1, torch.cuda.mem_get_info(device)[1] // CLIP_BYTES) if device.type == "cuda" else 32
 
 
 def clips(

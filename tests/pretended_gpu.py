@@ -108,7 +108,8 @@ class PretendedGpu(TorchFunctionMode):
 def seeming_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     """Let a GPU seem to be there."""
     load, autocast = torch.load, torch.autocast
-    for name, value in {"is_available": True, "is_bf16_supported": False, "max_memory_allocated": 0}.items():
+    said = {"is_available": True, "is_bf16_supported": False, "max_memory_allocated": 0, "mem_get_info": (0, 2**30)}
+    for name, value in said.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: autocast("cpu", enabled=False))

@@ -9,7 +9,7 @@ from data_prep.standin.writer import Settings, make_standin
 from solution.config import override
 from solution.evaluation import score_split
 from solution.presets import QUICK
-from solution.stages import Pipeline
+from solution.stages import Pipeline, batch_size
 from tests.conftest import TINY
 from tests.pretended_gpu import GPU, OnGpu, seeming_gpu
 
@@ -47,6 +47,12 @@ def test_the_gpu_that_is_not_there_refuses_what_is_not_its_own(gpu):
         here[torch.zeros(1, dtype=torch.long, device="cuda")]
     with pytest.raises(RuntimeError, match="no array"):
         there.numpy()
+
+
+@pytest.mark.parametrize("gib, clips", [(80, 512), (16, 102), (0.1, 1)])
+def test_as_many_clips_are_predicted_at_a_time_as_memory_holds(monkeypatch, gib, clips):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, int(gib * 2**30)))
+    assert batch_size(GPU) == clips
 
 
 @pytest.mark.slow
