@@ -64,7 +64,7 @@ class FramesConfig:
     residual: bool = True
     ssim_weight: float = 0.1
     last_weight: float = 3.0
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01

@@ -74,7 +74,7 @@ class MasksConfig:
     N_T: int = 8
     last_weight: float = 3.0
     jaccard_weight: float = 1.0
-    steps: int = 5000
+    steps: int = 4000
     batch_size: int = 16
     learning_rate: float = 1e-3
 
