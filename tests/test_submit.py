@@ -252,6 +252,8 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--members", "masks", "--set", "masks.patch=3"], ["patch divides 160 and 240, 6 does not"]),
         (["--out", "."], ["is a folder"]),
         (["--out", "a_file/submission.pt"], ["cannot be written", "a_file"]),
+        (["--record", "."], ["is a folder"]),
+        (["--record", "a_file/record.json"], ["cannot be written", "a_file"]),
     ],
 )
 def test_a_wrong_option_is_one_sentence_before_any_work(raw_standin, empty, options, words):
