@@ -13,10 +13,12 @@ from torch import Tensor
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import HEIGHT, WIDTH
 from solution.models.dynamics import Forecast
-from solution.tracks import outline
+from solution.tracks import edge_normals, outline
 
-DRAWN_NORMALS = 64
-"""Of a silhouette, which is the polygon between them."""
+ROUND_NORMALS = 64
+"""Of a round edge, which is drawn as the polygon between them."""
+STEEP = 1e-3
+"""Least horizontal part of the normal of an edge that bounds rows to the left or right."""
 
 
 def draw(forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int) -> Tensor:
@@ -74,25 +76,27 @@ def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Te
     count, samples = yaw.shape
     edge = torch.zeros(count, HEIGHT, WIDTH + 1, device=yaw.device)
     in_view = torch.zeros(count, device=yaw.device)
-    angle = (torch.arange(DRAWN_NORMALS, device=yaw.device) + 0.5) * (2 * math.pi / DRAWN_NORMALS)
-    normal = torch.stack((angle.cos(), angle.sin()))
-    to_right = normal[0] > 0
+    angle = (torch.arange(ROUND_NORMALS, device=yaw.device) + 0.5) * (2 * math.pi / ROUND_NORMALS)
+    around = torch.stack((angle.cos(), angle.sin()), -1)
     for kind in range(3):
         # Behind the camera, and far to its sides, there is no silhouette.
         near = (5.0 - 0.866 * position[..., 0] > 1.5) & (position.abs().amax(-1) < 20) & (shape == kind)[:, None]
         who, which = near.nonzero(as_tuple=True)
         if len(who) == 0:
             continue
-        points = outline(kind, position[who, which], yaw[who, which])
-        support = (points @ normal).amax(1)  # (M, normals)
-        first = points[..., 1].amin(1).floor().clamp(-1e4, 1e4)
-        row = first[:, None] + torch.arange(SPAN_ROWS, device=yaw.device)
-        bound = (support[:, None] - (row + 0.5)[..., None] * normal[1]) / normal[0]  # (M, rows, normals)
-        right = bound[..., to_right].amin(-1)
-        left = bound[..., ~to_right].amax(-1)
+        place = position[who, which], yaw[who, which]
+        points, normal = outline(kind, *place), edge_normals(kind, *place, around)  # (M, P, 2), (M, E, 2)
+        support = (points @ normal.transpose(1, 2)).amax(1)  # (M, E)
+        highest, lowest = points[..., 1].amin(1, keepdim=True), points[..., 1].amax(1, keepdim=True)
+        row = highest.floor().clamp(-1e4, 1e4) + torch.arange(SPAN_ROWS, device=yaw.device)  # (M, rows)
+        across, down = normal[:, None].unbind(-1)
+        bound = (support[:, None] - (row + 0.5)[..., None] * down) / across  # (M, rows, E)
+        right = torch.where(across > STEEP, bound, torch.inf).amin(-1)
+        left = torch.where(across < -STEEP, bound, -torch.inf).amax(-1)
         start = (left - 0.5).ceil().clamp(0, WIDTH)
         stop = (right + 0.5).floor().clamp(0, WIDTH)
-        filled = (stop > start) & (row >= 0) & (row < HEIGHT)
+        crossed = (row + 0.5 >= highest) & (row + 0.5 <= lowest)
+        filled = crossed & (stop > start) & (row >= 0) & (row < HEIGHT)
         in_view.index_add_(0, who, filled.any(1).float() / samples)
         part, line = filled.nonzero(as_tuple=True)
         base = (who[part] * HEIGHT + row[part, line].long()) * (WIDTH + 1)

@@ -214,6 +214,34 @@ def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
     return project(torch.cat((low, high), 1))
 
 
+def edge_normals(kind: int, position: Tensor, yaw: Tensor, around: Tensor) -> Tensor:
+    """Return (N, M, 2) normals of N silhouettes: of every straight edge, and beside those of a round one ``around``.
+
+    Args:
+        kind: index into ``classes.SHAPES``.
+        position: (N, 2) on the floor.
+        yaw: (N,) radians.
+        around: (A, 2) unit normals in the image.
+    """
+    around = around.expand(len(yaw), -1, -1)
+    if kind == SPHERE:
+        return around
+    if kind == CUBE:
+        low, high = outline(CUBE, position, yaw).split(4, 1)
+        edge = torch.cat((low.roll(-1, 1) - low, high.roll(-1, 1) - high, high - low), 1)
+    else:
+        # The sides are seen where the camera looks along the surface.
+        towards = position.new_tensor(CAMERA[:2]) - position
+        turn = torch.acos((RADIUS / towards.norm(dim=-1)).clamp_max(1.0))
+        turn = torch.atan2(towards[:, 1], towards[:, 0])[:, None] + torch.stack((turn, -turn), 1)
+        ground = position[:, None] + RADIUS * torch.stack((turn.cos(), turn.sin()), -1)
+        low = project(torch.cat((ground, torch.zeros_like(ground[..., :1])), -1))
+        edge = project(torch.cat((ground, torch.full_like(ground[..., :1], 2 * RADIUS)), -1)) - low
+    normal = torch.nn.functional.normalize(torch.stack((-edge[..., 1], edge[..., 0]), -1), dim=-1)
+    straight = torch.cat((normal, -normal), 1)
+    return straight if kind == CUBE else torch.cat((around, straight), 1)
+
+
 class Outlines:
     """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres.
 
@@ -371,29 +399,9 @@ class Outlines:
         """Return of image points (N, Q, 2) how many pixels outside the outline they are (N, Q) and which normal is that
         of the edge there (N, Q), and the normals (N, M, 2).
         """
-        centre, normal = self.centre(position)[:, None], self.exact_normals(kind, position, yaw)
+        centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
         support = ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
         return *((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1), normal
-
-    def exact_normals(self, kind: int, position: Tensor, yaw: Tensor) -> Tensor:
-        """Return (N, M, 2) normals among which are those of every straight edge of each silhouette."""
-        around = self.normal.T.expand(len(yaw), -1, -1)
-        if kind == SPHERE:
-            return around
-        if kind == CUBE:
-            low, high = outline(CUBE, position, yaw).split(4, 1)
-            edge = torch.cat((low.roll(-1, 1) - low, high.roll(-1, 1) - high, high - low), 1)
-        else:
-            # The sides are seen where the camera looks along the surface.
-            towards = position.new_tensor(CAMERA[:2]) - position
-            turn = torch.acos((RADIUS / towards.norm(dim=-1)).clamp_max(1.0))
-            turn = torch.atan2(towards[:, 1], towards[:, 0])[:, None] + torch.stack((turn, -turn), 1)
-            ground = position[:, None] + RADIUS * torch.stack((turn.cos(), turn.sin()), -1)
-            low = project(torch.cat((ground, torch.zeros_like(ground[..., :1])), -1))
-            edge = project(torch.cat((ground, torch.full_like(ground[..., :1], 2 * RADIUS)), -1)) - low
-        normal = torch.nn.functional.normalize(torch.stack((-edge[..., 1], edge[..., 0]), -1), dim=-1)
-        straight = torch.cat((normal, -normal), 1)
-        return straight if kind == CUBE else torch.cat((around, straight), 1)
 
     def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Move everything roughly into place, then turn each cube to the best of a few yaws."""
