@@ -70,10 +70,10 @@ def fill_rows(
 
 
 class Portions:
-    """Asks for rows at once as long as memory lasts, then, for good, for half as many."""
+    """Asks for ``most`` rows at once as long as memory lasts, then, for good, for half as many."""
 
-    def __init__(self):
-        self.most = sys.maxsize
+    def __init__(self, most: int = sys.maxsize):
+        self.most = most
 
     def collect(self, rows: Callable[[int, int], T], first: int, last: int) -> list[T]:
         """Return what ``rows`` makes of (first, last), in as many parts as it takes."""

@@ -89,11 +89,11 @@ class Copies:
 
 
 class WithinMemory:
-    """A predictor that is shown fewer clips at a time, for good, once memory ran out."""
+    """A predictor that is shown ``most`` clips at a time, and fewer, for good, once memory ran out."""
 
-    def __init__(self, predictor: Predictor):
+    def __init__(self, predictor: Predictor, most: int):
         self.predictor, self.symmetries = predictor, predictor.symmetries
-        self.portions = Portions()
+        self.portions = Portions(most)
 
     def predict(self, clip: Clip, view: View) -> Tensor:
         some = lambda first, last: self.predictor.predict(clip[first:last], view)  # noqa: E731

@@ -91,6 +91,6 @@ def state(pipeline: Pipeline | None) -> str:
         return "Time is up in stand-in. Left: it and all stages. The same command goes on from here."
     plan = Plan(pipeline.config, pipeline.packed, STAGES, pipeline.device)
     plan.predictions_stage(pipeline.packed["hidden"])
-    left = [name for name in [*plan.done, "methods_hidden"] if name not in pipeline.done]
+    left = [name for name in [*plan.done, "methods_hidden"] if name not in pipeline.done] + ["scores"]
     done = ", ".join(["stand-in", *pipeline.done])
     return f"Time is up in {left[0]}. Done: {done}; left: {', '.join(left)}. The same command goes on from here."

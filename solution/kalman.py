@@ -63,8 +63,9 @@ class Belief:
 
 def square_root(covariance: Tensor) -> Tensor:
     """Return (..., n, n) whose product with its transpose is the covariance, even where that came out indefinite."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.transpose(-1, -2)).float()
+    values, vectors = torch.linalg.eigh(covariance.cpu())  # a GPU takes matrices of this size one after the other
+    root = vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.transpose(-1, -2)
+    return root.float().to(covariance.device)
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,12 @@ GHOST = 0.4
 """Share of a class's pixels that another object must account for."""
 
 
-def settle(masks: Tensor, videos_at_once: int = 32) -> Tensor:
+def settle(masks: Tensor) -> Tensor:
     """Return (V, T, 160, 240) uint8 masks with every object's pixels in one class.
 
     The first ``CLIP_FRAMES`` frames decide for all: what a predictor is given never depends on the frames after them.
     """
-    parts = (masks[i : i + videos_at_once] for i in range(0, len(masks), videos_at_once))
-    return torch.cat([absorb_ghosts(settle_shapes(part)) for part in parts])
+    return absorb_ghosts(settle_shapes(masks))
 
 
 def settle_shapes(masks: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def num_workers() -> int:
             sys.stderr,
         )
         return 0
-    return min(12, (num_cores() - 1) // processes.count_here())
+    return min(15, (num_cores() - 1) // processes.count_here())
 
 
 class _Whole(nn.Module):
@@ -187,7 +187,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
     if not start:
         _save_resume(folder, 0, model, ema, optimiser, log, rate_share)
     good = start
-    if device.type == "cuda" and recipe.steps - start >= COMPILED_FROM:
+    if device.type == "cuda" and recipe.steps >= COMPILED_FROM:
         compile_network(model)
     update = ema_update(ema, model, recipe.ema_decay)
     whole = _Whole(model, loss)
@@ -196,13 +196,13 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
     eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
     log_every = max(1, recipe.steps // LOG_ROWS)
     saved = clock = time.perf_counter()
-    data_seconds = step_seconds = 0.0
+    data_seconds, step_seconds, timed = 0.0, 0.0, 0
     title = folder.name.rsplit("-", 1)[0]
     hidden = None if processes.is_first() else True
     with tqdm(total=recipe.steps, initial=start, desc=title, disable=hidden, leave=False) as bar:
         steps = range(start, recipe.steps)
         for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
-            data_seconds += time.perf_counter() - clock
+            data_seconds, timed = data_seconds + time.perf_counter() - clock, timed + 1
             clock = time.perf_counter()
             rate = rate_share * recipe.rate(step)
             for group in optimiser.param_groups:
@@ -231,9 +231,9 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             if logs:
                 row = {"step": step + 1, "rate": rate} | values
                 step_seconds += time.perf_counter() - clock
-                row |= {"data_s": data_seconds / log_every, "step_s": step_seconds / log_every}
+                row |= {"data_s": data_seconds / timed, "step_s": step_seconds / timed}
                 row["data_share"] = data_seconds / (data_seconds + step_seconds)
-                data_seconds = step_seconds = 0.0
+                data_seconds, step_seconds, timed = 0.0, 0.0, 0
                 clock = time.perf_counter()
                 if evaluates and processes.is_first():
                     row |= evaluate(ema.module.eval())

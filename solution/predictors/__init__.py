@@ -84,8 +84,11 @@ class Member:
             from; the last has the name of the member.
         load: returns the predictor that the last stage left in its folder.
         networks: builds untrained networks of a config, which shows whether it can be done.
+        at_once: clips that it is shown at a time, at most; the largest tensors of 32 in any preset stay below the
+            2**31 elements that convolutions on a GPU can be relied on to index.
     """
 
     stages: dict[str, Callable[[Pipeline], Stage]]
     load: Callable[[Path, torch.device], Predictor]
     networks: Callable[[Config], object]
+    at_once: int = 32

@@ -36,7 +36,7 @@ from solution.predictors.frames import (
     evaluate_frames,
     video_batches,
 )
-from solution.segmenter import CHUNK, as_images, load_segmenter, segment_in_chunks
+from solution.segmenter import FRAMES_AT_ONCE, as_images, load_segmenter, segment_in_chunks
 from solution.training import WEIGHTS, Recipe, autocast, fit, load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -420,8 +420,9 @@ def probed_frames(encoder: Encoder, videos: FrameVideos, device: torch.device) -
     rows, times = np.divmod(np.linspace(0, total - 1, min(PROBE_FRAMES, total)).astype(int), NUM_FRAMES)
     rows = videos.rows[rows]
     features = []
-    for i in range(0, len(rows), CHUNK):
-        frames = torch.from_numpy(videos.frames[rows[i : i + CHUNK], times[i : i + CHUNK]]).to(device)
+    chunk = FRAMES_AT_ONCE[device.type]
+    for i in range(0, len(rows), chunk):
+        frames = torch.from_numpy(videos.frames[rows[i : i + chunk], times[i : i + chunk]]).to(device)
         with autocast(device):
             features.append(encoder(as_images(frames)).float())
     masks = torch.from_numpy(videos.masks[rows, times]).to(device)

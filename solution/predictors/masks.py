@@ -57,7 +57,7 @@ class MasksConfig:
         downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
         patch: side in these pixels of the squares that SimVP sees as one pixel.
         horizons: how many of the last frames ``oneshot`` predicts.
-        last_weight: of frame 22's cross-entropy, where the other horizons weigh 1.
+        last_weight: of frame 22's cross-entropy in oneshot, where the other horizons weigh 1.
         jaccard_weight: of frame 22's soft Jaccard.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -442,4 +443,5 @@ MEMBER = Member(
     {"true_tracks": true_tracks_stage, "edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
     load_objects,
     lambda config: build(config.objects) if config.objects.dynamics != "simulated" else None,
+    at_once=sys.maxsize,
 )

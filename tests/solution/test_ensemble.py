@@ -80,11 +80,17 @@ class Hungry(Copy):
 
 def test_a_member_without_memory_for_all_clips_sees_one_after_the_other(clip, capsys):
     hungry = Hungry()
-    member = WithinMemory(hungry)
+    member = WithinMemory(hungry, most=2)
     for _ in range(2):
         assert torch.equal(member.predict(clip, View()), Copy().predict(clip, View()))
     assert hungry.asked == [2, 1, 1, 1, 1] and member.symmetries == Copy.symmetries
     assert "Not enough memory for 2 videos at a time; going on with 1." in capsys.readouterr().err
+
+
+def test_a_member_is_shown_no_more_clips_at_a_time_than_it_can_take(clip):
+    hungry = Hungry()
+    assert torch.equal(WithinMemory(hungry, most=1).predict(clip, View()), Copy().predict(clip, View()))
+    assert hungry.asked == [1, 1]
 
 
 def test_copies_of_one_member_equal_that_member(clip):

@@ -132,5 +132,5 @@ def test_videos_do_not_influence_each_other_and_none_may_be_empty():
     masks = two_objects()
     spoilt = masks.clone()
     spoilt[:, 2][masks[:, 2] == BALL] = GHOST
-    both = settle(torch.cat((torch.zeros_like(masks), spoilt)), videos_at_once=2)
+    both = settle(torch.cat((torch.zeros_like(masks), spoilt)))
     assert torch.equal(both, torch.cat((torch.zeros_like(masks), masks)))
