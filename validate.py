@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from data_prep.classes import IGNORE
 from data_prep.errors import UserError, exits_cleanly
 from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_table
 from solution.fates import fate_groups, fates
@@ -105,6 +106,8 @@ def score_run(
     pipeline.done |= trained
     val = packed["val"]
     truth = val.masks[:, -1]
+    if (truth == IGNORE).all():
+        raise UserError(f"{val.masks.filename} has no mask to score on; add mask.npy to the folders of val.")
     found = fates(val.masks)
     groups = fate_groups(found)
     evaluation = evaluate(pipeline.system(), val.frames, pipeline.seen(val), truth, pipeline.device, groups)

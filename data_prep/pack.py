@@ -230,12 +230,13 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
 
     usable = [row for row in range(len(videos)) if done[row][0]]
     problems = competition.problems[split] + [problem for row in sorted(done) for problem in done[row][1]]
-    if not usable:
+    if not usable and split != "val":  # which is only scored
         discard(folder)
         first = next(problem for problem in done[0][1] if "ignored" not in problem.action)
         raise UserError(
             f"not one of the {len(videos)} videos in {source['folder']} can be used, for example {first.file} "
-            f"({first.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT} in every video."
+            f"({first.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT}"
+            f"{' and mask.npy' * (split in LABELLED)} in every video."
         )
     rows = list(range(len(videos))) if split in ROW_KEPT_ALWAYS else fill_holes(usable)
     for path, full_shape in shapes.items():

@@ -27,7 +27,10 @@ from solution.settling import settle
 from solution.training import Recipe, autocast, fit, load_weights
 
 EVALUATION_FRAMES = 200
-CHUNK = 16
+FRAMES_AT_ONCE = {"cuda": 512, "cpu": 16}
+"""What the network is shown at a time, by type of device."""
+VIDEOS_AT_ONCE = {"cuda": 128, "cpu": 2}
+"""What is settled at a time, by tens of thousands of small operations, however many videos there are."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,15 @@ class SegmenterConfig:
 
 
 def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
-    """Return the untrained network of a config."""
+    """Return the untrained network of a config.
+
+    Raises:
+        ValueError: its crops do not fit into frames, or frames or crops cannot be made smaller as asked.
+    """
+    if any(side > whole for side, whole in zip(config.crop, (HEIGHT, WIDTH), strict=True)):
+        raise ValueError(f"crops fit into frames of {HEIGHT} by {WIDTH} pixels, {config.crop} does not")
+    if any(side % config.downscale for side in (*config.crop, HEIGHT, WIDTH)):
+        raise ValueError(f"downscale divides crops and frames, {config.downscale} does not")
     return SegmentationUNet(config.encoder, config.decoder_channels, config.downscale)
 
 
@@ -178,17 +189,17 @@ def segment(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.nd
 
 def segment_in_chunks(model: nn.Module, frames: np.ndarray, device: torch.device) -> np.ndarray:
     """Do what :func:`segment` does, a few frames at a time."""
-    return np.concatenate([segment(model, frames[i : i + CHUNK], device) for i in range(0, len(frames), CHUNK)])
+    chunk = FRAMES_AT_ONCE[device.type]
+    return np.concatenate([segment(model, frames[i : i + chunk], device) for i in range(0, len(frames), chunk)])
 
 
 def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torch.device, label: str) -> np.ndarray:
     """Write the (N, T, 160, 240) uint8 masks of a split's (N, T, 160, 240, 3) frames to ``path``, shapes settled."""
     videos, times = frames.shape[:2]
-    chunk = 32 if device.type == "cuda" else 2
 
     def rows(first: int, last: int) -> np.ndarray:
         flat = frames[first:last].reshape(-1, HEIGHT, WIDTH, 3)
-        masks = segment(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
+        masks = segment_in_chunks(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
         return settle(torch.from_numpy(masks).to(device)).cpu().numpy()
 
-    return fill_rows(path, (videos, times, HEIGHT, WIDTH), chunk, rows, label)
+    return fill_rows(path, (videos, times, HEIGHT, WIDTH), VIDEOS_AT_ONCE[device.type], rows, label)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import click
@@ -39,7 +40,7 @@ from solution.ensemble import (
 )
 from solution.machine import peak_gib, reset_peak
 from solution.members import MEMBERS
-from solution.predictors import Clip, Predictor
+from solution.predictors import Clip, Member, Predictor
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
 
 HELD_OUT_SHARE = 0.1
@@ -82,10 +83,22 @@ class Pipeline:
             copy = type(self)(alone, packed, stages_folder, device)
             copy.done, copy.number = self.done, f".{n + 1}"
             self.copies.append(copy)
-        rows = np.arange(len(packed.get("train", ())))
-        held_out = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * len(rows)))
-        self.held_out_rows = rows[:: max(2, len(rows) // held_out)]
-        self.fit_rows = np.setdiff1d(rows, self.held_out_rows)
+        videos = len(packed.get("train", ()))
+        held_out = max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * videos))
+        self.held_out_rows = np.arange(0, videos, max(2, videos // held_out))
+
+    @cached_property
+    def fit_rows(self) -> np.ndarray:
+        """Return the (n,) rows of the labelled training videos that stages learn from.
+
+        Raises:
+            UserError: there is none beside those held out.
+        """
+        train = self.packed["train"]
+        rows = np.setdiff1d(np.arange(len(train)), self.held_out_rows)
+        if not len(rows):
+            raise UserError(f"{train.masks.filename} has {len(train)} usable train videos; at least 2 are needed.")
+        return rows
 
     def make(self, name: str) -> Stage:
         """Return a stage of ``MAKERS``; what it needs is made, or even asked for, only if it is not done."""
@@ -99,6 +112,9 @@ class Pipeline:
             decided_by: everything JSON can hold that decides the content.
             build: fills the folder; started again after an interruption, it goes on with what it finds there. Several
                 processes call it at the same time.
+
+        Raises:
+            TimeIsUp: see ``data_prep.deadline``; what is finished is kept.
         """
         known_as = name + self.number
         if known_as in self.done:
@@ -127,12 +143,13 @@ class Pipeline:
         cost = json.loads(marker.read_text())
         click.echo(f"  {known_as}: {'kept' if kept else format(cost['seconds'], '.0f') + ' s'} ({folder})")
         self.done[known_as] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
+        if not kept:  # so that every call gets on
+            processes.stop_if_time_is_up()
         return self.done[known_as]
 
     def segmenter(self) -> Stage:
         train = with_frames(self.packed["train"])
-        if not len(self.fit_rows):
-            raise UserError(f"{train.frames.filename} has {len(train)} usable train videos; at least 2 are needed.")
+        rows = self.fit_rows
         return self.stage(
             "segmenter",
             {"config": asdict(self.config.segmenter), "seed": self.config.seed, "data": train.content},
@@ -140,7 +157,7 @@ class Pipeline:
                 self.config.segmenter,
                 train.frames,
                 train.masks,
-                self.fit_rows,
+                rows,
                 self.held_out_rows,
                 folder,
                 self.device,
@@ -319,10 +336,11 @@ def stage_key(name: str, decided_by: dict) -> str:
 
 def load_members(stages: dict[str, list[Stage]], device: torch.device) -> dict[str, Predictor]:
     """Return the trained predictors of member stages, of each all its copies as one."""
-    return {
-        name: WithinMemory(Copies([MEMBERS[name].load(stage.folder, device) for stage in copies]))
-        for name, copies in stages.items()
-    }
+
+    def load(member: Member, copies: list[Stage]) -> Predictor:
+        return WithinMemory(Copies([member.load(stage.folder, device) for stage in copies]), member.at_once)
+
+    return {name: load(MEMBERS[name], copies) for name, copies in stages.items()}
 
 
 def load_decoding(folder: Path) -> Decoding:
@@ -358,7 +376,7 @@ def make_clip(
 
 
 def batch_size(device: torch.device) -> int:
-    """Return how many clips are predicted at a time.
+    """Return how many clips are predicted at a time, by members that can take them (``Member.at_once``).
 
     The filter is hundreds of thousands of small operations, however many clips it follows: a GPU is given all that fit.
     """

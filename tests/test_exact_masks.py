@@ -47,6 +47,13 @@ def test_seeds_of_a_network_share_the_tracks_of_exact_masks(masks_only, tmp_path
     assert "kept" not in lines[1]["  objects"]
 
 
+def test_one_train_video_is_too_few(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_standin(tmp_path / "masks", Settings(1, 1, 0, 0, 5, "masks"))
+    found = call(train, "decoding", "--data", tmp_path / "masks")
+    assert_one_sentence(found, "masks.npy has 1 usable train videos", "at least 2")
+
+
 @pytest.mark.parametrize("stage", ["segmenter", "edges", "frames", "jepa"])
 def test_what_looks_at_frames_is_refused(masks_only, tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)

@@ -243,6 +243,8 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--set", "segmenter.encoder=resnet19"], ["segmenter.encoder=resnet19", "cannot be built", "resnet19"]),
         (["--set", "objects.dynamics=direct", "--set", "objects.width=16"], ["objects.width=16", "a multiple of 32"]),
         (["--set", "masks.hid_T=20", "--members", "masks"], ["masks.hid_T=20", "cannot be built"]),
+        (["--set", "segmenter.crop=200,300"], ["segmenter.crop=200,300", "frames of 160 by 240", "(200, 300)"]),
+        (["--set", "segmenter.downscale=3"], ["segmenter.downscale=3", "downscale divides", "3 does not"]),
         (["--set", "frames.downscale=3", "--members", "frames"], ["frames.downscale=3", "downscale divides"]),
         (["--members", "objects,luck"], ["expected one of objects, masks, frames", "'luck'"]),
         (["--members", "objects,objects"], ["different members"]),

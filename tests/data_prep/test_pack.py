@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_prep import pack as packing
 from data_prep.errors import UserError
-from data_prep.pack import GREY, decode_rate, is_packed, open_packed, pack, read_problems, write_index
+from data_prep.pack import GREY, is_packed, open_packed, pack, read_problems, write_index
 from data_prep.standin.writer import Settings, make_standin
 
 FIRST = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
@@ -388,5 +388,11 @@ def test_command_refuses_what_is_packed_already(data, tmp_path, kind):
     assert found.stdout == "" and not (tmp_path / "out").exists()
 
 
-def test_decode_rate_is_a_rate(data):
-    assert decode_rate(sorted(data.rglob("*.png"))) > 0
+def test_val_without_masks_is_kept_for_whoever_does_not_score_it(data, tmp_path):
+    for mask in (data / "val").rglob("mask.npy"):
+        mask.unlink()
+    val = pack(data, tmp_path / "out")["val"]
+    assert len(val) == len(list((data / "val").iterdir())) and (val.masks == 255).all()
+    assert {(problem.problem, problem.action) for problem in val.problems} == {
+        ("unreadable (No such file or directory)", "row kept, not scored")
+    }
