@@ -155,26 +155,19 @@ def window_corner(position: Tensor, window: int) -> Tensor:
     return (centre.flip(-1) - window / 2).clamp(-1e4, 1e4).floor().long()
 
 
-def paint(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
-    """Draw silhouettes into label images, the nearest solid in front.
+def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
+    """Draw solids into label images, the nearest in front; their windows fit them, unseen ones are skipped.
 
     Args:
-        depth: (N, WINDOW, WINDOW) from :func:`silhouettes`.
-        corner: (N, 2) int64 from :func:`silhouettes`.
+        shape: (N,) int64, as ``position`` and ``yaw`` in :func:`silhouettes`.
+        position: (N, 2) float32.
+        yaw: (N,) float32.
         label: (N,) integer 1–254 to draw.
         image: (N,) int64 index of the image each solid belongs to.
         num_images: how many images there are.
 
     Returns:
         (num_images, 160, 240) uint8, 0 where no solid is.
-    """
-    return draw(*nearest([fragments(depth, corner, label, image)], num_images)[:2], num_images)
-
-
-def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
-    """Return what ``paint`` makes of ``silhouettes``, faster: windows fit the solids, unseen ones are skipped.
-
-    Args and result as in :func:`silhouettes` and :func:`paint`.
     """
     return draw(*visible_rays(shape, position, yaw, label, image, num_images)[:2], num_images)
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.pack import PackedSplit
+from data_prep.pack import PackedSplit, write_text
 from solution.config import CHOICES, Config, check_possible, override
 from solution.ensemble import EnsembleConfig
 from solution.evaluation import score_baselines
@@ -42,7 +42,6 @@ from solution.results_table import (
     record_result,
     with_error,
     without_paths,
-    write_whole,
 )
 from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
 from solution.stages import Pipeline, Stage, stage_key
@@ -299,7 +298,7 @@ class Ablation:
             }
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "results.json", json.dumps(self.rows, indent=1))
+        write_text(self.folder / "results.json", json.dumps(self.rows, indent=1))
 
     def summary(self, seeds: list[int]) -> list[dict]:
         """Return one dict per variant that ran: means over seeds, and the paired difference to the base."""
@@ -463,8 +462,8 @@ def main(
     text = as_markdown(table)
     if left_out:
         text += "\n\nLeft out: " + "; ".join(left_out) + "."
-    write_whole(ablation.folder / "table.md", text + "\n")
-    write_whole(ablation.folder / "table.csv", as_csv(table))
+    write_text(ablation.folder / "table.md", text + "\n")
+    write_text(ablation.folder / "table.csv", as_csv(table))
     draw_table(table, [row for row in ablation.rows if row["seed"] in used], ablation.folder / "table.png")
     click.echo(f"\n{text}\n\n{ablation.folder}/table.md, table.csv, table.png")
     if publish:

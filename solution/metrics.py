@@ -138,16 +138,6 @@ def jaccard(confusion: np.ndarray) -> float:
     return float(np.nanmean(ious)) if np.isfinite(ious).any() else math.nan
 
 
-def object_iou(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> tuple[float, float, np.ndarray]:
-    """Return the mean IoU over all (video, object) pairs in the truth, its standard error, and the IoUs themselves.
-
-    The last is (N, 49) float64, nan where the truth of a video has no such object; see :func:`video_confusions` for
-    the arguments.
-    """
-    table = object_table(video_confusions(prediction, truth))
-    return *mean_and_error(table), table
-
-
 def object_table(videos: np.ndarray) -> np.ndarray:
     """Return (N, 49) IoU of every object in the truth from (N, 49, 49) counts; nan elsewhere and for the background."""
     table = np.where(videos.sum(-1) > 0, per_class_iou(videos), np.nan)

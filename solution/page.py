@@ -17,11 +17,12 @@ import numpy as np
 from PIL import Image
 
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
+from data_prep.pack import write_text
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
 from solution.evaluation import Reliability
 from solution.fates import FATES, MEANING
 from solution.metrics import Score, mean_and_error, object_table, per_class_iou, video_confusions
-from solution.results_table import number, with_error, write_whole
+from solution.results_table import number, with_error
 
 WORST, RANDOM, CONFUSIONS = 24, 12, 12
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -84,7 +85,7 @@ class Material:
 def write_page(path: Path, material: Material) -> None:
     """Write the page to ``path``, which appears only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page(material))
+    write_text(path, page(material))
 
 
 def page(material: Material) -> str:

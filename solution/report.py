@@ -16,7 +16,7 @@ import torch
 
 from data_prep.classes import BACKGROUND
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.pack import PackedSplit, open_split
+from data_prep.pack import PackedSplit, open_split, write_text
 from solution import processes
 from solution.evaluation import Evaluation
 from solution.fates import fates
@@ -37,7 +37,6 @@ from solution.results_table import (
     with_error,
     with_results,
     without_paths,
-    write_whole,
 )
 from solution.runs import RUNS
 from solution.stages import Pipeline, Stage, make_clip
@@ -151,7 +150,7 @@ def save_validation(run_name: str, data: Path, scores: dict[str, Score]) -> None
         "commit": commit(),
         "scores": {name: found.as_json() for name, found in scores.items()},
     }
-    write_whole(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
+    write_text(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
 
 
 def record_run(
@@ -239,8 +238,8 @@ def main(runs: tuple[str, ...], readme: bool) -> None:
     if runs:
         click.echo(compare_runs(runs))
         return
-    write_whole(README, with_results(README.read_text(), results_block(SHOWN)))
-    write_whole(OTHER_RESULTS, other_results())
+    write_text(README, with_results(README.read_text(), results_block(SHOWN)))
+    write_text(OTHER_RESULTS, other_results())
     click.echo(f"{README} and {OTHER_RESULTS} show the results of solution/results.")
 
 

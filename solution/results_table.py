@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from data_prep.errors import UserError
+from data_prep.pack import write_text
 from solution.machine import ROOT, commit, hardware, versions
 
 RESULTS = ROOT / "solution" / "results"
@@ -66,17 +67,7 @@ def record_result(
         "note": note,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def number(value: float | None, form: str = ".4f") -> str:

@@ -17,7 +17,7 @@ import torch
 from data_prep.competition import integrity_report
 from data_prep.device import usable_device
 from data_prep.errors import UserError
-from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
+from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems, write_text
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import Config, from_json, to_json
 from solution.stages import Pipeline, Stage
@@ -104,9 +104,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
         "device": str(pipeline.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    partial = folder / "run.partial"
-    partial.write_text(json.dumps(record, indent=1))
-    partial.replace(path)
+    write_text(path, json.dumps(record, indent=1))
 
 
 def read_run(name: str) -> tuple[Config, dict[str, Stage]]:

@@ -102,7 +102,8 @@ def test_fitted_windows_paint_what_whole_windows_paint():
     position = torch.rand(count, 2, generator=random) * torch.tensor([9.0, 8.0]) - torch.tensor([6.5, 4.0])
     yaw = torch.rand(count, generator=random) * 6
     label, image = torch.arange(count) % 6 + 1, torch.arange(count) // 6
-    whole = scene.paint(*scene.silhouettes(shape, position, yaw), label, image, count // 6)
+    solids = scene.fragments(*scene.silhouettes(shape, position, yaw), label, image)
+    whole = scene.draw(*scene.nearest([solids], count // 6)[:2], count // 6)
     torch.testing.assert_close(scene.paint_solids(shape, position, yaw, label, image, count // 6), whole)
     assert (whole > 0).any()
 

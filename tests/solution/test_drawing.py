@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_prep.scene import paint, silhouettes
+from data_prep.scene import paint_solids
 from solution.drawing import average_silhouette, draw
 from solution.models.dynamics import Forecast
 
@@ -16,8 +16,7 @@ def test_spans_equal_cast_silhouettes(shape):
     yaw = torch.tensor([0.3, 0.0, 0.7, -0.2])
     kinds = torch.full((4,), shape)
     drawn, in_view = average_silhouette(kinds, position[:, None], yaw[:, None])
-    depth, corner = silhouettes(kinds, position, yaw)
-    painted = paint(depth, corner, torch.ones(4, dtype=torch.long), torch.arange(4), 4) > 0
+    painted = paint_solids(kinds, position, yaw, torch.ones(4, dtype=torch.long), torch.arange(4), 4) > 0
     overlap = (painted & (drawn > 0.5)).sum((1, 2)) / (painted | (drawn > 0.5)).sum((1, 2))
     assert overlap.min() > 0.985 and in_view.tolist() == [1.0] * 4
     assert abs((drawn > 0.5).sum() / painted.sum() - 1) < 0.003
@@ -35,8 +34,8 @@ def test_drawing_puts_the_nearer_in_front_and_sums_to_one():
     position = torch.tensor([[0.0, 0.0], [0.35, 0.05], [9.0, 9.0]])
     shape, present = (CLASSES - 1) // 16, torch.tensor([[True, True, True]])
     drawn = draw(certain(position), CLASSES, shape, present, 4)
-    depth, corner = silhouettes(shape[0, :2], position[:2], torch.zeros(2))
-    painted = paint(depth, corner, CLASSES[0, :2], torch.zeros(2, dtype=torch.long), 1)
+    image = torch.zeros(2, dtype=torch.long)
+    painted = paint_solids(shape[0, :2], position[:2], torch.zeros(2), CLASSES[0, :2], image, 1)
     assert (drawn.argmax(1) == painted).float().mean() > 0.998
     assert torch.allclose(drawn.sum(1), torch.ones(1, 160, 240), atol=1e-5)
     assert drawn[:, 40].max() == 0  # out of view

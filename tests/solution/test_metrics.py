@@ -78,7 +78,8 @@ def test_object_iou_equals_a_loop_over_pairs():
     truth[truth == 31] = 0
     truth[0, truth[0] == 17] = 0
     truth[1, :3] = 255
-    mean, error, table = metrics.object_iou(prediction, truth)
+    table = metrics.object_table(metrics.video_confusions(prediction, truth))
+    mean, error = metrics.mean_and_error(table)
     expected = {}
     for video, (predicted, true) in enumerate(zip(prediction, truth, strict=True)):
         predicted = np.where(true == 255, 255, predicted)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_prep.classes import SHAPE_OF_CLASS
-from data_prep.scene import paint, silhouettes
+from data_prep.scene import paint_solids
 from solution.tracks import FINE, MAX_OBJECTS, QUARTER, Outlines, find_tracks
 
 CLASSES = {"cube": 3, "sphere": 20, "cylinder": 40}
@@ -17,8 +17,8 @@ def film(classes, position, yaw):
     videos, frames, objects = yaw.shape
     label = classes[:, None].expand(-1, frames, -1).flatten()
     image = torch.arange(videos * frames).repeat_interleave(objects)
-    depth, corner = silhouettes(torch.from_numpy(SHAPE_OF_CLASS)[label], position.reshape(-1, 2), yaw.flatten())
-    return paint(depth, corner, label, image, videos * frames).view(videos, frames, 160, 240)
+    solids = torch.from_numpy(SHAPE_OF_CLASS)[label], position.reshape(-1, 2), yaw.flatten()
+    return paint_solids(*solids, label, image, videos * frames).view(videos, frames, 160, 240)
 
 
 def one(name, x, y, yaw=0.3):

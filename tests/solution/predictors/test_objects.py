@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_prep.scene import FRAME_SECONDS, paint, silhouettes
+from data_prep.scene import FRAME_SECONDS, paint_solids
 from solution.physics import Constants
 from solution.predictors import Clip, View
 from solution.predictors.objects import (
@@ -38,9 +38,9 @@ def masks():
     seconds = (torch.arange(frames) * FRAME_SECONDS).clamp_max(0.9 / Constants().cube_deceleration)  # then it stands
     position[:, :, 0, 1] += 0.9 * seconds - Constants().cube_deceleration / 2 * seconds**2
     label = CLASSES.expand(videos * frames, -1).flatten()
-    depth, corner = silhouettes((label - 1) // 16, position.reshape(-1, 2), torch.full((len(label),), 0.2))
+    solids = (label - 1) // 16, position.reshape(-1, 2), torch.full((len(label),), 0.2)
     image = torch.arange(videos * frames).repeat_interleave(3)
-    return paint(depth, corner, label, image, videos * frames).view(videos, frames, 160, 240)
+    return paint_solids(*solids, label, image, videos * frames).view(videos, frames, 160, 240)
 
 
 @pytest.mark.parametrize("dynamics", ["simulated", "corrected", "direct", "interactions"])
