@@ -23,6 +23,8 @@ CAMERA = (4.330127, 0.0, 2.5)
 FORWARD = (-0.8660254, 0.0, -0.5)
 RIGHT = (0.0, 1.0, 0.0)
 UP = (-0.5, 0.0, 0.8660254)
+DISTANCE = 5.0
+"""From the camera to the world's origin, which it looks at."""
 FOCAL = 262.5
 CENTRE = (120.0, 80.0)
 
@@ -48,10 +50,15 @@ FRAME_SECONDS = 0.24
 def project(points: Tensor) -> Tensor:
     """Return (..., 2) image coordinates (column, row) of (..., 3) world points in front of the camera."""
     x, y, z = points.unbind(-1)
-    depth = 5.0 + FORWARD[0] * x + FORWARD[2] * z
+    depth = DISTANCE + FORWARD[0] * x + FORWARD[2] * z
     column = CENTRE[0] + FOCAL * y / depth
     row = CENTRE[1] - FOCAL * (UP[0] * x + UP[2] * z) / depth
     return torch.stack((column, row), -1)
+
+
+def floor_depth(position: Tensor) -> Tensor:
+    """Return (...) how far along the view axis the places (..., 2) on the floor are from the camera."""
+    return DISTANCE + FORWARD[0] * position[..., 0]
 
 
 def unproject(pixels: Tensor, height: float = 0.0) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import NUM_CLASSES
-from data_prep.scene import HEIGHT, WIDTH
+from data_prep.scene import HEIGHT, WIDTH, floor_depth
 from solution.models.dynamics import Forecast
 from solution.tracks import edge_normals, outline
 
@@ -80,7 +80,7 @@ def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Te
     around = torch.stack((angle.cos(), angle.sin()), -1)
     for kind in range(3):
         # Behind the camera, and far to its sides, there is no silhouette.
-        near = (5.0 - 0.866 * position[..., 0] > 1.5) & (position.abs().amax(-1) < 20) & (shape == kind)[:, None]
+        near = (floor_depth(position) > 1.5) & (position.abs().amax(-1) < 20) & (shape == kind)[:, None]
         who, which = near.nonzero(as_tuple=True)
         if len(who) == 0:
             continue

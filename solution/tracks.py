@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import CUBE, NUM_CLASSES, SHAPE_OF_CLASS, SPHERE
-from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, project, unproject
+from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, floor_depth, project, unproject
 
 MAX_OBJECTS = 8
 QUARTER = math.pi / 2
@@ -473,7 +473,7 @@ class Outlines:
             return
         image, label = (self.image, self.label) if image is None else (image, label)
         self.depth = torch.full((self.images, 256), -torch.inf, device=position.device)
-        self.depth[image, label] = 5.0 - 0.8660254 * position[:, 0]
+        self.depth[image, label] = floor_depth(position)
         self.depth[:, 0] = torch.inf
 
 

@@ -53,10 +53,7 @@ LATEST_START = 5
 
 @dataclass(frozen=True)
 class ObjectsConfig:
-    """How the objects predictor is built and trained; the defaults are for all videos and a GPU.
-
-    Networks have been tried with up to 13,900 videos and 4,000 steps only, where none helped.
-    """
+    """How the objects predictor is built and trained; the defaults are for all videos and a GPU."""
 
     dynamics: str = "simulated"
     """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
