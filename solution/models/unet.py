@@ -65,11 +65,14 @@ class SegmentationUNet(nn.Module):
         return F.conv2d(self(frames), self.attributes[:, :, None, None])
 
     def classes(self, frames: Tensor) -> Tensor:
-        """Return the (N, H, W) uint8 most probable classes, equal to the arg max of :meth:`logits`, at less cost."""
+        """Return the (N, H, W) uint8 most probable object where there is rather one than floor, and 0 elsewhere.
+
+        The arg max of :meth:`logits` takes for floor what is surely an object but whose shape is undecided.
+        """
         background, *groups = self(frames).float().split(GROUPS, 1)
-        values, (shape, material, colour) = zip(*(group.max(1) for group in groups), strict=True)
+        shape, material, colour = (group.argmax(1) for group in groups)
         chosen = 1 + (shape * len(MATERIALS) + material) * len(COLOURS) + colour
-        return torch.where(sum(values) > background[:, 0], chosen, 0).to(torch.uint8)
+        return torch.where(anything(groups) > background[:, 0], chosen, 0).to(torch.uint8)
 
     def log_likelihood(self, factors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parts of what softmax over the 49 logits says of given classes, without making 49 channels.
@@ -86,5 +89,9 @@ class SegmentationUNet(nn.Module):
         rest = (classes - 1).clamp_min(0)
         parts = rest // 16, rest // 8 % 2, rest % 8
         given = [group.log_softmax(1).gather(1, part[:, None]) for group, part in zip(groups, parts, strict=True)]
-        anything = sum(group.logsumexp(1) for group in groups)
-        return anything - background[:, 0], torch.cat(given, 1)
+        return anything(groups) - background[:, 0], torch.cat(given, 1)
+
+
+def anything(groups: list[Tensor]) -> Tensor:
+    """Return the (N, H, W) log of the summed exponentials of all objects' logits, from the (N, C, H, W) attributes'."""
+    return sum(group.logsumexp(1) for group in groups)

@@ -42,20 +42,34 @@ def test_a_class_s_logit_is_the_sum_of_its_attributes(network, factors, monkeypa
     torch.testing.assert_close(found.double(), logits_by_hand(factors), atol=1e-5, rtol=0)
 
 
-def test_classes_are_the_arg_max_of_the_logits(network, factors, monkeypatch):
+def most_probable(logits: torch.Tensor) -> torch.Tensor:
+    """Return (N, H, W) the object of the largest (N, 49, H, W) logit where all objects together exceed the floor."""
+    probability = logits.double().softmax(1)
+    return torch.where(probability[:, 0] < 0.5, probability[:, 1:].argmax(1) + 1, 0)
+
+
+def test_classes_are_floor_or_the_most_probable_object(network, factors, monkeypatch):
     classes = with_factors(network, factors, monkeypatch).classes(None)
     assert classes.dtype == torch.uint8 and (classes == 0).any() and len(classes.unique()) > 10
-    assert torch.equal(classes.long(), logits_by_hand(factors).argmax(1))
+    assert torch.equal(classes.long(), most_probable(logits_by_hand(factors)))
 
 
-def test_classes_of_frames_are_the_arg_max_of_their_logits(network):
+def test_an_object_of_undecided_shape_is_no_floor(network, monkeypatch):
+    factors = torch.full((1, 14, 1, 1), -9.0)
+    factors[0, [0, 1, 2, 4, 6]] = torch.tensor([1.2, 1.0, 1.0, 0.0, 0.0])[:, None, None]  # floor; cube or sphere
+    assert logits_by_hand(factors).argmax(1).item() == 0
+    assert with_factors(network, factors, monkeypatch).classes(None).item() in (1, 17)
+
+
+def test_classes_of_frames_follow_from_their_logits(network):
     frames = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         logits, classes = network.logits(frames), network.classes(frames)
     assert logits.shape == (2, 49, 32, 48) and classes.shape == (2, 32, 48)
-    first, second = logits.topk(2, 1).values.unbind(1)
-    clear = first - second > 1e-5
-    assert clear.float().mean() > 0.9 and torch.equal(classes[clear].long(), logits.argmax(1)[clear])
+    objects = logits[:, 1:]
+    first, second = objects.topk(2, 1).values.unbind(1)
+    clear = (first - second > 1e-5) & ((objects.logsumexp(1) - logits[:, 0]).abs() > 1e-5)
+    assert clear.float().mean() > 0.9 and torch.equal(classes[clear].long(), most_probable(logits)[clear])
 
 
 def test_likelihood_is_the_softmax_over_all_classes(network, factors):
