@@ -124,6 +124,36 @@ def num_workers() -> int:
     return min(15, (num_cores() - 1) // processes.count_here())
 
 
+class _Clock:
+    """Seconds per step since they were last read: waiting for its batch, and working on it."""
+
+    def __init__(self):
+        self.data = self.work = 0.0
+        self.steps = 0
+        self.goes_on()
+
+    def goes_on(self) -> None:
+        """Count from now on, and not what was in between."""
+        self.now = time.perf_counter()
+
+    def _lap(self) -> float:
+        before, self.now = self.now, time.perf_counter()
+        return self.now - before
+
+    def has_batch(self) -> None:
+        self.data += self._lap()
+
+    def has_stepped(self) -> None:
+        self.work += self._lap()
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Return ``TIMES`` by name and start anew."""
+        row = self.data / self.steps, self.work / self.steps, self.data / (self.data + self.work)
+        self.data, self.work, self.steps = 0.0, 0.0, 0
+        return dict(zip(TIMES, row, strict=True))
+
+
 class _Whole(nn.Module):
     """Model and loss as one module, since gradients are shared only by what ``DistributedDataParallel`` called."""
 
@@ -195,15 +225,13 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
         whole = DistributedDataParallel(whole, find_unused_parameters=True)  # a U-Net of less depth has some
     eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
     log_every = max(1, recipe.steps // LOG_ROWS)
-    saved = clock = time.perf_counter()
-    data_seconds, step_seconds, timed = 0.0, 0.0, 0
     title = folder.name.rsplit("-", 1)[0]
     hidden = None if processes.is_first() else True
+    clock, saved = _Clock(), time.perf_counter()
     with tqdm(total=recipe.steps, initial=start, desc=title, disable=hidden, leave=False) as bar:
         steps = range(start, recipe.steps)
         for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
-            data_seconds, timed = data_seconds + time.perf_counter() - clock, timed + 1
-            clock = time.perf_counter()
+            clock.has_batch()
             rate = rate_share * recipe.rate(step)
             for group in optimiser.param_groups:
                 group["lr"], group["weight_decay"] = rate, recipe.decay(step)
@@ -217,36 +245,30 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             optimiser.zero_grad(set_to_none=True)
             update(step)
             last = step + 1 == recipe.steps
-            saves = not last and processes.agreed(clock - saved > CHECKPOINT_SECONDS or time_is_up())
+            saves = not last and processes.agreed(time.perf_counter() - saved > CHECKPOINT_SECONDS or time_is_up())
             evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
             logs = (step + 1) % log_every == 0 or last or evaluates
             if logs or saves:
                 values = {name: processes.mean(value.detach()).item() for name, value in values.items()}
-            if (logs or saves) and not math.isfinite(values["loss"] + norm.item()):
-                raise FloatingPointError(
-                    f"the loss is {values['loss']:.3g} at step {step + 1} with learning rate {rate:.2e} and "
-                    f"gradient norm {norm.item():.3g}; {folder}/resume.pt holds the last good state, of step {good}, "
-                    "train on from it with a lower learning rate"
-                )
+                if not math.isfinite(values["loss"] + norm.item()):
+                    raise FloatingPointError(
+                        f"the loss is {values['loss']:.3g} at step {step + 1} with learning rate {rate:.2e} and "
+                        f"gradient norm {norm.item():.3g}; {folder}/resume.pt holds the last good state, of step "
+                        f"{good}, train on from it with a lower learning rate"
+                    )
+            clock.has_stepped()
             if logs:
-                row = {"step": step + 1, "rate": rate} | values
-                step_seconds += time.perf_counter() - clock
-                row |= {"data_s": data_seconds / timed, "step_s": step_seconds / timed}
-                row["data_share"] = data_seconds / (data_seconds + step_seconds)
-                data_seconds, step_seconds, timed = 0.0, 0.0, 0
-                clock = time.perf_counter()
+                row = {"step": step + 1, "rate": rate} | values | clock.read()
                 if evaluates and processes.is_first():
                     row |= evaluate(ema.module.eval())
                 log.append(row)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "rate")})
-            step_seconds += time.perf_counter() - clock
-            clock = time.perf_counter()
             bar.update()
             if saves:
                 _save_resume(folder, step + 1, model, ema, optimiser, log, rate_share)
-                good = step + 1
-                saved = clock = time.perf_counter()
+                good, saved = step + 1, time.perf_counter()
                 processes.stop_if_time_is_up()
+            clock.goes_on()
     if processes.is_first():
         _write_log(folder, log)
     save_weights(ema.module, folder)

@@ -60,6 +60,33 @@ def test_it_learns_and_leaves_weights_log_and_curves(tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_seconds_of_a_step_do_not_depend_on_when_they_are_logged(tmp_path, monkeypatch):
+    """A batch takes 5 seconds and a step 2 in which an evaluation, of 100 seconds, falls between rows of two steps."""
+    now = [0.0]
+
+    def slow_batch(step: int) -> dict[str, torch.Tensor]:
+        now[0] += 5
+        return batch(step)
+
+    def slow_loss(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        now[0] += 2
+        return loss(model, tensors)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        now[0] += 100
+        return {"score": 1.0}
+
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    fit(network(), slow_loss, slow_batch, tmp_path, Recipe(steps=201, evaluations=67), CPU, evaluate=evaluate)
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    assert 1 in [b - a for a, b in zip(steps, steps[1:], strict=False)]
+    for row in rows:
+        assert (float(row["data_s"]), float(row["step_s"])) == (5, 2)
+        assert float(row["data_share"]) == pytest.approx(5 / 7)
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     recipe = Recipe(steps=12, learning_rate=0.01)
     whole = fit(network(), loss, batch, tmp_path / "whole", recipe, CPU, seed=3)
