@@ -1,6 +1,8 @@
-"""Where tensors live that a user named a device for."""
+"""What there is to compute with: the cores, and the device that a user named."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -22,3 +24,8 @@ def usable_device(name: str) -> torch.device:
     if not known:
         raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.")
     return device
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

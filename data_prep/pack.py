@@ -8,9 +8,7 @@ per video whatever happens: a bad val video's mask is all 255, a bad hidden fram
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -39,7 +37,9 @@ from data_prep.competition import (
     read_frame,
     read_mask,
 )
+from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
+from data_prep.files import create_part, finish, part_of, write_row, write_text
 from data_prep.scene import HEIGHT, WIDTH
 from data_prep.sole import sole_maker
 
@@ -48,9 +48,6 @@ GREY = 124
 
 LAYOUT = 1
 """Raised when the packed arrays change, so that older ones are packed again."""
-
-HEADER_BYTES = 128
-"""What a ``.npy`` file of any shape met here spends before its values; NumPy pads headers to multiples of 64."""
 
 ROW_KEPT_ALWAYS = ("val", "hidden")
 
@@ -142,21 +139,6 @@ def write_index(folder: Path, videos: Sequence[int], problems: Sequence[Problem]
         "source": source,
     }
     write_text(folder / "index.json", json.dumps(index, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file atomically; a full disk is an ``OSError``, which it is not where libraries write by themselves."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def pack(data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
@@ -319,63 +301,6 @@ def fill_holes(usable: list[int]) -> list[int]:
     return [row if row in kept else next(last) for row in range(len(usable))]
 
 
-def part_of(path: Path) -> Path:
-    """Return where an array lies until it is complete."""
-    return path.with_name(path.name + ".part")
-
-
-def header(shape: tuple[int, ...]) -> bytes:
-    """Return what a ``.npy`` file of a uint8 array begins with."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    assert stream.tell() == HEADER_BYTES
-    return stream.getvalue()
-
-
-def create_part(path: Path, shape: tuple[int, ...]) -> None:
-    """Create the unfinished file of an array with all of its space reserved, so that a full disk shows at once."""
-    try:
-        with open(part_of(path), "wb") as file:
-            file.write(header(shape))
-            file.flush()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
-            else:  # macOS
-                file.truncate(HEADER_BYTES + math.prod(shape))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def write_row(file: FileIO, row: int, values: list[np.ndarray]) -> None:
-    """Write one row of an unfinished array; unlike a store to mapped memory, a full disk is an ``OSError`` here."""
-    position = HEADER_BYTES + row * sum(part.nbytes for part in values)
-    for part in values:
-        rest = memoryview(part).cast("B")
-        while rest:
-            written = os.pwrite(file.fileno(), rest, position)
-            position, rest = position + written, rest[written:]
-
-
-def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
-    """Give an array its final rows and name; ``rows`` says which row of ``shape`` each shall hold."""
-    part = part_of(path)
-    if not part.exists():
-        return
-    start, row_size = HEADER_BYTES, math.prod(shape[1:])
-    with open(part, "r+b") as file:
-        if file.seek(0, os.SEEK_END) == start + shape[0] * row_size:  # else it was cut already
-            for target, row in enumerate(rows):
-                if target != row:
-                    file.seek(start + row * row_size)
-                    values = file.read(row_size)
-                    file.seek(start + target * row_size)
-                    file.write(values)
-            file.seek(0)
-            file.write(header((len(rows), *shape[1:])))
-        file.truncate(start + len(rows) * row_size)
-    os.replace(part, path)
-
-
 def read_journal(path: Path, source: str) -> dict[int, tuple[bool, list[Problem]]] | None:
     """Return what became of the rows that an interrupted run finished; None where there was none of these files.
 
@@ -415,11 +340,6 @@ def fingerprint(videos: dict[int, Path]) -> str:
             files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
         digest.update(f"{folder.name} {files}".encode())
     return digest.hexdigest()
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_rate(paths: Sequence[str | Path]) -> float:

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.pack import PackedSplit, write_text
+from data_prep.files import write_text
+from data_prep.pack import PackedSplit
 from solution.config import CHOICES, Config, check_possible, override
 from solution.ensemble import EnsembleConfig
 from solution.evaluation import score_baselines

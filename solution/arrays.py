@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.pack import create_part, part_of, write_row, write_text
+from data_prep.files import create_part, part_of, write_row, write_text
 from solution import processes
 
 T = TypeVar("T")

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 
 from data_prep import pack as packing
 from data_prep.competition import find_competition
+from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
+from data_prep.files import write_text
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import make_videos, paint_videos
@@ -46,12 +48,12 @@ def record(name: str, rows: list[dict], device: torch.device) -> None:
         "command": shlex.join(["python", "-m", "solution.benchmark", *sys.argv[1:]]),
         "commit": commit(),
         "hardware": hardware(device),
-        "cores": packing.num_cores(),
+        "cores": num_cores(),
         "versions": versions(),
         "rows": rows,
     }
     RECORDS.mkdir(parents=True, exist_ok=True)
-    packing.write_text(RECORDS / f"{name}.json", json.dumps(made, indent=1) + "\n")
+    write_text(RECORDS / f"{name}.json", json.dumps(made, indent=1) + "\n")
 
 
 @click.group()

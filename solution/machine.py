@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.pack import num_cores
+from data_prep.device import num_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "segmentation-models-pytorch", "numpy")

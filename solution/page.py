@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
-from data_prep.pack import write_text
+from data_prep.files import write_text
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
 from solution.evaluation import Reliability
 from solution.fates import FATES, MEANING

@@ -16,7 +16,8 @@ import torch
 
 from data_prep.classes import BACKGROUND
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.pack import PackedSplit, open_split, write_text
+from data_prep.files import write_text
+from data_prep.pack import PackedSplit, open_split
 from solution import processes
 from solution.evaluation import Evaluation
 from solution.fates import fates

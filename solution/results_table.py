@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from data_prep.errors import UserError
-from data_prep.pack import write_text
+from data_prep.files import write_text
 from solution.machine import ROOT, commit, hardware, versions
 
 RESULTS = ROOT / "solution" / "results"

@@ -17,7 +17,8 @@ import torch
 from data_prep.competition import integrity_report
 from data_prep.device import usable_device
 from data_prep.errors import UserError
-from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems, write_text
+from data_prep.files import write_text
+from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import Config, from_json, to_json
 from solution.stages import Pipeline, Stage

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import UserError
-from data_prep.pack import PackedSplit, write_text
+from data_prep.files import write_text
+from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from data_prep.sole import sole_maker
 from solution import processes

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.classes import class_name
 from data_prep.errors import UserError
-from data_prep.pack import write_bytes
+from data_prep.files import write_bytes
 from solution.fates import FATES, MEANING
 from solution.metrics import mean_and_error, object_table, video_confusions
 from solution.page import Material, panels

@@ -21,6 +21,7 @@ from torch import Tensor
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
 from data_prep.competition import BadFile, Problem, find_competition, frame_files, read_mask, read_png, video_folders
 from data_prep.errors import UserError
+from data_prep.files import replacing
 from data_prep.pack import open_split
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH
 
@@ -62,13 +63,8 @@ def save_submission(masks: Tensor, path: Path, overwrite: bool = False) -> None:
     check_writable(path, overwrite)
     assert masks.dtype == torch.uint8 and not content_problems(masks), (masks.dtype, content_problems(masks))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with open(unfinished, "wb") as file:  # given a name, torch.save would write it into the file
-            torch.save(masks.detach().cpu().clone(memory_format=torch.contiguous_format), file)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file:  # given a name, torch.save would write it into the file
+        torch.save(masks.detach().cpu().clone(memory_format=torch.contiguous_format), file)
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from data_prep.deadline import TimeIsUp, time_is_up
-from data_prep.pack import write_bytes
+from data_prep.files import write_bytes
 from solution import processes
 from solution.tracks import Tracks, join
 

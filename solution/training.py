@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data_prep.deadline import time_is_up
-from data_prep.pack import num_cores, write_bytes
+from data_prep.device import num_cores
+from data_prep.files import write_bytes
 from solution import processes
 
 CHECKPOINT_SECONDS = 60.0

@@ -12,11 +12,10 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -26,7 +25,9 @@ from tqdm import tqdm
 from data_prep import pack
 from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
 from data_prep.deadline import stop_if_time_is_up
+from data_prep.device import num_cores
 from data_prep.errors import UserError
+from data_prep.files import create_part, finish, part_of, replacing, write_row, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.sole import sole_maker
 from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
@@ -93,7 +94,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
         pool = None
         if not all_here and sum(map(len, settings.numbers().values())) > FEW:
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(pack.num_cores(), context, torch.set_num_threads, (1,))
+            pool = ProcessPoolExecutor(num_cores(), context, torch.set_num_threads, (1,))
             stack.callback(pool.shutdown, cancel_futures=True)
         for split, numbers in settings.numbers().items():
             if settings.kind == "raw":
@@ -124,18 +125,6 @@ def write_truth(out: Path, numbers: range, seed: int, device: str, pool: Process
         torch.save(torch.cat(masks), file)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` once it is written whole."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def claim(out: Path, settings: Settings) -> None:
     """Make ``out`` the folder of these settings, or raise a ``UserError`` where it is something else already."""
     record = out / "standin.json"
@@ -151,7 +140,7 @@ def claim(out: Path, settings: Settings) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is no stand-in competition; choose another folder or empty this one.")
     out.mkdir(parents=True, exist_ok=True)
-    pack.write_text(record, json.dumps(wanted, indent=1))
+    write_text(record, json.dumps(wanted, indent=1))
 
 
 def paint_videos(videos: list[Trajectories]) -> np.ndarray:
@@ -180,7 +169,7 @@ def in_order(
             if pool is None:
                 result = job(chunk)
             else:
-                ahead = index + 3 * pack.num_cores()
+                ahead = index + 3 * num_cores()
                 started.extend(pool.submit(job, each) for each in chunks[index + len(started) : ahead])
                 result = started.popleft().result()
             yield chunk, result
@@ -238,8 +227,8 @@ def make_array_split(
     if done is None:
         folder.mkdir(exist_ok=True)
         for path, shape in shapes.items():
-            pack.create_part(path, shape)
-        pack.write_text(journal, json.dumps({"fingerprint": json.dumps(source)}) + "\n")
+            create_part(path, shape)
+        write_text(journal, json.dumps({"fingerprint": json.dumps(source)}) + "\n")
         done = {}
     missing = [number for number in numbers if number - numbers.start not in done]
     kind = torch.device(device).type
@@ -249,7 +238,7 @@ def make_array_split(
     tracks: dict[int, Trajectories] = {}
     if missing:
         with ExitStack() as stack:
-            files = {path.name: stack.enter_context(open(pack.part_of(path), "r+b", buffering=0)) for path in shapes}
+            files = {path.name: stack.enter_context(open(part_of(path), "r+b", buffering=0)) for path in shapes}
             log = stack.enter_context(open(journal, "a", buffering=1))
             at_once, title = VIDEOS_AT_ONCE[kind], f"making {split}"
             for chunk, (videos, masks, frames) in in_order(job, missing, pool, title, len(numbers), at_once):
@@ -261,10 +250,10 @@ def make_array_split(
                     row = number - numbers.start
                     tracks[number] = videos[i]
                     for name, file in files.items():
-                        pack.write_row(file, row, arrays[name][i])
+                        write_row(file, row, arrays[name][i])
                     log.write(json.dumps({"row": row, "usable": True, "problems": []}) + "\n")
     for path, shape in shapes.items():
-        pack.finish(path, shape, list(range(len(numbers))))
+        finish(path, shape, list(range(len(numbers))))
     if masks_only:
         again = {n: simulate(video_seed(settings.seed, n)) for n in numbers if n not in tracks}
         write_tracks(folder / "tracks.npz", {**tracks, **again}, numbers)

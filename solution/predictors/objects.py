@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import CUBE
-from data_prep.pack import write_bytes
+from data_prep.files import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
 from solution import processes
 from solution.clips import with_frames

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from data_prep import files
 from data_prep import pack as packing
 from data_prep.errors import UserError
 from data_prep.pack import GREY, is_packed, open_packed, pack, read_problems, write_index
@@ -222,7 +223,8 @@ def test_a_stop_at_any_step_changes_nothing_in_the_end(tmp_path, monkeypatch):
     def stopping_open(path, mode, **kwargs):
         return StoppingFile(path, mode) if mode == "r+b" else open(path, mode, **kwargs)
 
-    monkeypatch.setattr(packing, "open", stopping_open, raising=False)
+    for module in (packing, files):
+        monkeypatch.setattr(module, "open", stopping_open, raising=False)
     monkeypatch.setattr(packing, "write_row", stopping(packing.write_row))
     for module, names in ((os, ("replace", "posix_fallocate")), (Path, ("unlink", "write_text"))):
         for name in names:

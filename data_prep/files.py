@@ -1,0 +1,97 @@
+"""Files that are whole or not there: small ones that take another's place, arrays that grow row by row."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+HEADER_BYTES = 128
+"""What a ``.npy`` file of any shape met here spends before its values; NumPy pads headers to multiples of 64."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` once it is written whole."""
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically; a full disk is an ``OSError``, which it is not where libraries write by themselves."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def part_of(path: Path) -> Path:
+    """Return where an array lies until it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """Return what a ``.npy`` file of a uint8 array begins with."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    assert stream.tell() == HEADER_BYTES
+    return stream.getvalue()
+
+
+def create_part(path: Path, shape: tuple[int, ...]) -> None:
+    """Create the unfinished file of an array with all of its space reserved, so that a full disk shows at once."""
+    try:
+        with open(part_of(path), "wb") as file:
+            file.write(header(shape))
+            file.flush()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
+            else:  # macOS
+                file.truncate(HEADER_BYTES + math.prod(shape))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_row(file: FileIO, row: int, values: list[np.ndarray]) -> None:
+    """Write one row of an unfinished array; unlike a store to mapped memory, a full disk is an ``OSError`` here."""
+    position = HEADER_BYTES + row * sum(part.nbytes for part in values)
+    for part in values:
+        rest = memoryview(part).cast("B")
+        while rest:
+            written = os.pwrite(file.fileno(), rest, position)
+            position, rest = position + written, rest[written:]
+
+
+def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
+    """Give an array its final rows and name; ``rows`` says which row of ``shape`` each shall hold."""
+    part = part_of(path)
+    if not part.exists():
+        return
+    start, row_size = HEADER_BYTES, math.prod(shape[1:])
+    with open(part, "r+b") as file:
+        if file.seek(0, os.SEEK_END) == start + shape[0] * row_size:  # else it was cut already
+            for target, row in enumerate(rows):
+                if target != row:
+                    file.seek(start + row * row_size)
+                    values = file.read(row_size)
+                    file.seek(start + target * row_size)
+                    file.write(values)
+            file.seek(0)
+            file.write(header((len(rows), *shape[1:])))
+        file.truncate(start + len(rows) * row_size)
+    os.replace(part, path)
