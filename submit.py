@@ -25,7 +25,7 @@ from solution.runs import (
     standin_data,
 )
 from solution.stages import Pipeline
-from solution.submission import check_submission, check_writable, describe, load_truth, save_submission
+from solution.submission import check_different, check_submission, check_writable, describe, load_truth, save_submission
 
 
 @click.command()
@@ -63,6 +63,7 @@ def main(
     check_writable(out, overwrite)
     if record:
         check_writable(record, overwrite=True)
+        check_different((out, record))
     device = choose_device(device_name)
     data = data or default_data()
     preset = preset or ("full" if data and device.type == "cuda" else "quick")

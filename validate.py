@@ -8,6 +8,8 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
+import numpy as np
+from torch import Tensor
 
 from data_prep.classes import IGNORE
 from data_prep.errors import UserError, exits_cleanly
@@ -19,7 +21,14 @@ from solution.report import material_of_file, material_of_run, record_run, save_
 from solution.runs import STAGES, choose_device, pack_and_report, read_run
 from solution.stages import Pipeline
 from solution.strips import check_picture, write_strips
-from solution.submission import check_submission, check_writable, count_hidden, load_submission, load_truth
+from solution.submission import (
+    check_different,
+    check_submission,
+    check_writable,
+    count_hidden,
+    load_submission,
+    load_truth,
+)
 
 
 @click.command()
@@ -47,8 +56,10 @@ def main(
     device_name: str | None,
 ) -> None:
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data)."""
-    for path in filter(None, (report, picture, record)):
+    written = [path for path in (report, picture, record) if path]
+    for path in written:
         check_writable(path, overwrite=True)
+    check_different(written, [path for path in (file, truth) if path])
     if file and truth and not (hidden or run_name or picture or record) and (report or not data):
         print_score(score_file(file, truth, data, report), as_json)
     elif file and hidden and not (truth or run_name or data or report or picture or record or as_json):
@@ -72,12 +83,19 @@ def score_file(file: Path, truth: Path, data: Path | None, report: Path | None) 
     known = load_truth(truth)
     for problem in known.problems:
         click.echo(f"left out: {problem.file}: {problem.problem}", err=True)
+    check_known(known.masks, truth)
     prediction = load_submission(file, len(known.masks))
     if report:
         with redirect_stdout(sys.stderr):
             packed = pack_and_report(data, required=()) if data else {}
         write_page(report, material_of_file(file, prediction.numpy(), known, truth, packed))
     return score(prediction, known.masks)
+
+
+def check_known(truth: np.ndarray | Tensor, source: Path) -> None:
+    """Raise ``UserError`` if not one pixel of the truth is a class."""
+    if (truth == IGNORE).all():
+        raise UserError(f"{source} has no usable mask, so that there is nothing to score on; add its masks.")
 
 
 def check_format(file: Path, hidden: Path) -> None:
@@ -106,8 +124,7 @@ def score_run(
     pipeline.done |= trained
     val = packed["val"]
     truth = val.masks[:, -1]
-    if (truth == IGNORE).all():
-        raise UserError(f"{val.masks.filename} has no mask to score on; add mask.npy to the folders of val.")
+    check_known(truth, Path(val.masks.filename).parent)
     found = fates(val.masks)
     groups = fate_groups(found)
     evaluation = evaluate(pipeline.system(), val.frames, pipeline.seen(val), truth, pipeline.device, groups)

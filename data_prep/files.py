@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -17,27 +14,21 @@ HEADER_BYTES = 128
 """What a ``.npy`` file of any shape met here spends before its values; NumPy pads headers to multiples of 64."""
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` once it is written whole."""
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically; a full disk is an ``OSError``, which it is not where libraries write by themselves."""
-    with replacing(path) as file:
-        file.write(content)
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def part_of(path: Path) -> Path:

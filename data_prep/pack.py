@@ -195,6 +195,10 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
         if earlier["fingerprint"] == source["fingerprint"] and all(path.exists() for path in shapes):
             journal.unlink(missing_ok=True)
             return
+        if earlier["folder"] != source["folder"]:
+            raise UserError(f"{folder} holds what was packed from {earlier['folder']}; delete it or pack elsewhere.")
+    elif not journal.is_file() and (strange := next(filter(Path.exists, shapes), None)):
+        raise UserError(f"{strange} was not packed here; move it away or pack elsewhere.")
     done = read_journal(journal, source["fingerprint"])
     if done is None or not all(path.exists() or part_of(path).exists() for path in shapes):
         done = {}

@@ -75,6 +75,7 @@ def check_possible(config: Config, label: str) -> None:
     raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.")
 
 
+MOST = {"seed": 2**31 - 1}
 AT_LEAST_ONE = frozenset(
     {
         "batch",
@@ -131,7 +132,7 @@ def _replaced(section, path: list[str], text: str, name: str):
             raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
     if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
         raise UserError(f"--set {name}: expected one or more different members, found {text!r}.")
-    least, most = (1 if path[0] in AT_LEAST_ONE else 0), (1 if path[0] in SHARES else math.inf)
+    least, most = (1 if path[0] in AT_LEAST_ONE else 0), 1 if path[0] in SHARES else MOST.get(name, math.inf)
     for part in parts:
         if isinstance(part, (int, float)) and not (math.isfinite(part) and least <= part <= most):
             limits = f"at least {least}" if math.isinf(most) else f"{least} to {most}"

@@ -21,7 +21,7 @@ from data_prep.files import write_text
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import Config, from_json, to_json
-from solution.stages import Pipeline, Stage
+from solution.stages import Pipeline, Stage, finished
 
 RUNS = Path("runs")
 STAGES = RUNS / "stages"
@@ -83,7 +83,7 @@ def run_folder(name: str) -> Path:
         UserError: no run can have this name here.
     """
     folder = RUNS / name
-    if Path(name).name != name or name in OTHER_FOLDERS or (folder.exists() and not folder.is_dir()):
+    if Path(name).name != name or name in ("..", *OTHER_FOLDERS) or (folder.exists() and not folder.is_dir()):
         raise UserError(f"--run {name}: {folder} cannot be the folder of a run; choose a plain name of your own.")
     return folder
 
@@ -132,8 +132,7 @@ def read_run(name: str) -> tuple[Config, dict[str, Stage]]:
     if FINISHED not in stages:
         raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; `submit.py --run {name}` does that.")
     for stage in stages.values():
-        if not (stage.folder / "done.json").is_file():
-            raise UserError(f"{stage.folder} is missing or unfinished, which run {name} needs; run submit.py again.")
+        finished(stage.folder, stage.key)
     return config, stages
 
 

@@ -44,6 +44,8 @@ from solution.members import MEMBERS
 from solution.predictors import Clip, Member, Predictor
 from solution.segmenter import load_segmenter, segment_split, train_segmenter
 
+NEEDED = (".json", ".npy", ".safetensors")
+"""Suffixes of the files of a stage without which it is not finished; what else lies there may be deleted."""
 HELD_OUT_SHARE = 0.1
 HELD_OUT_LEAST = 8
 CLIP_BYTES = 160 * 2**20
@@ -137,16 +139,17 @@ class Pipeline:
                         ) from None
                     processes.barrier()
                 if processes.is_first():
-                    cost = json.loads(spent.read_text())
-                    write_text(marker, json.dumps(cost | {"decided_by": decided_by}, default=str, indent=1))
+                    needed = (path for path in folder.rglob("*") if path.suffix in NEEDED and path != spent)
+                    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in needed}
+                    record = json.loads(spent.read_text()) | {"files": sizes, "decided_by": decided_by}
+                    write_text(marker, json.dumps(record, default=str, indent=1))
                     spent.unlink()
                 processes.barrier()
-        cost = json.loads(marker.read_text())
-        click.echo(f"  {known_as}: {'kept' if kept else format(cost['seconds'], '.0f') + ' s'} ({folder})")
-        self.done[known_as] = Stage(folder, key, cost["seconds"], cost.get("peak_gib"))
+        made = self.done[known_as] = finished(folder, key)
+        click.echo(f"  {known_as}: {'kept' if kept else f'{made.seconds:.0f} s'} ({folder})")
         if not kept:  # so that every call gets on
             processes.stop_if_time_is_up()
-        return self.done[known_as]
+        return made
 
     def segmenter(self) -> Stage:
         train = with_frames(self.packed["train"])
@@ -314,6 +317,25 @@ MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
     "decoding": Pipeline.decoding,
 }
 """What ``solution.train`` can be asked for by name, and :meth:`Pipeline.make`."""
+
+
+def finished(folder: Path, key: str) -> Stage:
+    """Return the finished stage in a folder, once its files are as they were.
+
+    Raises:
+        UserError: a file is missing or has another size.
+    """
+    marker = folder / "done.json"
+    try:
+        found = json.loads(marker.read_text())
+        stage = Stage(folder, key, found["seconds"], found.get("peak_gib"))
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{marker} is missing or damaged; delete {folder} and run submit.py again.") from None
+    for name, size in found.get("files", {}).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise UserError(f"{path} is missing or was changed; delete {folder} and run submit.py again.")
+    return stage
 
 
 @contextmanager

@@ -6,10 +6,12 @@ Nothing in a file that comes from elsewhere is ever executed; what is wrong with
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import warnings
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import Tensor
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
 from data_prep.competition import BadFile, Problem, find_competition, frame_files, read_mask, read_png, video_folders
 from data_prep.errors import UserError
-from data_prep.files import replacing
+from data_prep.files import write_bytes
 from data_prep.pack import open_split
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH
 
@@ -63,8 +65,18 @@ def save_submission(masks: Tensor, path: Path, overwrite: bool = False) -> None:
     check_writable(path, overwrite)
     assert masks.dtype == torch.uint8 and not content_problems(masks), (masks.dtype, content_problems(masks))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:  # given a name, torch.save would write it into the file
-        torch.save(masks.detach().cpu().clone(memory_format=torch.contiguous_format), file)
+    stream = io.BytesIO()  # given a name, torch.save would write it into the file
+    torch.save(masks.detach().cpu().clone(memory_format=torch.contiguous_format), stream)
+    write_bytes(path, stream.getbuffer())
+
+
+def check_different(written: Collection[Path], read: Collection[Path] = ()) -> None:
+    """Raise ``UserError`` if a file that a command writes is another that it writes or reads."""
+    others = [path.resolve() for path in read]
+    for path in written:
+        if path.resolve() in others:
+            raise UserError(f"{path} would be written over; give every output a file of its own.")
+        others.append(path.resolve())
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:

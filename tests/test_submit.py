@@ -256,6 +256,8 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--out", "a_file/submission.pt"], ["cannot be written", "a_file"]),
         (["--record", "."], ["is a folder"]),
         (["--record", "a_file/record.json"], ["cannot be written", "a_file"]),
+        (["--out", "one.pt", "--record", "./one.pt"], ["one.pt would be written over"]),
+        (["--set", "seed=99999999999999999999"], ["seed", "0 to 2147483647"]),
     ],
 )
 def test_a_wrong_option_is_one_sentence_before_any_work(raw_standin, empty, options, words):

@@ -119,6 +119,40 @@ def test_a_run_that_is_not_there_is_one_sentence(trained, tmp_path):
     assert_one_sentence(found, stage.name, "run submit.py again")
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("segmenter-*/weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+        ("masks_hidden-*/masks.npy", lambda path: path.write_bytes(b"")),
+        ("predictions_hidden-*/predictions.npy", Path.unlink),
+        ("decoding-*/done.json", lambda path: path.write_text("")),
+    ],
+)
+def test_a_stage_that_lost_a_file_is_one_sentence(trained, name, spoil):
+    (path,) = (trained.folder / "runs" / "stages").glob(name)
+    spoil(path)
+    found = call(submit, "--data", trained.data, *TINY_OPTIONS, "--overwrite")
+    assert_one_sentence(found, "/".join(path.parts[-2:]), f"delete runs/stages/{path.parent.name} and run")
+    shutil.rmtree(path.parent)
+    assert call(submit, "--data", trained.data, *TINY_OPTIONS, "--overwrite").exit_code == 0
+
+
+def test_nothing_that_is_read_is_written_over(trained):
+    truth = trained.data / "hidden_truth.pt"
+    before = truth.read_bytes(), trained.submission.read_bytes()
+    for report in (truth, trained.submission):
+        found = run_validate(trained.submission, "--truth", truth, "--report", report)
+        assert_one_sentence(found, report.name, "would be written over")
+    assert (truth.read_bytes(), trained.submission.read_bytes()) == before
+    assert only_object(run_validate(truth, "--truth", truth, "--json").stdout)["jaccard"] == 1
+
+
+def test_truth_without_a_class_is_one_sentence(trained, tmp_path):
+    nothing = tmp_path / "nothing.pt"
+    torch.save(torch.full_like(torch.load(trained.submission, weights_only=True), 255), nothing)
+    assert_one_sentence(run_validate(trained.submission, "--truth", nothing), "nothing.pt", "nothing to score on")
+
+
 def test_a_stage_alone_takes_no_finished_run_s_name(trained):
     path = trained.folder / "runs" / "quick" / "run.json"
     before = path.read_text()
@@ -140,7 +174,7 @@ def test_a_run_of_another_version_is_one_sentence(trained, text):
     assert run_validate("--run", "quick", "--data", trained.data).exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["../beside", "stages", "file"])
+@pytest.mark.parametrize("name", ["../beside", "..", "stages", "file"])
 def test_no_run_has_the_name_of_something_else(trained, name):
     (trained.folder / "runs" / "file").write_text("text")
     assert_one_sentence(run_validate("--run", name, "--data", trained.data), f"--run {name}", "plain name")

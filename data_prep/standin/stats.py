@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.classes import COLOURS, IGNORE, NUM_CLASSES, class_parts
 from data_prep.competition import FRAMES_OF_SPLIT, SPLITS, BadFile, find_competition, read_frame, read_mask
 from data_prep.errors import UserError
+from data_prep.files import write_bytes
 from data_prep.pack import is_packed, open_packed
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
@@ -245,4 +246,5 @@ def picture(folder: Path, real: Path, out: Path, rows: int = 6) -> None:
     ]
     if not lines:
         raise UserError(f"{folder} or {real} has no whole videos with frames; name two raw or packed competitions.")
-    out.write_bytes(cv2.imencode(".png", np.vstack(lines)[..., ::-1])[1].tobytes())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, cv2.imencode(".png", np.vstack(lines)[..., ::-1])[1].tobytes())

@@ -342,6 +342,21 @@ def test_arrays_of_another_origin_are_never_replaced(data, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+def test_what_was_packed_from_elsewhere_is_never_replaced(data, tmp_path):
+    pack(data, tmp_path / "out")
+    other = shutil.copytree(data, tmp_path / "other")
+    for path in other.rglob("*.png"):
+        path.touch()
+    before = contents(tmp_path / "out")
+    with pytest.raises(UserError, match=f"packed from {data}.*; delete it or pack elsewhere"):
+        pack(other, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "strange" / "train").mkdir(parents=True)
+    np.save(tmp_path / "strange" / "train" / "frames.npy", np.zeros(3))
+    with pytest.raises(UserError, match=r"train/frames\.npy was not packed here"):
+        pack(data, tmp_path / "strange")
+
+
 def test_split_that_is_gone_is_noticed(data, tmp_path):
     pack(data, tmp_path / "out")
     (data / "val").rename(tmp_path / "val")
