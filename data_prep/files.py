@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -29,6 +31,13 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_saved(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Write atomically, as :func:`write_bytes`, what a library saves into a stream."""
+    stream = io.BytesIO()
+    save(stream)
+    write_bytes(path, stream.getbuffer())
 
 
 def part_of(path: Path) -> Path:

@@ -76,6 +76,7 @@ def check_possible(config: Config, label: str) -> None:
 
 
 MOST = {"seed": 2**31 - 1}
+"""What generators of random numbers take."""
 AT_LEAST_ONE = frozenset(
     {
         "batch",

@@ -161,8 +161,7 @@ def train(job: Job, device: torch.device, steps: int) -> list[dict[str, str]]:
     """
     batch = job.batch(0)
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            job.model, job.loss, lambda _: batch, Path(folder), Recipe(steps, learning_rate=1e-6), device
-        )  # noise diverges
+        recipe = Recipe(steps, learning_rate=1e-6)  # at a larger rate noise diverges
+        fit(job.model, job.loss, lambda _: batch, Path(folder), recipe, device)
         with open(Path(folder) / "log.csv") as file:
             return list(csv.DictReader(file))

@@ -153,7 +153,7 @@ class Pipeline:
 
     def segmenter(self) -> Stage:
         train = with_frames(self.packed["train"])
-        rows = self.fit_rows
+        rows = self.fit_rows  # too few are said before a folder is made
         return self.stage(
             "segmenter",
             {"config": asdict(self.config.segmenter), "seed": self.config.seed, "data": train.content},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.classes import class_name
 from data_prep.errors import UserError
-from data_prep.files import write_bytes
+from data_prep.files import write_saved
 from solution.fates import FATES, MEANING
 from solution.metrics import mean_and_error, object_table, video_confusions
 from solution.page import Material, panels
@@ -49,10 +48,8 @@ def write_strips(path: Path, material: Material) -> None:
     for row in rows:
         picture.paste(row, (0, top))
         top += row.height
-    stream = io.BytesIO()
-    picture.save(stream, FORMATS[path.suffix], quality=85, optimize=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, stream.getvalue())
+    write_saved(path, lambda file: picture.save(file, FORMATS[path.suffix], quality=85, optimize=True))
 
 
 def typical(material: Material) -> list[tuple[str, int]]:

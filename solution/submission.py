@@ -6,7 +6,6 @@ Nothing in a file that comes from elsewhere is ever executed; what is wrong with
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -23,7 +22,7 @@ from torch import Tensor
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
 from data_prep.competition import BadFile, Problem, find_competition, frame_files, read_mask, read_png, video_folders
 from data_prep.errors import UserError
-from data_prep.files import write_bytes
+from data_prep.files import write_saved
 from data_prep.pack import open_split
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH
 
@@ -65,9 +64,8 @@ def save_submission(masks: Tensor, path: Path, overwrite: bool = False) -> None:
     check_writable(path, overwrite)
     assert masks.dtype == torch.uint8 and not content_problems(masks), (masks.dtype, content_problems(masks))
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = io.BytesIO()  # given a name, torch.save would write it into the file
-    torch.save(masks.detach().cpu().clone(memory_format=torch.contiguous_format), stream)
-    write_bytes(path, stream.getbuffer())
+    whole = masks.detach().cpu().clone(memory_format=torch.contiguous_format)
+    write_saved(path, lambda file: torch.save(whole, file))  # given a name, it would write that into the file
 
 
 def check_different(written: Collection[Path], read: Collection[Path] = ()) -> None:

@@ -5,7 +5,6 @@ A video is a pure function of (seed, video number), so what an interrupted run f
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -28,7 +27,7 @@ from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import num_cores
 from data_prep.errors import UserError
-from data_prep.files import create_part, finish, part_of, write_bytes, write_row, write_text
+from data_prep.files import create_part, finish, part_of, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.sole import sole_maker
 from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
@@ -120,13 +119,8 @@ def write_truth(out: Path, numbers: range, seed: int, device: str, pool: Process
         last = image % NUM_FRAMES == NUM_FRAMES - 1
         masks.append(paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some)))
         frames.append(film(some, their_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
-    for name, save, found in (
-        ("hidden_last_frames.npy", np.save, np.concatenate(frames)),
-        ("hidden_truth.pt", lambda stream, tensor: torch.save(tensor, stream), torch.cat(masks)),
-    ):
-        stream = io.BytesIO()
-        save(stream, found)
-        write_bytes(out / name, stream.getbuffer())
+    write_saved(out / "hidden_last_frames.npy", lambda file: np.save(file, np.concatenate(frames)))
+    write_saved(out / "hidden_truth.pt", lambda file: torch.save(torch.cat(masks), file))
 
 
 def claim(out: Path, settings: Settings) -> None:

@@ -7,7 +7,6 @@ off when it has no steps.
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from data_prep.files import write_bytes
+from data_prep.files import write_saved
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.clips import FrameVideos, draw_videos
 from solution.losses import frame_loss, mask_loss, structural_similarity
@@ -388,9 +387,8 @@ def save_strip(last_seen: Tensor, truth: Tensor, drawn: Tensor, folder: Path) ->
     error = (3 * (drawn - truth).abs()).clamp(0, 1)
     rows = torch.cat((last_seen, truth, drawn, error), -1)[:STRIP_CLIPS]  # (3, 3, H, 4·W)
     picture = (255 * torch.cat(list(rows), -2)).round().byte().permute(1, 2, 0).cpu().numpy()
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "png")
-    write_bytes(folder / f"strip_{len(list(folder.glob('strip_*.png'))):02d}.png", stream.getbuffer())
+    path = folder / f"strip_{len(list(folder.glob('strip_*.png'))):02d}.png"
+    write_saved(path, lambda file: Image.fromarray(picture).save(file, "png"))
 
 
 def simvp_stage(pipeline: Pipeline) -> Stage:
