@@ -19,12 +19,13 @@ from data_prep.classes import IGNORE
 from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation, pasted
+from solution.checkpoints import load_weights
 from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
 from solution.processes import total
 from solution.settling import settle
-from solution.training import Recipe, autocast, fit, load_weights
+from solution.training import Recipe, autocast, fit
 
 EVALUATION_FRAMES = 200
 FRAMES_AT_ONCE = {"cuda": 512, "cpu": 16}

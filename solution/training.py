@@ -7,20 +7,16 @@ resumed run equal to an uninterrupted one, and several processes, each with its 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 import shutil
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -28,8 +24,8 @@ from tqdm import tqdm
 
 from data_prep.deadline import time_is_up
 from data_prep.device import num_cores
-from data_prep.files import write_bytes
 from solution import processes
+from solution.checkpoints import CHECKPOINTS, State, remove_checkpoints, save_weights
 
 CHECKPOINT_SECONDS = 60.0
 COMPILED_FROM = 3000
@@ -38,11 +34,8 @@ SHARED_MEMORY = Path("/dev/shm")
 SHARED_BYTES = 2 * 2**30
 """Batches made ahead of time take up to half of it."""
 LOG_ROWS = 100
-WEIGHTS = "weights.safetensors"
 TIMES = ("data_s", "step_s", "data_share")
 """Logged seconds per step: waiting for its batch, working on it; and the share of the former."""
-CHECKPOINTS = ("resume.pt", "resume.previous.pt")
-"""The newest first."""
 
 
 @dataclass(frozen=True)
@@ -204,79 +197,86 @@ def fit(
 
 def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share: float) -> nn.Module:
     """Train as :func:`fit` does, from the last checkpoint on, at a share of the recipe's rate or what it was then."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model = processes.share_statistics(model.to(device, memory_format=torch.channels_last), device)
-    ema = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-    )
-    optimiser = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    with processes.first_goes_first():  # it removes what is damaged
-        start, log, earlier_share = _resume(folder, model, ema, optimiser, device)
-    rate_share = min(rate_share, earlier_share)
-    if not start:
-        _save_resume(folder, 0, model, ema, optimiser, log, rate_share)
-    good = start
-    if device.type == "cuda" and recipe.steps >= COMPILED_FROM:
-        compile_network(model)
-    update = ema_update(ema, model, recipe.ema_decay)
-    whole = _Whole(model, loss)
+    state = _first_or_last_state(model, folder, recipe, device, rate_share)
+    update_ema = ema_update(state.ema, state.model, recipe.ema_decay)
+    whole = _Whole(state.model, loss)
     if processes.count() > 1:
         whole = DistributedDataParallel(whole, find_unused_parameters=True)  # a U-Net of less depth has some
+    steps = range(state.step, recipe.steps)
     eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
     log_every = max(1, recipe.steps // LOG_ROWS)
     title = folder.name.rsplit("-", 1)[0]
     hidden = None if processes.is_first() else True
     clock, saved = _Clock(), time.perf_counter()
-    with tqdm(total=recipe.steps, initial=start, desc=title, disable=hidden, leave=False) as bar:
-        steps = range(start, recipe.steps)
+    with tqdm(total=recipe.steps, initial=state.step, desc=title, disable=hidden, leave=False) as bar:
         for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
             clock.has_batch()
-            rate = rate_share * recipe.rate(step)
-            for group in optimiser.param_groups:
-                group["lr"], group["weight_decay"] = rate, recipe.decay(step)
             torch.manual_seed((seed * 1_000_003 + step) * processes.count() + processes.rank())
-            model.train()
+            rate = state.rate_share * recipe.rate(step)
+            for group in state.optimiser.param_groups:
+                group["lr"], group["weight_decay"] = rate, recipe.decay(step)
+            state.model.train()
             with autocast(device):
                 values = whole(tensors)
             values["loss"].backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            update(step)
+            norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+            state.optimiser.step()
+            state.optimiser.zero_grad(set_to_none=True)
+            update_ema(step)
             last = step + 1 == recipe.steps
             saves = not last and processes.agreed(time.perf_counter() - saved > CHECKPOINT_SECONDS or time_is_up())
             evaluates = evaluate is not None and ((step + 1) % eval_every == 0 or last)
             logs = (step + 1) % log_every == 0 or last or evaluates
             if logs or saves:
                 values = {name: processes.mean(value.detach()).item() for name, value in values.items()}
-                if not math.isfinite(values["loss"] + norm.item()):
-                    raise FloatingPointError(
-                        f"the loss is {values['loss']:.3g} at step {step + 1} with learning rate {rate:.2e} and "
-                        f"gradient norm {norm.item():.3g}; {folder}/resume.pt holds the last good state, of step "
-                        f"{good}, train on from it with a lower learning rate"
-                    )
+                _check_finite(values["loss"], norm.item(), rate, step + 1, state.step, folder)
             clock.has_stepped()
             if logs:
                 row = {"step": step + 1, "rate": rate} | values | clock.read()
                 if evaluates and processes.is_first():
-                    row |= evaluate(ema.module.eval())
-                log.append(row)
+                    row |= evaluate(state.ema.module.eval())
+                state.log.append(row)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "rate")})
             bar.update()
             if saves:
-                _save_resume(folder, step + 1, model, ema, optimiser, log, rate_share)
-                good, saved = step + 1, time.perf_counter()
+                state.save(folder, step + 1)
+                saved = time.perf_counter()
                 processes.stop_if_time_is_up()
             clock.goes_on()
     if processes.is_first():
-        _write_log(folder, log)
-    save_weights(ema.module, folder)
-    if processes.is_first():
-        for name in CHECKPOINTS:
-            (folder / name).unlink(missing_ok=True)
-    return ema.module.eval()
+        _write_log(folder, state.log)
+    save_weights(state.ema.module, folder)
+    remove_checkpoints(folder)
+    return state.ema.module.eval()
+
+
+def _first_or_last_state(model: nn.Module, folder: Path, recipe: Recipe, device: torch.device, rate_share: float):
+    """Return the state in the folder's last checkpoint, or that of a network not yet trained, which is kept there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = processes.share_statistics(model.to(device, memory_format=torch.channels_last), device)
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay)
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    state = State(model, ema, optimiser)
+    with processes.first_goes_first():  # it removes what is damaged
+        state.load(folder, device)
+    state.rate_share = min(rate_share, state.rate_share)
+    if state.step == 0:
+        state.save(folder, 0)
+    if device.type == "cuda" and recipe.steps >= COMPILED_FROM:
+        compile_network(model)
+    return state
+
+
+def _check_finite(loss: float, norm: float, rate: float, step: int, good: int, folder: Path) -> None:
+    if not math.isfinite(loss + norm):
+        raise FloatingPointError(
+            f"the loss is {loss:.3g} at step {step} with learning rate {rate:.2e} and gradient norm {norm:.3g}; "
+            f"{folder}/{CHECKPOINTS[0]} holds the last good state, of step {good}, train on from it with a lower "
+            f"learning rate"
+        )
 
 
 def compile_network(model: nn.Module) -> None:
@@ -303,61 +303,6 @@ def ema_update(ema: torch.optim.swa_utils.AveragedModel, model: nn.Module, decay
             average(means, tensors, None)
 
     return update
-
-
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write ``weights.safetensors``, replacing it only once the new file is complete; the first process does."""
-    if not processes.is_first():
-        processes.barrier()
-        return
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(folder / WEIGHTS, save(state))
-    processes.barrier()
-
-
-def load_weights(model: nn.Module, folder: Path, device: torch.device) -> nn.Module:
-    """Load ``weights.safetensors`` into ``model`` and return it in evaluation mode on the device."""
-    model.load_state_dict(load_file(folder / WEIGHTS))
-    return model.to(device, memory_format=torch.channels_last).eval()
-
-
-def _save_resume(folder: Path, step: int, model, ema, optimiser, log: list[dict], rate_share: float) -> None:
-    """Write the newest checkpoint; the one before it is kept, and checksums tell later whether they are whole."""
-    if not processes.is_first():
-        return
-    newest, previous = (folder / name for name in CHECKPOINTS)
-    state = {"model": model.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
-    stored = io.BytesIO()
-    torch.save({"step": step, "log": json.dumps(log), "rate_share": rate_share, **state}, stored)
-    if newest.exists():
-        newest.replace(previous)
-    write_bytes(newest, stored.getbuffer())
-
-
-def _resume(folder: Path, model, ema, optimiser, device: torch.device) -> tuple[int, list[dict], float]:
-    """Load the newest whole checkpoint; return its step, its log and its share of the rate, of none 0, [] and 1."""
-    for path in (folder / name for name in CHECKPOINTS):
-        state = _read_checkpoint(path, device) if path.exists() else None
-        if state is not None:
-            model.load_state_dict(state["model"])
-            ema.load_state_dict(state["ema"])
-            optimiser.load_state_dict(state["optimiser"])
-            return state["step"], json.loads(state["log"]), state["rate_share"]
-    return 0, [], 1.0
-
-
-def _read_checkpoint(path: Path, device: torch.device) -> dict | None:
-    """Return what a checkpoint holds, or None, with a notice, if its checksums, which torch ignores, do not agree."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None
-    except Exception:  # a damaged file can end in any of them
-        whole = False
-    if not whole:
-        tqdm.write(f"{path} is damaged; going on from the checkpoint before it.", sys.stderr)
-        path.unlink()
-        return None
-    return torch.load(path, map_location=device, weights_only=True)
 
 
 def _write_log(folder: Path, log: list[dict]) -> None:

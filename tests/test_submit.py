@@ -114,7 +114,7 @@ submit.main({options!r})
 
 KILLS = {
     "packing": "pack.pack_video = kill_at(9, pack.pack_video)",
-    "training": "training._save_resume = kill_at(4, training._save_resume)",
+    "training": "training.State.save = kill_at(4, training.State.save)",
     "prediction": "stages.batch_size = lambda device: 4; stages.System.predict = kill_at(2, stages.System.predict)",
 }
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from data_prep.files import write_saved
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos, draw_videos
 from solution.losses import frame_loss, mask_loss, structural_similarity
 from solution.metrics import score
@@ -30,7 +31,7 @@ from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
 from solution.predictors import Clip, Member, View
 from solution.segmenter import SegmenterConfig, build_segmenter, load_segmenter
-from solution.training import WEIGHTS, Recipe, autocast, fit, load_weights, save_weights
+from solution.training import Recipe, autocast, fit
 
 if TYPE_CHECKING:
     from solution.stages import Pipeline, Stage

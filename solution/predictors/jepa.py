@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.errors import UserError
 from data_prep.scene import NUM_FRAMES
+from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos, draw_videos
 from solution.metrics import score
 from solution.models.jepa import Encoder, Jepa, draw_patches, spread
@@ -37,7 +38,7 @@ from solution.predictors.frames import (
     video_batches,
 )
 from solution.segmenter import FRAMES_AT_ONCE, as_images, load_segmenter, segment_in_chunks
-from solution.training import WEIGHTS, Recipe, autocast, fit, load_weights, save_weights
+from solution.training import Recipe, autocast, fit
 
 if TYPE_CHECKING:
     from solution.stages import Pipeline, Stage

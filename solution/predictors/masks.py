@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.checkpoints import load_weights
 from solution.clips import MaskVideos, draw_videos
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
 from solution.predictors import Clip, Member, View
-from solution.training import Recipe, autocast, fit, load_weights
+from solution.training import Recipe, autocast, fit
 
 if TYPE_CHECKING:
     from solution.stages import Pipeline, Stage

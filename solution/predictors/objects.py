@@ -23,6 +23,7 @@ from data_prep.classes import CUBE
 from data_prep.files import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
 from solution import processes
+from solution.checkpoints import WEIGHTS, load_weights
 from solution.clips import with_frames
 from solution.drawing import draw
 from solution.edges import load_edges, track, train_edges
@@ -35,7 +36,7 @@ from solution.predictors import Clip, Member, View
 from solution.rollout import FITTED_ON, Rollout, fit_constants, roll_out
 from solution.tracking import find_all, load_tracks
 from solution.tracks import Tracks, find_tracks
-from solution.training import WEIGHTS, Recipe, fit, load_weights
+from solution.training import Recipe, fit
 
 if TYPE_CHECKING:
     from solution.stages import Pipeline, Stage

@@ -7,6 +7,7 @@ import torch
 from data_prep.standin.physics import video_seed
 from data_prep.standin.renderer import film
 from data_prep.standin.writer import paint_videos
+from solution.checkpoints import WEIGHTS
 from solution.edges import (
     FEATURES,
     PROFILES,
@@ -21,7 +22,6 @@ from solution.edges import (
 )
 from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, Outlines, find_tracks
-from solution.training import WEIGHTS
 from tests.conftest import simulate_many
 
 CONFIG = EdgesConfig(width=32, steps=200, batch=32)

@@ -10,6 +10,7 @@ import torch
 from data_prep.classes import IGNORE
 from solution import training
 from solution.augment import FrameAugmentation, pasted
+from solution.checkpoints import State
 from solution.models.unet import SegmentationUNet
 from solution.segmenter import (
     SegmenterConfig,
@@ -202,15 +203,15 @@ def test_training_is_reproducible_and_survives_a_stop(videos, tmp_path, monkeypa
 
     once = train("once")
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    save = training._save_resume
+    save = State.save
 
-    def stopping(folder, step, *rest):
-        save(folder, step, *rest)
+    def stopping(state, folder, step):
+        save(state, folder, step)
         if step == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save_resume", stopping)
+        patch.setattr(State, "save", stopping)
         train("stopped")
     resumed = train("stopped")
     assert all(torch.equal(value, resumed[name]) for name, value in once.items())

@@ -11,7 +11,8 @@ from torch import nn
 
 from data_prep.deadline import TimeIsUp, deadline
 from solution import training
-from solution.training import Recipe, fit, load_weights
+from solution.checkpoints import CHECKPOINTS, load_weights
+from solution.training import Recipe, fit
 from tests.conftest import flip_a_bit
 
 CPU = torch.device("cpu")
@@ -161,7 +162,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     recipe = Recipe(steps=12, learning_rate=0.01)
     whole = fit(network(), loss, batch, tmp_path / "whole", recipe, CPU, seed=3)
     stop_at(7, tmp_path / "stopped", monkeypatch, recipe)
-    for name in training.CHECKPOINTS[:damaged]:
+    for name in CHECKPOINTS[:damaged]:
         damage(tmp_path / "stopped" / name)
     seen = []
     resumed = fit(network(), loss, lambda s: seen.append(s) or batch(s), tmp_path / "stopped", recipe, CPU, seed=3)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from solution.checkpoints import load_weights
 from solution.losses import frame_loss, mask_loss
 from solution.predictors import Clip, View
 from solution.predictors.frames import (
@@ -33,7 +34,6 @@ from solution.predictors.frames import (
 )
 from solution.presets import REPORT_SIMVP
 from solution.segmenter import SegmenterConfig, build_segmenter
-from solution.training import load_weights
 
 TINY = FramesConfig(
     translator="inception",

@@ -15,6 +15,7 @@ from data_prep.classes import NUM_CLASSES
 from data_prep.errors import UserError
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution import training
+from solution.checkpoints import load_weights
 from solution.clips import FrameVideos
 from solution.models.jepa import Encoder, Jepa
 from solution.predictors import Clip, View, jepa
@@ -36,7 +37,6 @@ from solution.predictors.jepa import (
     train_jepa,
 )
 from solution.segmenter import SegmenterConfig, build_segmenter
-from solution.training import load_weights
 
 TINY = JepaConfig(
     EncoderConfig(width=24, layers=1, momentum=0.9, epochs=2, steps=6, batch_size=2),
