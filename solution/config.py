@@ -75,8 +75,8 @@ def check_possible(config: Config, label: str) -> None:
     raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.")
 
 
-MOST = {"seed": 2**31 - 1}
-"""What generators of random numbers take."""
+LARGEST_SEED = 2**31 - 1
+"""That generators of random numbers take."""
 AT_LEAST_ONE = frozenset(
     {
         "batch",
@@ -133,7 +133,8 @@ def _replaced(section, path: list[str], text: str, name: str):
             raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
     if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
         raise UserError(f"--set {name}: expected one or more different members, found {text!r}.")
-    least, most = (1 if path[0] in AT_LEAST_ONE else 0), 1 if path[0] in SHARES else MOST.get(name, math.inf)
+    least = 1 if path[0] in AT_LEAST_ONE else 0
+    most = 1 if path[0] in SHARES else LARGEST_SEED if name == "seed" else math.inf
     for part in parts:
         if isinstance(part, (int, float)) and not (math.isfinite(part) and least <= part <= most):
             limits = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
