@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from data_prep.errors import UserError
 
 HEADER_BYTES = 128
 """What a ``.npy`` file of any shape met here spends before its values; NumPy pads headers to multiples of 64."""
@@ -38,6 +41,19 @@ def write_saved(path: Path, save: Callable[[BinaryIO], object]) -> None:
     stream = io.BytesIO()
     save(stream)
     write_bytes(path, stream.getbuffer())
+
+
+def read_json(path: Path, remedy: str):
+    """Return what a JSON file holds.
+
+    Raises:
+        UserError: it is missing or damaged; says the ``remedy``.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError) as error:
+        found = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, it holds no JSON"
+        raise UserError(f"{path} {found}; {remedy}.") from None
 
 
 def part_of(path: Path) -> Path:

@@ -39,7 +39,7 @@ from data_prep.competition import (
 )
 from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import create_part, finish, part_of, write_row, write_text
+from data_prep.files import create_part, finish, part_of, read_json, write_row, write_text
 from data_prep.scene import HEIGHT, WIDTH
 from data_prep.sole import sole_maker
 
@@ -189,7 +189,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
         shapes[folder / "masks.npy"] = shape
 
     if (folder / "index.json").is_file():
-        earlier = json.loads((folder / "index.json").read_text())["source"]
+        earlier = read_json(folder / "index.json", f"delete {folder} and pack again")["source"]
         if "fingerprint" not in earlier:
             raise UserError(f"{folder} holds arrays that were not packed from PNG files; choose another folder.")
         if earlier["fingerprint"] == source["fingerprint"] and all(path.exists() for path in shapes):
@@ -325,7 +325,8 @@ def read_journal(path: Path, source: str) -> dict[int, tuple[bool, list[Problem]
 def read_problems(folder: Path) -> list[Problem]:
     """Return every problem that :func:`pack` met, absent splits included; none where it packed nothing."""
     path = folder / "problems.json"
-    return [Problem(**problem) for problem in json.loads(path.read_text())] if path.is_file() else []
+    found = read_json(path, f"delete {folder} and pack again") if path.is_file() else []
+    return [Problem(**problem) for problem in found]
 
 
 def discard(folder: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import write_text
+from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit
 from solution.config import CHOICES, Config, check_possible, override
 from solution.ensemble import EnsembleConfig
@@ -253,7 +253,7 @@ class Ablation:
         key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = ABLATIONS / f"{name}-{key[:8]}"
         path = self.folder / "results.json"
-        self.rows: list[dict] = json.loads(path.read_text()) if path.is_file() else []
+        self.rows: list[dict] = read_json(path, f"delete {self.folder}") if path.is_file() else []
 
     @cached_property
     def groups(self) -> dict[str, np.ndarray]:

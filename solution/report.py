@@ -16,7 +16,7 @@ import torch
 
 from data_prep.classes import BACKGROUND
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import write_text
+from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit, open_split
 from solution import processes
 from solution.evaluation import Evaluation
@@ -204,14 +204,10 @@ def compare_runs(names: tuple[str, ...]) -> str:
     """
     scores, seconds = {}, {}
     for name in names:
-        for file, remedy in (
-            ("run.json", f"python submit.py --run {name}"),
-            ("validation.json", f"python validate.py --run {name} --data DIR"),
-        ):
-            if not (RUNS / name / file).is_file():
-                raise UserError(f"{RUNS / name / file} is missing; expected a validated run, make it with `{remedy}`.")
-        scores[name] = json.loads((RUNS / name / "validation.json").read_text())["scores"]
-        stages = json.loads((RUNS / name / "run.json").read_text())["stages"]
+        remedy = f"make the run with `python submit.py --run {name}`"
+        stages = read_json(RUNS / name / "run.json", remedy)["stages"]
+        remedy = f"score the run with `python validate.py --run {name} --data DIR`"
+        scores[name] = read_json(RUNS / name / "validation.json", remedy)["scores"]
         seconds[name] = {stage: found["seconds"] for stage, found in stages.items()}
     methods = dict.fromkeys(method for found in scores.values() for method in found)
     rows = [[method, *(described(scores[name].get(method)) for name in names)] for method in methods]

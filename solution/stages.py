@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import UserError
-from data_prep.files import write_text
+from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from data_prep.sole import sole_maker
@@ -341,7 +341,7 @@ def finished(folder: Path, key: str) -> Stage:
 @contextmanager
 def counted(path: Path, device: torch.device) -> Iterator[None]:
     """Add the seconds of what happens inside to a JSON file, finished or interrupted, and keep the largest peak."""
-    earlier = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "peak_gib": 0.0}
+    earlier = read_json(path, f"delete {path.parent}") if path.exists() else {"seconds": 0.0, "peak_gib": 0.0}
     reset_peak(device)
     start = time.perf_counter()
     try:

@@ -6,7 +6,6 @@ Nothing in a file that comes from elsewhere is ever executed; what is wrong with
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 import warnings
@@ -22,7 +21,7 @@ from torch import Tensor
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
 from data_prep.competition import BadFile, Problem, find_competition, frame_files, read_mask, read_png, video_folders
 from data_prep.errors import UserError
-from data_prep.files import write_saved
+from data_prep.files import read_json, write_saved
 from data_prep.pack import open_split
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH
 
@@ -192,7 +191,7 @@ def count_hidden(folder: Path) -> int:
     """Return how many hidden videos there are in a raw or packed hidden folder, or in a raw or packed competition."""
     for place in (folder, folder / "hidden"):
         if (place / "index.json").is_file():
-            return len(json.loads((place / "index.json").read_text())["videos"])
+            return len(read_json(place / "index.json", f"delete {place} and pack again")["videos"])
     videos = video_folders(folder) if folder.is_dir() else {}
     return len(videos or find_competition(folder, required=("hidden",)).splits["hidden"])
 

@@ -27,7 +27,7 @@ from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import num_cores
 from data_prep.errors import UserError
-from data_prep.files import create_part, finish, part_of, write_row, write_saved, write_text
+from data_prep.files import create_part, finish, part_of, read_json, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.sole import sole_maker
 from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
@@ -128,7 +128,7 @@ def claim(out: Path, settings: Settings) -> None:
     record = out / "standin.json"
     wanted = asdict(settings)
     if record.is_file():
-        found = json.loads(record.read_text())
+        found = read_json(record, f"remove {out} or choose another folder")
         if found != wanted:
             other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
             raise UserError(

@@ -151,6 +151,9 @@ def test_other_settings_and_other_folders_are_refused(packed, tmp_path):
     with pytest.raises(UserError, match="no stand-in"):
         make_standin(tmp_path, Settings(1, 0, 0, 0, 0, "raw"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "mine.txt").rename(tmp_path / "standin.json")
+    with pytest.raises(UserError, match="standin.json is damaged, it holds no JSON; remove"):
+        make_standin(tmp_path, Settings(1, 0, 0, 0, 0, "raw"))
 
 
 def test_numbers_never_collide():

@@ -1,6 +1,7 @@
 """The report page, opened in a real browser where one is installed, and runs side by side."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -179,6 +180,10 @@ def test_pages_and_scores_of_a_run_and_of_a_file(trained):
     assert compared.exit_code == 0 and f"| ensemble | {remembered['ensemble']['jaccard']:.4f} (" in compared.output
     assert "| together |" in compared.output
     assert_one_sentence(call(report.main, "other"), "other", "submit.py")
+    copied = shutil.copytree(Path("runs/quick"), Path("runs/copied"))
+    os.truncate(copied / "validation.json", 100)
+    assert_one_sentence(call(report.main, "copied"), "copied/validation.json", "damaged", "validate.py --run copied")
+    shutil.rmtree(copied)
     assert_one_sentence(call(report.main), "--readme")
 
     truth = trained.data / "hidden_truth.pt"
