@@ -44,7 +44,7 @@ from solution.results_table import (
     with_error,
     without_paths,
 )
-from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
+from solution.runs import RUNS, STAGES, Positive, choose_device, default_data, pack_and_report, standin_data
 from solution.stages import Pipeline, Stage, stage_key
 
 ABLATIONS = RUNS / "ablations"
@@ -424,7 +424,7 @@ def draw_table(table: list[dict], rows: list[dict], path: Path) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: as for submit.py.")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the base.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Leave out runs that do not fit.")
+@click.option("--minutes", type=Positive(), help="Leave out runs that do not fit.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @click.option("--publish", is_flag=True, help="Also record the table in solution/results, for the README.")
 @exits_cleanly

@@ -123,22 +123,22 @@ def _replaced(section, path: list[str], text: str, name: str):
     if path[0] not in kinds or (len(path) > 1) != is_dataclass(kinds[path[0]]):
         known = list(_names(Config()))
         near = difflib.get_close_matches(name, known, n=1, cutoff=0) or known[:1]
-        raise UserError(f"--set {name}: there is no such key; the nearest is {near[0]}.")
+        raise UserError(f"setting {name}: there is no such key; the nearest is {near[0]}.")
     if len(path) > 1:
         return replace(section, **{path[0]: _replaced(getattr(section, path[0]), path[1:], text, name)})
     value = _parsed(kinds[path[0]], text, name)
     parts = value if isinstance(value, tuple) else (value,)
     for part in parts:
         if name in CHOICES and part not in CHOICES[name]:
-            raise UserError(f"--set {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
+            raise UserError(f"setting {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
     if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
-        raise UserError(f"--set {name}: expected one or more different members, found {text!r}.")
+        raise UserError(f"setting {name}: expected one or more different members, found {text!r}.")
     least = 1 if path[0] in AT_LEAST_ONE else 0
     most = 1 if path[0] in SHARES else LARGEST_SEED if name == "seed" else math.inf
     for part in parts:
         if isinstance(part, (int, float)) and not (math.isfinite(part) and least <= part <= most):
             limits = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
-            raise UserError(f"--set {name}: expected a number of {limits}, found {part}.")
+            raise UserError(f"setting {name}: expected a number of {limits}, found {part}.")
     return replace(section, **{path[0]: value})
 
 
@@ -162,14 +162,14 @@ def _parsed(kind, text: str, name: str):
             parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
             count = len(typing.get_args(kind))
             if ... not in typing.get_args(kind) and len(parts) != count:
-                raise UserError(f"--set {name}: expected {count} values, found {text!r}.")
+                raise UserError(f"setting {name}: expected {count} values, found {text!r}.")
             return tuple(_parsed(typing.get_args(kind)[0], part, name) for part in parts)
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
         wanted = getattr(kind, "__name__", str(kind))
-        raise UserError(f"--set {name}: expected a value of type {wanted}, found {text!r}.") from None
+        raise UserError(f"setting {name}: expected a value of type {wanted}, found {text!r}.") from None
 
 
 def to_json(config: Config) -> str:

@@ -23,7 +23,7 @@ from solution.evaluation import print_table, score_split
 from solution.presets import PRESETS, configured
 from solution.report import record_run
 from solution.results_table import RESULTS
-from solution.runs import STAGES, choose_device
+from solution.runs import STAGES, Positive, choose_device
 from solution.stages import Pipeline, Stage, counted
 from solution.submission import load_truth
 
@@ -35,8 +35,8 @@ SEED = 1
 
 
 @click.command()
-@click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="1: full size.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so many; call again to go on.")
+@click.option("--scale", default=1.0, show_default=True, type=Positive(), help="1: full size.")
+@click.option("--minutes", type=Positive(), help="Stop after so many; call again to go on.")
 @click.option("--recipe", type=click.Choice(sorted(PRESETS)), default="full", show_default=True, help="A preset.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Collection
 from pathlib import Path
@@ -30,6 +31,19 @@ FINISHED = "decoding"
 """The stage that needs all others: a run that has it can predict."""
 STANDIN = Path("data/standin")
 STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
+
+
+class Positive(click.FloatRange):
+    """A number above 0 as an option; unlike click's own range it takes neither nan nor inf."""
+
+    def __init__(self):
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> float:
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, context)
+        return number
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -60,6 +60,7 @@ def test_vary_describes_a_spec():
         (["--vary", "jepa.encoder.steps=0"], ["jepa.encoder.steps", "at least 1"]),
         (["jepa", "--set", "jepa.encoder.heads=5"], ["divisible"]),
         (["members", "--data", "nowhere"], ["nowhere"]),
+        (["members", "--minutes", "nan"], ["--minutes", "nan", "finite"]),
     ],
 )
 def test_what_is_impossible_is_refused_before_anything_runs(options, words, tmp_path, monkeypatch):

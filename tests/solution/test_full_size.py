@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from solution import benchmark, full_size
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, call
 
 OPTIONS = ["full", "--recipe", "quick", "--scale", "0.0005", *TINY_OPTIONS[2:]]
 
@@ -23,6 +23,13 @@ def run(tmp_path, monkeypatch):
         return found.stdout
 
     return run
+
+
+@pytest.mark.parametrize("option", [("--scale", "nan"), ("--scale", "inf"), ("--minutes", "nan"), ("--minutes", "0")])
+def test_a_scale_or_time_that_is_no_positive_number_is_refused(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_sentence(call(benchmark.main, "full", *option), *option)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
