@@ -24,6 +24,7 @@ COUNT = click.IntRange(0)
 @click.option("--seed", type=COUNT, default=0, show_default=True, help="Same seed, same videos.")
 @click.option("--packed", is_flag=True, help="Memory-mapped arrays at once instead of PNG folders.")
 @click.option("--masks-only", is_flag=True, help="Masks and tracks as arrays, no frames.")
+@click.option("--imprecise", is_flag=True, help="Masks as a detector gives them, not exact ones.")
 @click.option("--device", default="cpu", show_default=True, help="Where frames are rendered, such as cuda.")
 @click.pass_context
 @exits_cleanly
@@ -37,6 +38,7 @@ def main(
     seed: int,
     packed: bool,
     masks_only: bool,
+    imprecise: bool,
     device: str,
 ) -> None:
     """Make a stand-in competition: invented videos in the layout of the real one."""
@@ -49,7 +51,8 @@ def main(
     usable_device(device)
     kind = "masks" if masks_only else "packed" if packed else "raw"
     start = time.perf_counter()
-    made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind), device)
+    labels = "imprecise" if imprecise else "exact"
+    made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind, labels), device)
     seconds = time.perf_counter() - start
     what = "masks" if masks_only else "frames"
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")

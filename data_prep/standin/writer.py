@@ -30,6 +30,7 @@ from data_prep.errors import UserError
 from data_prep.files import create_part, finish, part_of, read_json, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.sole import sole_maker
+from data_prep.standin.labels import imprecise
 from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
 from data_prep.standin.renderer import film, solids_of
 
@@ -47,8 +48,8 @@ FEW = 16
 class Settings:
     """What decides every byte of a stand-in competition on one machine.
 
-    kind is ``raw``, ``packed`` or ``masks``. version is raised whenever the other settings come to mean other videos,
-    so that no stage takes old ones for new ones.
+    kind is ``raw``, ``packed`` or ``masks``, labels are ``exact`` or ``imprecise``. version is raised whenever the
+    other settings come to mean other videos, so that no stage takes old ones for new ones.
     """
 
     train: int
@@ -57,6 +58,7 @@ class Settings:
     hidden: int
     seed: int
     kind: str
+    labels: str = "exact"
     version: int = 2
 
     def numbers(self) -> dict[str, range]:
@@ -98,29 +100,31 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
             stack.callback(pool.shutdown, cancel_futures=True)
         for split, numbers in settings.numbers().items():
             if settings.kind == "raw":
-                made += make_raw_split(out, split, numbers, settings.seed, device, pool)
+                made += make_raw_split(out, split, numbers, settings, device, pool)
             else:
                 made += make_array_split(out / split, numbers, settings, device, pool)
         if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
-            write_truth(out, settings.numbers()["hidden"], settings.seed, device, pool)
+            write_truth(out, settings, device, pool)
     return made
 
 
-def write_truth(out: Path, numbers: range, seed: int, device: str, pool: ProcessPoolExecutor | None) -> None:
+def write_truth(out: Path, settings: Settings, device: str, pool: ProcessPoolExecutor | None) -> None:
     """Save frame 22 of the hidden videos: ``hidden_last_frames.npy``, (N, 160, 240, 3) uint8, and then its masks,
     ``hidden_truth.pt``, (N, 160, 240) uint8 torch."""
     masks, frames = [], []
-    seeds = [video_seed(seed, number) for number in numbers]
+    seeds = [video_seed(settings.seed, number) for number in settings.numbers()["hidden"]]
     videos = list((pool.map if pool else map)(simulate, seeds))
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
     for first in range(0, len(videos), at_once):
         some, their_seeds = (part[first : first + at_once] for part in (videos, seeds))
         *solids, image = solids_of(some)
         last = image % NUM_FRAMES == NUM_FRAMES - 1
-        masks.append(paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some)))
+        exact = paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some))
+        masks.append(labelled(exact[:, None].numpy(), their_seeds, settings.labels)[:, 0])
         frames.append(film(some, their_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
     write_saved(out / "hidden_last_frames.npy", lambda file: np.save(file, np.concatenate(frames)))
-    write_saved(out / "hidden_truth.pt", lambda file: torch.save(torch.cat(masks), file))
+    truth = torch.from_numpy(np.concatenate(masks))
+    write_saved(out / "hidden_truth.pt", lambda file: torch.save(truth, file))
 
 
 def claim(out: Path, settings: Settings) -> None:
@@ -128,7 +132,7 @@ def claim(out: Path, settings: Settings) -> None:
     record = out / "standin.json"
     wanted = asdict(settings)
     if record.is_file():
-        found = read_json(record, f"remove {out} or choose another folder")
+        found = {"labels": "exact"} | read_json(record, f"remove {out} or choose another folder")
         if found != wanted:
             other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
             raise UserError(
@@ -146,14 +150,21 @@ def paint_videos(videos: list[Trajectories]) -> np.ndarray:
     return paint_solids(*solids_of(videos), len(videos) * NUM_FRAMES).numpy().reshape(-1, NUM_FRAMES, HEIGHT, WIDTH)
 
 
+def labelled(masks: np.ndarray, seeds: list[int], labels: str) -> np.ndarray:
+    """Return the exact masks (V, T, 160, 240) of videos as ``labels`` says; see :class:`Settings`."""
+    if labels == "exact":
+        return masks
+    return np.stack([imprecise(mask, seed) for mask, seed in zip(masks, seeds, strict=True)])
+
+
 def make_videos(
-    numbers: list[int], seed: int, device: str, length: int, painted: bool = True
+    numbers: list[int], seed: int, device: str, length: int, labels: str | None = "exact"
 ) -> tuple[list[Trajectories], np.ndarray | None, np.ndarray | None]:
-    """Return trajectories, (V, 22, 160, 240) masks if ``painted``, and (V, length, 160, 240, 3) frames if any."""
+    """Return trajectories, (V, 22, 160, 240) masks if any ``labels``, and (V, length, 160, 240, 3) frames if any."""
     seeds = [video_seed(seed, number) for number in numbers]
     videos = [simulate(each) for each in seeds]
     frames = film(videos, seeds, range(length), device) if length else None
-    return videos, paint_videos(videos) if painted else None, frames
+    return videos, labelled(paint_videos(videos), seeds, labels) if labels else None, frames
 
 
 def in_order(
@@ -176,22 +187,23 @@ def in_order(
 
 
 def make_raw_split(
-    out: Path, split: str, numbers: range, seed: int, device: str, pool: ProcessPoolExecutor | None
+    out: Path, split: str, numbers: range, settings: Settings, device: str, pool: ProcessPoolExecutor | None
 ) -> int:
     """Write the ``video_N`` folders of one split that are not there yet; return the number of frames written."""
     folder = out / "hidden" if split == "hidden" else out / "Dataset_Student" / split
     folder.mkdir(parents=True, exist_ok=True)
     there = set(os.listdir(folder))
     missing = [number for number in numbers if f"video_{number}" not in there]
-    job = partial(write_raw_videos, folder=folder, split=split, seed=seed, device=device)
+    job = partial(write_raw_videos, folder=folder, split=split, settings=settings, device=device)
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
     return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers), at_once))
 
 
-def write_raw_videos(numbers: list[int], folder: Path, split: str, seed: int, device: str) -> int:
+def write_raw_videos(numbers: list[int], folder: Path, split: str, settings: Settings, device: str) -> int:
     """Write some videos as folders of PNG files, each of which appears whole; return the number of frames."""
-    _, masks, frames = make_videos(numbers, seed, device, FRAMES_OF_SPLIT[split])
-    for number, video_masks, video_frames in zip(numbers, masks, frames, strict=True):
+    labels = settings.labels if split in LABELLED else None
+    _, masks, frames = make_videos(numbers, settings.seed, device, FRAMES_OF_SPLIT[split], labels)
+    for place, (number, video_frames) in enumerate(zip(numbers, frames, strict=True)):
         unfinished = folder / f".video_{number}.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -199,9 +211,9 @@ def write_raw_videos(numbers: list[int], folder: Path, split: str, seed: int, de
             for index, frame in enumerate(video_frames):
                 encoded = cv2.imencode(".png", frame[..., ::-1])[1]
                 (unfinished / f"image_{index}.png").write_bytes(encoded.tobytes())
-            if split in LABELLED:
+            if labels:
                 with open(unfinished / "mask.npy", "wb") as file:
-                    np.save(file, video_masks)
+                    np.save(file, masks[place])
             os.replace(unfinished, folder / f"video_{number}")
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -231,8 +243,8 @@ def make_array_split(
     missing = [number for number in numbers if number - numbers.start not in done]
     kind = torch.device(device).type
     films = length if kind == "cpu" else 0  # a GPU films in this process alone
-    painted = folder / "masks.npy" in shapes
-    job = partial(make_videos, seed=settings.seed, device=device, length=films, painted=painted)
+    labels = settings.labels if folder / "masks.npy" in shapes else None
+    job = partial(make_videos, seed=settings.seed, device=device, length=films, labels=labels)
     tracks: dict[int, Trajectories] = {}
     if missing:
         with ExitStack() as stack:

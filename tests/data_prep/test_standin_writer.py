@@ -140,6 +140,30 @@ def test_a_gpu_films_the_same_videos_in_one_process(tmp_path, monkeypatch):
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
+@pytest.mark.parametrize("kind", ["raw", "packed"])
+def test_imprecise_labels_change_nothing_but_the_masks(kind, raw, packed, tmp_path):
+    exact, out = {"raw": raw, "packed": packed}[kind], tmp_path / "imprecise"
+    options = [f"--{split}={count}" for split, count in SIZES.items()] + ["--packed"] * (kind == "packed")
+    found = CliRunner().invoke(main, ["--out", str(out), "--imprecise", *options], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    before, after = contents(exact), contents(out)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name] != after[name]}
+    names = {Path(name).name for name in changed if Path(name).suffix != ".json"}
+    assert names == {"mask.npy" if kind == "raw" else "masks.npy", "hidden_truth.pt"}
+    truth = torch.load(out / "hidden_truth.pt", weights_only=True)
+    assert truth.shape == (2, 160, 240) and truth.dtype == torch.uint8
+
+
+def test_a_stand_in_from_before_labels_could_be_imprecise_is_known(packed, tmp_path):
+    older = shutil.copytree(packed, tmp_path / "older")
+    record = json.loads((older / "standin.json").read_text())
+    (older / "standin.json").write_text(json.dumps({k: v for k, v in record.items() if k != "labels"}))
+    assert make_standin(older, Settings(**SIZES, kind="packed")) == 0
+    with pytest.raises(UserError, match="labels exact; use the same, remove it"):
+        make_standin(older, Settings(**SIZES, kind="packed", labels="imprecise"))
+
+
 def test_other_settings_and_other_folders_are_refused(packed, tmp_path):
     before = contents(packed)
     with pytest.raises(UserError, match="seed 4"):
