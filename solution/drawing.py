@@ -6,23 +6,40 @@ Where they may be is known elsewhere, and so is what is made of the probabilitie
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from data_prep.classes import NUM_CLASSES
-from data_prep.scene import HEIGHT, WIDTH, floor_depth
+from data_prep.scene import HEIGHT, RADIUS, WIDTH, floor_depth, project
 from solution.models.dynamics import Forecast
-from solution.tracks import edge_normals, outline
+from solution.tracks import Tracks, edge_normals, outline, side
 
 ROUND_NORMALS = 64
 """Of a round edge, which is drawn as the polygon between them."""
+EXACT = (0.0, 0.0, 0.0)
+ALONE = 1.3
+"""Between two objects whose labels do not touch, of the mean of their widths."""
+COMPARED = 500
+"""Objects of a shape whose labels' sizes are compared with their silhouettes', at most."""
 STEEP = 1e-3
 """Least horizontal part of the normal of an edge that bounds rows to the left or right."""
 
 
-def draw(forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int) -> Tensor:
-    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over positions drawn from the forecast."""
+def draw(
+    forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int, margin: Sequence[float] = EXACT
+) -> Tensor:
+    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over positions drawn from the forecast.
+
+    Args:
+        forecast: of K objects in each of B clips.
+        classes: (B, K) int64.
+        shape: (B, K) int64 index into ``classes.SHAPES``.
+        present: (B, K) bool; others are not drawn.
+        samples: positions of an object.
+        margin: pixels by which to draw each shape larger.
+    """
     batch, objects, modes = forecast.logits.shape
     device = forecast.logits.device
     # Kronecker's sequence covers (mode, x, y) evenly and is the same for every object.
@@ -42,7 +59,7 @@ def draw(forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, sa
     yaw = torch.atan2(turn[..., 1], turn[..., 0]) / 4
     owner = (present & (classes > 0)).flatten().nonzero()[:, 0]
     position, yaw = position.flatten(0, 1)[owner], yaw.flatten(0, 1)[owner]  # (N, S, 2), (N, S)
-    probability, in_view = average_silhouette(shape.flatten()[owner], position, yaw)
+    probability, in_view = average_silhouette(shape.flatten()[owner], position, yaw, margin)
     probability = torch.zeros(batch * objects, HEIGHT * WIDTH, device=device).index_copy_(
         0, owner, probability.flatten(1)
     )
@@ -68,10 +85,12 @@ SPAN_ROWS = 64
 """No silhouette in view is higher than this many pixels."""
 
 
-def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+def average_silhouette(
+    shape: Tensor, position: Tensor, yaw: Tensor, margin: Sequence[float] = EXACT
+) -> tuple[Tensor, Tensor]:
     """Return the mean of N solids' silhouettes over S positions each: (N, 160, 240), and (N,) the share in view.
 
-    Silhouettes are convex, so that each is one span per row, and a mean of spans is a sum of steps.
+    Silhouettes are convex, so that each is one span per row, and a mean of spans is a sum of steps. See :func:`draw`.
     """
     count, samples = yaw.shape
     edge = torch.zeros(count, HEIGHT, WIDTH + 1, device=yaw.device)
@@ -86,8 +105,9 @@ def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Te
             continue
         place = position[who, which], yaw[who, which]
         points, normal = outline(kind, *place), edge_normals(kind, *place, around)  # (M, P, 2), (M, E, 2)
-        support = (points @ normal.transpose(1, 2)).amax(1)  # (M, E)
+        support = (points @ normal.transpose(1, 2)).amax(1) + margin[kind]  # (M, E)
         highest, lowest = points[..., 1].amin(1, keepdim=True), points[..., 1].amax(1, keepdim=True)
+        highest, lowest = highest - margin[kind], lowest + margin[kind]
         row = highest.floor().clamp(-1e4, 1e4) + torch.arange(SPAN_ROWS, device=yaw.device)  # (M, rows)
         across, down = normal[:, None].unbind(-1)
         bound = (support[:, None] - (row + 0.5)[..., None] * down) / across  # (M, rows, E)
@@ -104,3 +124,28 @@ def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor) -> tuple[Te
         edge.view(-1).index_add_(0, base + start[part, line].long(), weight)
         edge.view(-1).index_add_(0, base + stop[part, line].long(), -weight)
     return edge.cumsum(-1)[..., :WIDTH].clamp(0, 1), in_view
+
+
+def fit_margin(tracks: Tracks) -> tuple[float, ...]:
+    """Return the pixels by which labels reach beyond the silhouettes of cubes, spheres and cylinders.
+
+    They are medians over objects that nothing hides of how much larger the radius is of a circle of as many pixels;
+    0 for a shape that is never seen so.
+
+    Args:
+        tracks: whose ``pixels`` are those of labels like the ones that are to be drawn.
+    """
+    centre = project(torch.cat((tracks.position, torch.full_like(tracks.position[..., :1], RADIUS)), -1))
+    width = side(centre[..., 1])
+    gap = (centre[..., None, :] - centre[..., None, :, :]).norm(dim=-1)
+    near = (gap < ALONE * (width[..., None] + width[..., None, :]) / 2) & tracks.visible[..., None, :]
+    alone = tracks.visible & ~tracks.border & (near.sum(-1) == 1)  # it is near itself
+    shape = tracks.shape[:, None].expand_as(alone)
+    found = []
+    for kind in range(3):
+        some = (alone & (shape == kind)).nonzero()
+        some = some[:: math.ceil(len(some) / COMPARED) or 1].unbind(1)
+        drawn, _ = average_silhouette(shape[some], tracks.position[some][:, None], tracks.yaw[some][:, None])
+        radius = [(pixels / math.pi).sqrt() for pixels in (tracks.pixels[some], drawn.sum((1, 2)))]
+        found.append(float((radius[0] - radius[1]).median()) if len(some[0]) else 0.0)
+    return tuple(found)

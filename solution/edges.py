@@ -129,7 +129,7 @@ def train_edges(
 
     Args:
         config: network and recipe.
-        truth: tracks of all frames of the videos ``rows``, from their true masks.
+        truth: tracks of all frames of the videos ``rows``.
         frames: (N, 22, 160, 240, 3) uint8.
         masks: (N, 22, 160, 240) uint8, the segmenter's.
         rows: (n,) of the videos to learn from.

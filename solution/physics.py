@@ -29,7 +29,7 @@ REACH = 2 * 2**0.5 * RADIUS
 
 @dataclass(frozen=True)
 class Constants:
-    """Of the floor and of the solids; units, seconds, radians, the mass of a cylinder."""
+    """Of the floor, the solids and their labels; units, seconds, radians, the mass of a cylinder."""
 
     cube_deceleration: float = 0.15
     sphere_deceleration: float = 0.02
@@ -45,8 +45,10 @@ class Constants:
     elasticity_spread: float = 0.06
     """Standard deviation between objects."""
     friction: float = 0.1
-    edge_noise: float = 4.0
+    edge_noise: float = 3.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
+    margin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Pixels by which the labels of cubes, spheres and cylinders reach beyond their silhouettes."""
 
     def usual_deceleration(self, shape: Tensor) -> Tensor:
         """Return the deceleration that objects of these shapes (indices into ``classes.SHAPES``) have on average."""

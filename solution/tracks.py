@@ -49,6 +49,8 @@ class Tracks:
     """(V, T, K) bool: the image's edge cuts the object."""
     shown: Tensor
     """(V, T, K) float32: share of the outline that decided the fit; the rest was hidden or outside."""
+    pixels: Tensor
+    """(V, T, K) float32: how many carry the class."""
     covariance: Tensor
     """(V, T, K, 3, 3) float32 of (x, y, yaw), in units and radians, up to one factor that all share; see
     :meth:`Outlines.sharpen`."""
@@ -105,12 +107,12 @@ def _find(masks: Tensor) -> Tracks:
     box, border = boxes(rows[video, frame, label], columns[video, frame, label])
     position = stand(box, border)
     yaw = torch.zeros_like(position[:, 0])
-    pixels = masks.reshape(-1)
-    fit = Outlines(pixels, image, label, shape, videos * frames, *COARSE)
+    labels = masks.reshape(-1)
+    fit = Outlines(labels, image, label, shape, videos * frames, *COARSE)
     position, yaw = fit.first_yaw(position, yaw)
     for width in (10, 6, 4):
         position, yaw = fit.improve(position, yaw, width, turns=True)
-    fit = Outlines(pixels, image, label, shape, videos * frames, *FINE)
+    fit = Outlines(labels, image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(3):
         position, yaw = fit.improve(position, yaw, 3, turns=True)
@@ -124,7 +126,8 @@ def _find(masks: Tensor) -> Tracks:
         return out
 
     yaw = torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
-    values = (good, position, yaw * (shape == CUBE), border.any(-1), shown, covariance)
+    pixels = area[video, frame, label]
+    values = (good, position, yaw * (shape == CUBE), border.any(-1), shown, pixels, covariance)
     return Tracks(classes, *(spread(each) for each in values))
 
 

@@ -72,7 +72,7 @@ def test_a_second_time_repeats_nothing(trained):
     assert_one_sentence(run_submit("--data", trained.data), "submission.pt exists", "--overwrite")
     found = run_submit("--data", trained.data, "--overwrite")
     assert found.exit_code == 0, found.output
-    assert times(trained.folder) == before and len(before) == 9
+    assert times(trained.folder) == before and len(before) == 11
     assert trained.submission.read_bytes() == first
 
 

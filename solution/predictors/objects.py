@@ -25,8 +25,8 @@ from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADI
 from solution import processes
 from solution.checkpoints import WEIGHTS, load_weights
 from solution.clips import with_frames
-from solution.drawing import draw
-from solution.edges import load_edges, track, train_edges
+from solution.drawing import draw, fit_margin
+from solution.edges import EdgesConfig, load_edges, refine, track, train_edges
 from solution.losses import forecast_loss
 from solution.models.dynamics import Dynamics, Forecast, Offsets
 from solution.models.edges import EdgeNetwork
@@ -48,6 +48,8 @@ TRUTH = ("position", "seen", "yaw", "judged")
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
 """Units between the centres of two solids; nearer ones may touch, if only between two frames."""
+FIRST_SHARE = 0.5
+"""Of the steps that ``edges`` is trained for, so many more for ``first_edges``."""
 LATEST_START = 5
 """Last frame of its video that a training clip may start at; so many frames of its future are then unknown."""
 
@@ -237,7 +239,8 @@ class Objects:
         """Return the probabilities from tracks of the 11 frames."""
         history = history.to(self.device)
         present = history.visible.any(1)
-        return draw(self.forecast(history, view), history.classes, history.shape, present, self.config.samples)
+        forecast, margin = self.forecast(history, view), self.constants.margin
+        return draw(forecast, history.classes, history.shape, present, self.config.samples, margin)
 
     def forecast(self, history: Tracks, view: View) -> Forecast:
         """Return where the objects will be, from tracks of the 11 frames on the predictor's device."""
@@ -325,7 +328,8 @@ def train_objects(
     """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    constants = Constants()
+    labelled = tracks[slice(FITTED_ON)].frames(slice(CLIP_FRAMES, None))
+    constants = Constants(margin=fit_margin(labelled))
     if config.simulates:
         constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
@@ -361,8 +365,8 @@ def load_objects(folder: Path, device: torch.device) -> Objects:
     return Objects(model, constants, config, device, edges)
 
 
-def true_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``true_tracks``: where the labelled videos' masks say that objects are, to learn edges from."""
+def mask_tracks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``mask_tracks``: where the labelled videos' masks say that objects are."""
     train, rows = pipeline.packed["train"], pipeline.fit_rows
 
     def find(chunk: tuple[str, np.ndarray]) -> Tracks:
@@ -371,20 +375,53 @@ def true_tracks_stage(pipeline: Pipeline) -> Stage:
     def build(folder: Path) -> None:
         find_all(folder, {"train": rows}, find)
 
-    return pipeline.stage("true_tracks", {"data": train.content}, build)
+    return pipeline.stage("mask_tracks", {"data": train.content}, build)
+
+
+def first_edges_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``first_edges``, which reads places off the frames as the masks say that they are."""
+    config = pipeline.config.edges
+    shorter = replace(config, steps=math.ceil(FIRST_SHARE * config.steps))
+    return _edges_stage(pipeline, "first_edges", pipeline.make("mask_tracks"), shorter)
+
+
+def true_tracks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``true_tracks``: the labelled videos' tracks as ``first_edges`` sees them.
+
+    Each mask errs a little, what a network has learned from thousands of them hardly.
+    """
+    train, found, edges = pipeline.packed["train"], pipeline.make("mask_tracks"), pipeline.make("first_edges")
+    place = {row: number for number, row in enumerate(pipeline.fit_rows)}
+
+    def build(folder: Path) -> None:
+        network, tracks = load_edges(edges.folder / WEIGHTS, pipeline.device), load_tracks(found.folder)
+        seen = pipeline.masks_of(train)
+
+        def look(chunk: tuple[str, np.ndarray]) -> Tracks:
+            some = tracks[[place[row] for row in chunk[1]]].to(pipeline.device)
+            masks, frames = (torch.from_numpy(each[chunk[1]]).to(pipeline.device) for each in (seen, train.frames))
+            return refine(network, some, masks, frames)
+
+        find_all(folder, {"train": pipeline.fit_rows}, look)
+
+    return pipeline.stage("true_tracks", {"tracks": found.key, "edges": edges.key}, build)
 
 
 def edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``edges``, which reads places off the frames."""
-    train, config, seed = with_frames(pipeline.packed["train"]), pipeline.config.edges, pipeline.config.seed
-    masks, truth = pipeline.masks_stage(train), pipeline.make("true_tracks")
+    return _edges_stage(pipeline, "edges", pipeline.make("true_tracks"), pipeline.config.edges)
+
+
+def _edges_stage(pipeline: Pipeline, name: str, truth: Stage, config: EdgesConfig) -> Stage:
+    train, seed = with_frames(pipeline.packed["train"]), pipeline.config.seed
+    masks = pipeline.masks_stage(train)
 
     def build(folder: Path) -> None:
         true, seen = load_tracks(truth.folder), pipeline.masks_of(train)
         train_edges(config, true, train.frames, seen, pipeline.fit_rows, folder, pipeline.device, seed)
 
     decided_by = {"config": asdict(config), "truth": truth.key, "masks": masks.key, "seed": seed}
-    return pipeline.stage("edges", decided_by, build)
+    return pipeline.stage(name, decided_by, build)
 
 
 def needed_edges(pipeline: Pipeline) -> Stage | None:
@@ -413,10 +450,10 @@ def tracks_stage(pipeline: Pipeline) -> Stage:
 
         def find(chunk: tuple[str, np.ndarray]) -> Tracks:
             name, some = chunk
-            split, masks, looked_at = pipeline.packed[name], np.array(seen[name][some]), NUM_FRAMES
+            split, masks = pipeline.packed[name], np.array(seen[name][some])
             if split.masks is not None:
-                masks[:, CLIP_FRAMES:], looked_at = split.masks[some, CLIP_FRAMES:], CLIP_FRAMES
-            frames = None if split.frames is None else torch.from_numpy(split.frames[some, :looked_at])
+                masks[:, CLIP_FRAMES:] = split.masks[some, CLIP_FRAMES:]
+            frames = None if split.frames is None else torch.from_numpy(split.frames[some])
             return track(network, torch.from_numpy(masks).to(pipeline.device), frames)
 
         find_all(folder, rows, find)
@@ -438,7 +475,14 @@ def objects_stage(pipeline: Pipeline) -> Stage:
 
 
 MEMBER = Member(
-    {"true_tracks": true_tracks_stage, "edges": edges_stage, "tracks": tracks_stage, "objects": objects_stage},
+    {
+        "mask_tracks": mask_tracks_stage,
+        "first_edges": first_edges_stage,
+        "true_tracks": true_tracks_stage,
+        "edges": edges_stage,
+        "tracks": tracks_stage,
+        "objects": objects_stage,
+    },
     load_objects,
     lambda config: build(config.objects) if config.objects.dynamics != "simulated" else None,
     at_once=sys.maxsize,

@@ -27,12 +27,13 @@ def filmed(state: State, constants: Constants, frames: int, noise: float) -> Tra
     seen = torch.ones_like(yaw, dtype=torch.bool)
     classes = 1 + 16 * state.shape
     covariance = EDGE_VARIANCE * torch.eye(3).expand(*yaw.shape, 3, 3)
-    return Tracks(classes, seen, position, yaw, torch.zeros_like(seen), torch.ones_like(yaw), covariance)
+    whole = torch.ones_like(yaw)
+    return Tracks(classes, seen, position, yaw, torch.zeros_like(seen), whole, 500 * whole, covariance)
 
 
 def after_one_another(first: Tracks, second: Tracks) -> Tracks:
     """Return the frames of both."""
-    timed = ("visible", "position", "yaw", "border", "shown", "covariance")
+    timed = ("visible", "position", "yaw", "border", "shown", "pixels", "covariance")
     return replace(first, **{n: torch.cat((getattr(first, n), getattr(second, n)), 1) for n in timed})
 
 

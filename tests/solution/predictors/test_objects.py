@@ -102,6 +102,7 @@ def three(frames: int = 22) -> Tracks:
         yaw=torch.zeros(2, frames, 3),
         border=shown < 0,
         shown=shown,
+        pixels=500 * shown,
         covariance=torch.zeros(2, frames, 3, 3, 3),
     )
 
