@@ -43,7 +43,7 @@ class EdgesConfig:
     """The network and how it is trained; ``batch`` counts outlines."""
 
     width: int = 160
-    steps: int = 10_000
+    steps: int = 6_000
     batch: int = 192
     learning_rate: float = 3e-3
 

@@ -36,20 +36,32 @@ SEED = 1
 
 @click.command()
 @click.option("--scale", default=1.0, show_default=True, type=Positive(), help="1: full size.")
+@click.option("--unlabeled", type=click.IntRange(0), help="Unlabeled videos.  [default: 13,000 times the scale]")
 @click.option("--minutes", type=Positive(), help="Stop after so many; call again to go on.")
 @click.option("--recipe", type=click.Choice(sorted(PRESETS)), default="full", show_default=True, help="A preset.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @exits_cleanly
 @processes.together
-def full(scale: float, minutes: float | None, recipe: str, settings: tuple[str, ...], device_name: str | None) -> None:
+def full(
+    scale: float,
+    unlabeled: int | None,
+    minutes: float | None,
+    recipe: str,
+    settings: tuple[str, ...],
+    device_name: str | None,
+) -> None:
     """Train a preset on a stand-in competition, predict its hidden videos, and score every method."""
     config, device = configured(recipe, settings), choose_device(device_name)
-    data = DATA / f"standin-{scale:g}"
+    counts = {split: max(LEAST, round(scale * count)) for split, count in FULL_SIZE.items()}
+    size = f"{scale:g}"
+    if unlabeled is not None:
+        counts["unlabeled"], size = unlabeled, f"{size}-unlabeled-{unlabeled}"
+    data = DATA / f"standin-{size}"
     pipeline = None
     try:
         with deadline(math.inf if minutes is None else 60 * minutes):
-            packed, made = make_data(data, scale, device)
+            packed, made = make_data(data, counts, device)
             pipeline = Pipeline(config, packed, STAGES, device)
             scores = run(pipeline, data)
     except TimeIsUp:
@@ -58,14 +70,13 @@ def full(scale: float, minutes: float | None, recipe: str, settings: tuple[str, 
     if processes.is_first():
         print_table(scores)
         sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
-        path = RESULTS / f"full-{recipe}-{scale:g}.json"
+        path = RESULTS / f"full-{recipe}-{size}.json"
         record_run(path, scores, pipeline, f"stand-in of {sizes} videos, scored on hidden", {"stand-in": made})
         click.echo(f"{path} holds the result.")
 
 
-def make_data(data: Path, scale: float, device: torch.device) -> tuple[dict[str, PackedSplit], Stage]:
-    """Return a packed stand-in competition of a share of the full size, made unless it is there, and what that took."""
-    counts = {split: max(LEAST, round(scale * count)) for split, count in FULL_SIZE.items()}
+def make_data(data: Path, counts: dict[str, int], device: torch.device) -> tuple[dict[str, PackedSplit], Stage]:
+    """Return a packed stand-in competition of so many videos, made unless it is there, and what that took."""
     spent = data.with_name(f"{data.name}.json")
     data.parent.mkdir(exist_ok=True)
     with processes.first_goes_first():

@@ -32,6 +32,12 @@ def test_a_scale_or_time_that_is_no_positive_number_is_refused(option, tmp_path,
     assert not any(tmp_path.iterdir())
 
 
+def test_the_unlabeled_videos_can_be_fewer_than_their_share(run, tmp_path):
+    assert "Time is up in stand-in" in run("--minutes", "0.0001", "--unlabeled", "0")
+    made = json.loads((tmp_path / "data" / "standin-0.0005-unlabeled-0" / "standin.json").read_text())
+    assert [made[split] for split in ("train", "val", "unlabeled", "hidden")] == [2, 2, 0, 2]
+
+
 @pytest.mark.slow
 def test_stopped_again_and_again_it_ends_with_one_result(run, tmp_path):
     said, calls = "Time is up", []
