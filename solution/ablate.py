@@ -131,7 +131,11 @@ SPECS = {
     ),
     "edges": Spec(
         ("ensemble.members=objects",),
-        {f"places read off the {source}": (f"objects.edges={source}",) for source in CHOICES["objects.edges"]},
+        {
+            "learned from what a first training sees": ("edges.first_share=0.5",),
+            "learned from the labels' places": ("edges.first_share=0",),
+            "read off the segmenter's masks": ("objects.edges=masks",),
+        },
     ),
     "copies": Spec((), {"one": (), "three": ("ensemble.copies=3",)}),
     "decode": Spec((), {"argmax": ("ensemble.decode=argmax",), "fitted": ("ensemble.decode=fitted",)}),

@@ -101,7 +101,7 @@ AT_LEAST_ONE = frozenset(
     }
 )
 """Keys of any section; 0 of another number switches something off."""
-SHARES = frozenset({"momentum", "pasted"})
+SHARES = frozenset({"first_share", "momentum", "pasted"})
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:

@@ -40,9 +40,15 @@ KEPT = (400.0, 400.0, 8.0)
 
 @dataclass(frozen=True)
 class EdgesConfig:
-    """The network and how it is trained; ``batch`` counts outlines."""
+    """The network and how it is trained; ``batch`` counts outlines.
+
+    Attributes:
+        first_share: of the steps, so many more in a first training, which learns where the labelled objects are from
+            their masks; the second learns it from what the first then sees. 0: there is none.
+    """
 
     width: int = 160
+    first_share: float = 0.5
     steps: int = 6_000
     batch: int = 192
     learning_rate: float = 3e-3

@@ -48,8 +48,6 @@ TRUTH = ("position", "seen", "yaw", "judged")
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
 """Units between the centres of two solids; nearer ones may touch, if only between two frames."""
-FIRST_SHARE = 0.5
-"""Of the steps that ``edges`` is trained for, so many more for ``first_edges``."""
 LATEST_START = 5
 """Last frame of its video that a training clip may start at; so many frames of its future are then unknown."""
 
@@ -381,7 +379,7 @@ def mask_tracks_stage(pipeline: Pipeline) -> Stage:
 def first_edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``first_edges``, which reads places off the frames as the masks say that they are."""
     config = pipeline.config.edges
-    shorter = replace(config, steps=math.ceil(FIRST_SHARE * config.steps))
+    shorter = replace(config, steps=max(1, round(config.first_share * config.steps)))
     return _edges_stage(pipeline, "first_edges", pipeline.make("mask_tracks"), shorter)
 
 
@@ -409,7 +407,9 @@ def true_tracks_stage(pipeline: Pipeline) -> Stage:
 
 def edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``edges``, which reads places off the frames."""
-    return _edges_stage(pipeline, "edges", pipeline.make("true_tracks"), pipeline.config.edges)
+    config = pipeline.config.edges
+    truth = pipeline.make("true_tracks" if config.first_share else "mask_tracks")
+    return _edges_stage(pipeline, "edges", truth, config)
 
 
 def _edges_stage(pipeline: Pipeline, name: str, truth: Stage, config: EdgesConfig) -> Stage:
