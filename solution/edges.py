@@ -53,6 +53,11 @@ class EdgesConfig:
     batch: int = 192
     learning_rate: float = 3e-3
 
+    @property
+    def first_steps(self) -> int:
+        """Of the first training."""
+        return round(self.first_share * self.steps)
+
 
 @dataclass(frozen=True)
 class Profiles:
@@ -215,7 +220,7 @@ def track(network: EdgeNetwork | None, masks: Tensor, frames: Tensor | None) -> 
     Args:
         network: trained on frames of the same look.
         masks: (V, T, 160, 240) uint8; values ≥ 49 mean "unknown".
-        frames: (V, t, 160, 240, 3) uint8, the first t ≤ T.
+        frames: (V, T, 160, 240, 3) uint8.
     """
     tracks = find_tracks(masks)
     if network is None or frames is None:
@@ -226,13 +231,13 @@ def track(network: EdgeNetwork | None, masks: Tensor, frames: Tensor | None) -> 
 @torch.no_grad()
 def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) -> Tracks:
     """Return the tracks with places, yaws and their covariances as the frames show them; see :func:`track`."""
-    seen = frames.shape[1]
-    video, frame, slot = tracks.visible[:, :seen].nonzero(as_tuple=True)
+    length = frames.shape[1]
+    video, frame, slot = tracks.visible.nonzero(as_tuple=True)
     label, shape = tracks.classes[video, slot], tracks.shape[video, slot]
     position, yaw = tracks.position[video, frame, slot], tracks.yaw[video, frame, slot]
     covariance = tracks.covariance[video, frame, slot]
-    labels = masks[:, :seen].reshape(-1)
-    outlines = Outlines(labels, video * seen + frame, label, shape, len(tracks) * seen, *FINE)
+    labels = masks.reshape(-1)
+    outlines = Outlines(labels, video * length + frame, label, shape, len(tracks) * length, *FINE)
     outlines.remember(position)
     images = frames.reshape(-1, HEIGHT, WIDTH, 3)
     for kind, chosen in enumerate(outlines.chosen):

@@ -87,7 +87,7 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
     def edges() -> Job:
         chosen = config.edges
         batch = edge_batches(chosen, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
-        return Job(EdgeNetwork(FEATURES, chosen.width), edges_loss, batch, chosen.steps)
+        return Job(EdgeNetwork(FEATURES, chosen.width), edges_loss, batch, chosen.first_steps + chosen.steps)
 
     def dynamics() -> Job:
         chosen = replace(config.objects, dynamics="direct")

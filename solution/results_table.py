@@ -109,7 +109,7 @@ OTHERS = """Older or smaller experiments, each made by the command below its tab
 columns, are in the README of the kit. A score is comparable with those of the same commit and data only: before 8aee94a
 the spheres of the stand-in slid as cubes do and all solids weighed the same, before 3d74293 cubes and cylinders were
 drawn 1 to 2 % too large, before 7d91c03 an object whose shape the U-Net left undecided was taken for floor (these
-two: some .002, on rendered videos .012), and before 249547c edges were learned once and silhouettes drawn as they are,
+two: some .002, on rendered videos .012), and before b7a811a edges were learned once and silhouettes drawn as they are,
 which matters where labels are imprecise."""
 
 

@@ -60,6 +60,7 @@ def test_what_looks_at_frames_is_refused(masks_only, tmp_path, monkeypatch, stag
     found = call(train, stage, "--data", masks_only)
     assert found.exit_code == 2
     assert_one_sentence(found, str(masks_only / "train"), "no frames")
+    assert not list((tmp_path / "runs").glob("stages/*/done.json"))
 
 
 def test_foresight_misses_nothing_but_what_was_never_seen(masks_only):

@@ -48,6 +48,8 @@ def main(
         raise click.UsageError("--out is missing: name the folder of the new competition.")
     if packed and masks_only:
         raise click.UsageError("--packed and --masks-only exclude each other.")
+    if masks_only and imprecise:
+        raise click.UsageError("--masks-only makes the masks that a flawless segmenter would; leave out --imprecise.")
     usable_device(device)
     kind = "masks" if masks_only else "packed" if packed else "raw"
     start = time.perf_counter()

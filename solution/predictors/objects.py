@@ -45,6 +45,8 @@ HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
 EDGES = "edges.safetensors"
 TRUTH = ("position", "seen", "yaw", "judged")
+FIELDS = [field.name for field in fields(Tracks)]
+"""Of kept tracks; those with others are made anew."""
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
 """Units between the centres of two solids; nearer ones may touch, if only between two frames."""
@@ -319,15 +321,25 @@ def dynamics_loss(model: Dynamics, batch: dict[str, Tensor]) -> dict[str, Tensor
 def train_objects(
     config: ObjectsConfig,
     tracks: Tracks,
+    labelled: int,
     folder: Path,
     device: torch.device,
     seed: int = 0,
 ) -> Objects:
-    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``."""
+    """Train on the tracks of whole videos (22 frames) and return the predictor, which also lies in ``folder``.
+
+    Args:
+        config: of the predictor.
+        tracks: to learn from.
+        labelled: so many of them, the first, come from labelled videos.
+        folder: for what is learned.
+        device: to train on.
+        seed: of all that is drawn at random.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    labelled = tracks[slice(FITTED_ON)].frames(slice(CLIP_FRAMES, None))
-    constants = Constants(margin=fit_margin(labelled))
+    future = tracks[slice(min(FITTED_ON, labelled))].frames(slice(CLIP_FRAMES, None))
+    constants = Constants(margin=fit_margin(future))
     if config.simulates:
         constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
@@ -373,22 +385,22 @@ def mask_tracks_stage(pipeline: Pipeline) -> Stage:
     def build(folder: Path) -> None:
         find_all(folder, {"train": rows}, find)
 
-    return pipeline.stage("mask_tracks", {"data": train.content}, build)
+    return pipeline.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
 
 
 def first_edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``first_edges``, which reads places off the frames as the masks say that they are."""
     config = pipeline.config.edges
-    shorter = replace(config, steps=max(1, round(config.first_share * config.steps)))
-    return _edges_stage(pipeline, "first_edges", pipeline.make("mask_tracks"), shorter)
+    return _edges_stage(pipeline, "first_edges", "mask_tracks", replace(config, steps=config.first_steps))
 
 
-def true_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``true_tracks``: the labelled videos' tracks as ``first_edges`` sees them.
+def seen_tracks_stage(pipeline: Pipeline) -> Stage:
+    """Make the stage ``seen_tracks``: the labelled videos' tracks as ``first_edges`` sees them.
 
     Each mask errs a little, what a network has learned from thousands of them hardly.
     """
-    train, found, edges = pipeline.packed["train"], pipeline.make("mask_tracks"), pipeline.make("first_edges")
+    train = with_frames(pipeline.packed["train"])
+    found, edges = pipeline.make("mask_tracks"), pipeline.make("first_edges")
     place = {row: number for number, row in enumerate(pipeline.fit_rows)}
 
     def build(folder: Path) -> None:
@@ -402,19 +414,18 @@ def true_tracks_stage(pipeline: Pipeline) -> Stage:
 
         find_all(folder, {"train": pipeline.fit_rows}, look)
 
-    return pipeline.stage("true_tracks", {"tracks": found.key, "edges": edges.key}, build)
+    return pipeline.stage("seen_tracks", {"tracks": found.key, "edges": edges.key}, build)
 
 
 def edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``edges``, which reads places off the frames."""
     config = pipeline.config.edges
-    truth = pipeline.make("true_tracks" if config.first_share else "mask_tracks")
-    return _edges_stage(pipeline, "edges", truth, config)
+    return _edges_stage(pipeline, "edges", "seen_tracks" if config.first_steps else "mask_tracks", config)
 
 
-def _edges_stage(pipeline: Pipeline, name: str, truth: Stage, config: EdgesConfig) -> Stage:
+def _edges_stage(pipeline: Pipeline, name: str, learned_from: str, config: EdgesConfig) -> Stage:
     train, seed = with_frames(pipeline.packed["train"]), pipeline.config.seed
-    masks = pipeline.masks_stage(train)
+    truth, masks = pipeline.make(learned_from), pipeline.masks_stage(train)
 
     def build(folder: Path) -> None:
         true, seen = load_tracks(truth.folder), pipeline.masks_of(train)
@@ -431,7 +442,8 @@ def needed_edges(pipeline: Pipeline) -> Stage | None:
 
 
 def tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``tracks``, which objects learn from: what is seen of frames 1–11, and the truth after them.
+    """Make the stage ``tracks``, which objects learn from: where those of the segmenter's masks are in frames
+    1–11, and those of the labels after them, both as the frames show it.
 
     The constants of the simulator need few videos, a network needs all. Of unlabeled videos what is seen is the truth.
     """
@@ -458,7 +470,7 @@ def tracks_stage(pipeline: Pipeline) -> Stage:
 
         find_all(folder, rows, find)
 
-    return pipeline.stage("tracks", decided_by | {"edges": edges and edges.key}, build)
+    return pipeline.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
 
 
 def objects_stage(pipeline: Pipeline) -> Stage:
@@ -467,7 +479,7 @@ def objects_stage(pipeline: Pipeline) -> Stage:
     config, seed = pipeline.config.objects, pipeline.config.seed
 
     def build(folder: Path) -> None:
-        train_objects(config, load_tracks(tracks.folder), folder, pipeline.device, seed)
+        train_objects(config, load_tracks(tracks.folder), len(pipeline.fit_rows), folder, pipeline.device, seed)
         if edges and processes.is_first():
             write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
 
@@ -478,7 +490,7 @@ MEMBER = Member(
     {
         "mask_tracks": mask_tracks_stage,
         "first_edges": first_edges_stage,
-        "true_tracks": true_tracks_stage,
+        "seen_tracks": seen_tracks_stage,
         "edges": edges_stage,
         "tracks": tracks_stage,
         "objects": objects_stage,

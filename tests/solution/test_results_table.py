@@ -65,10 +65,10 @@ def test_a_result_says_how_it_was_made(tmp_path):
 
 def test_every_result_is_shown_once(tmp_path):
     assert "No results" in results_block(SHOWN, tmp_path) and "No results" in other_results(tmp_path)
-    for name in ("b", "a", "exact-masks", "quick-standin"):
+    for name in ("b", "a", "ablate-dynamics", "quick-standin"):
         record(tmp_path / f"{name}.json")
     shown, others = results_block(SHOWN, tmp_path), other_results(tmp_path)
-    assert shown.index("**quick-standin**") < shown.index("**exact-masks**") and "**a**" not in shown
+    assert shown.index("**quick-standin**") < shown.index("**ablate-dynamics**") and "**a**" not in shown
     assert others.index("**a**") < others.index("**b**") and "**quick-standin**" not in others
     assert "| ensemble | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 | 0.900 | – | 3 | 12.3 |" in shown
     assert "| copy | 0.2000 | 0.1900 | – | – | 1 | – |" in shown

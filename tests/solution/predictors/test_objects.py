@@ -46,7 +46,7 @@ def masks():
 @pytest.mark.parametrize("dynamics", ["simulated", "corrected", "direct", "interactions"])
 def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
     config = ObjectsConfig(dynamics, width=32, layers=1, modes=3, steps=3, batch_size=4, samples=8)
-    trained = train_objects(config, find_tracks(masks), tmp_path, torch.device("cpu"))
+    trained = train_objects(config, find_tracks(masks), len(masks), tmp_path, torch.device("cpu"))
     clip = Clip(None, masks[:, :11])
     drawn = trained.predict(clip, View())
     assert trained.symmetries == ({"flip"} if dynamics == "simulated" else {"flip", "turn"})
@@ -59,6 +59,19 @@ def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
         found = drawn.argmax(1)
         union = ((found > 0) | (masks[:, -1] > 0)).sum()
         assert ((found == masks[:, -1]) & (found > 0)).sum() / union > 0.8
+
+
+def test_objects_are_drawn_as_large_as_labels_draw_them(tmp_path, masks):
+    config, tracks = ObjectsConfig("simulated", modes=3, samples=8), find_tracks(masks)
+    labels = replace(tracks, pixels=1.3 * tracks.pixels)
+    labels.pixels[2:] = 1  # of an unlabeled video it is the segmenter's masks that say how large an object is
+    exact, wide = (
+        train_objects(config, some, 2, tmp_path / name, torch.device("cpu"))
+        for name, some in (("exact", tracks), ("wide", labels))
+    )
+    assert min(wide.constants.margin) > 0.5 and max(map(abs, exact.constants.margin)) < 0.2
+    drawn = [1 - each.predict_tracks(tracks.frames(slice(11)), View())[:, 0] for each in (exact, wide)]
+    assert drawn[1].sum() > 1.15 * drawn[0].sum()
 
 
 def test_turning_the_floor_and_back_changes_nothing_that_is_simulated(masks):
