@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import CUBE
+from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
 from solution import processes
@@ -391,6 +392,8 @@ def mask_tracks_stage(pipeline: Pipeline) -> Stage:
 def first_edges_stage(pipeline: Pipeline) -> Stage:
     """Make the stage ``first_edges``, which reads places off the frames as the masks say that they are."""
     config = pipeline.config.edges
+    if not config.first_steps:
+        raise UserError("edges.first_share leaves no step to a first training; there are no such stages.")
     return _edges_stage(pipeline, "first_edges", "mask_tracks", replace(config, steps=config.first_steps))
 
 

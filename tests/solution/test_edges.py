@@ -24,7 +24,7 @@ from solution.edges import (
 from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, Outlines, find_tracks
 from solution.train import main as train
-from tests.conftest import TINY_OPTIONS, call, simulate_many
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, simulate_many
 
 CONFIG = EdgesConfig(width=32, steps=200, batch=32)
 VIDEOS, TIMES = 8, 6
@@ -152,3 +152,5 @@ def test_without_a_share_for_it_there_is_no_first_training(trained):
         assert found.exit_code == 0 and "mask_tracks: kept" in found.output, found.output
     for stage in ("first_edges: ", "seen_tracks: ", "\n  edges: kept"):
         assert stage in twice.output and stage not in once.output
+    asked = call(train, "first_edges", "--data", trained.data, *TINY_OPTIONS, "--set=edges.first_share=0")
+    assert_one_sentence(asked, "edges.first_share")
