@@ -26,7 +26,7 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import write_text
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from data_prep.standin.physics import simulate, video_seed
-from data_prep.standin.writer import make_videos, paint_videos
+from data_prep.standin.writer import Settings, Source, make_videos, paint_videos
 from solution.full_size import full
 from solution.machine import commit, hardware, peak_gib, reset_peak, versions
 from solution.metrics import score as score_masks
@@ -115,11 +115,11 @@ def render(videos: int | None, device_name: str | None) -> None:
     device = choose_device(device_name)
     on_gpu = device.type == "cuda"
     videos, at_once = videos or (256 if on_gpu else 8), 32 if on_gpu else 4
-    numbers = list(range(videos))
+    numbers, source = list(range(videos)), Source(Settings(videos, 0, 0, 0, 0, "packed"))
 
     def make() -> None:
         for first in range(0, videos, at_once):
-            make_videos(numbers[first : first + at_once], 0, device.type, NUM_FRAMES)
+            make_videos(numbers[first : first + at_once], source, device.type, NUM_FRAMES)
 
     seconds = best_seconds(make, 2, device)
     frames = videos * NUM_FRAMES

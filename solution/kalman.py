@@ -11,12 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data_prep.classes import CUBE, SPHERE
-from data_prep.scene import FRAME_SECONDS, MOMENT
+from data_prep.classes import CUBE
+from data_prep.scene import FRAME_SECONDS
 from solution.physics import COMPONENTS, Constants, State, advance
 from solution.tracks import QUARTER, Tracks
 
-OBSERVED = (0, 1, 5)
+OBSERVED = (0, 1, 4)
 """What a frame shows of :meth:`State.vector`: place and yaw."""
 LEAST_YAW_NOISE = 0.003
 """Standard deviation of a cube's observed yaw beyond its outline's, radians."""
@@ -25,12 +25,14 @@ FIRST_SPEED = 1.5
 FIRST_SPIN = 0.5
 SURPRISE = 16.0
 """Squared Mahalanobis distance from which an observation means a hit that the simulator did not foresee."""
-FIRST_ROLL = 0.1
-"""Standard deviation of each component of the roll of a sphere that comes into view, units/s: it was thrown."""
-DRIFT = (1e-7, 1e-7, 1e-6, 1e-6, 0.0, 1e-6, 1e-4, 0.0, 1e-6, 1e-6)
-"""Variances that a frame adds to :meth:`State.vector`."""
-JOLT = (0.01, 0.01, 0.05, 0.05, 0.0, 0.02, 0.3, 0.0, 0.1, 0.1)
-"""Standard deviations that a hit adds to it, per unit/s of the hit."""
+FIRST_ROLL = (0.3, 0.3)
+"""Mean and standard deviation of the share of its speed with which a sphere that comes into view rolls."""
+DRIFT = (3e-4, 3e-4, 1.0, 1.0, 1e-3, 1e-2, 1.0, 1.0)
+"""Standard deviations that a frame adds to :meth:`State.vector`; of velocities in units of ``Constants.drift``."""
+JOLT = (0.01, 0.01, 1.0, 1.0, 0.02, 0.3, 2.0, 2.0)
+"""The same that a hit adds, per unit/s of the hit; of velocities in units of ``Constants.hit_noise``."""
+SPEEDS = (2, 3, 6, 7)
+"""Velocities in :meth:`State.vector`."""
 PASSES = 8
 """How often every frame is gone over, at most."""
 CONVERGED = 0.1
@@ -45,10 +47,10 @@ class Belief:
 
     state: State
     covariance: Tensor
-    """(S, 10 K, 10 K) float64 of :meth:`State.vector`, all solids of a scene together."""
+    """(S, 8 K, 8 K) float64 of :meth:`State.vector`, all solids of a scene together."""
 
     def variance(self) -> Tensor:
-        """Return (S, K, 10) float32 of :meth:`State.vector`."""
+        """Return (S, K, 8) float32 of :meth:`State.vector`."""
         return self.covariance.diagonal(dim1=1, dim2=2).reshape_as(self.state.vector()).clamp_min(0).float()
 
     def sample(self, count: int) -> State:
@@ -99,14 +101,15 @@ def observe(tracks: Tracks, constants: Constants) -> Belief:
         velocity=torch.zeros(videos, slots, 2, device=device),
         yaw=zero,
         spin=zero,
-        deceleration=constants.usual_deceleration(tracks.shape),
-        elasticity=zero + constants.elasticity,
         roll=torch.zeros(videos, slots, 2, device=device),
     )
     double = partial(torch.tensor, dtype=torch.float64, device=device)
     covariance = torch.zeros(videos, slots * COMPONENTS, slots * COMPONENTS, dtype=torch.float64, device=device)
-    spreads = (constants.deceleration_spread, 0.0, FIRST_SPIN, constants.elasticity_spread)
-    unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, *spreads, FIRST_ROLL, FIRST_ROLL)).square().diag()
+    share, doubt = FIRST_ROLL
+    unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, 0.0, FIRST_SPIN, 0.0, 0.0)).square().diag()
+    for axis in (0, 1):
+        unknown[2 + axis, 6 + axis] = unknown[6 + axis, 2 + axis] = share * FIRST_SPEED**2
+        unknown[6 + axis, 6 + axis] = (share**2 + doubt**2) * FIRST_SPEED**2
     least = double((0.0, 0.0, LEAST_YAW_NOISE)).square().diag()
     anything = torch.eye(3, dtype=torch.float64, device=device)
     cube = tracks.shape == CUBE
@@ -174,13 +177,13 @@ class Look:
     """A belief of S scenes before and after a frame, both corrected by what is seen after it."""
 
     after: Tensor
-    """(S, 10 K) float64."""
+    """(S, 8 K) float64."""
     covariance: Tensor
-    """(S, 10 K, 10 K) float64 of that."""
+    """(S, 8 K, 8 K) float64 of that."""
     before: Tensor
-    """(S, 10 K) float64."""
+    """(S, 8 K) float64."""
     before_variance: Tensor
-    """(S, 10 K) float64 of that."""
+    """(S, 8 K) float64 of that."""
     surprised: Tensor
     """(S, K) bool: the solid is where it could not be."""
 
@@ -195,7 +198,7 @@ def _look(
     asked: Tensor | None = None,
     shocks: bool = False,
 ) -> Look:
-    """Move a belief on by a frame with the slopes around ``at`` (S, 10 K), and correct it; see :func:`_slopes`.
+    """Move a belief on by a frame with the slopes around ``at`` (S, 8 K), and correct it; see :func:`_slopes`.
 
     With ``shocks`` what is surprising is put down to a hit that was not foreseen, and not to the state before.
     """
@@ -246,14 +249,14 @@ def spread_out(blocks: Tensor) -> Tensor:
 
 
 def own_blocks(matrix: Tensor) -> Tensor:
-    """Return the (S, K, 10, 10) blocks on the diagonal of (S, 10 K, 10 K)."""
+    """Return the (S, K, 8, 8) blocks on the diagonal of (S, 8 K, 8 K)."""
     size = matrix.shape[1] // COMPONENTS
     each = torch.arange(size, device=matrix.device)
     return matrix.unflatten(1, (size, -1)).unflatten(3, (size, -1))[:, each, :, each].transpose(0, 1)
 
 
 def _shock(gap: Tensor) -> Tensor:
-    """Return (S, K, 10, 10) what an unforeseen hit adds to the covariance; it moved the object by ``gap``, (S, K, 3).
+    """Return (S, K, 8, 8) what an unforeseen hit adds to the covariance; it moved the object by ``gap``, (S, K, 3).
 
     At any time since the last frame it changed the velocity, and from then on the place: their correlation.
     """
@@ -263,54 +266,41 @@ def _shock(gap: Tensor) -> Tensor:
         out[..., axis, axis] = size
         out[..., axis, axis + 2] = out[..., axis + 2, axis] = 1.5 * size / FRAME_SECONDS
         out[..., axis + 2, axis + 2] = 3.0 * size / FRAME_SECONDS**2
-    out[..., 5, 5], out[..., 6, 6] = 0.02, 1.0
+    out[..., 4, 4], out[..., 5, 5] = 0.02, 1.0
     return out
 
 
 def _slopes(state: State, reach: Tensor, constants: Constants, asked: Tensor | None) -> tuple[State, Tensor, Tensor]:
     """Move states on by a frame.
 
-    Where the simulator sees a hit, or where it is ``asked`` (S,), the slopes are its own, over the square root of
-    ``reach`` (S, 10 K) either way; all else slides freely.
+    Slopes are central differences of the simulator over the square root of ``reach`` (S, 8 K) either way: where it
+    sees a hit, or where it is ``asked`` (S,), of all solids of a scene together, else of each by itself.
 
     Returns:
-        the states after it; (S, 10 K, 10 K) float64 how they depend on those before; and (S, 10 K) the variances of
+        the states after it; (S, 8 K, 8 K) float64 how they depend on those before; and (S, 8 K) the variances of
         what the simulator does not know.
     """
-    dt = FRAME_SECONDS
-    wide = (..., None, None)
-    sphere = (state.shape == SPHERE).double()
-    slip = (state.velocity - state.roll).double()
-    speed = slip.norm(dim=-1).clamp_min(1e-6)
-    # A sphere rolls after ``until``. What else has come to rest by then may still be pushed on.
-    until = (speed / (state.deceleration * (1 + sphere / MOMENT[SPHERE]))).clamp_max(dt)
-    slides = until == dt
-    heading = slip / speed[..., None]
-    plane = torch.eye(2, dtype=torch.float64, device=speed.device)
-    along = heading[..., :, None] * heading[..., None, :]
-    per_slip = (sphere * state.deceleration * until / speed)[wide]
-    lost = per_slip * (plane - slides[wide] * along)
-    behind = per_slip * (dt * plane - (until / 2)[wide] * (plane + along))
-    turned = sphere[wide] / MOMENT[SPHERE]
-    slope = torch.eye(COMPONENTS, dtype=torch.float64, device=speed.device).repeat(*speed.shape, 1, 1)
-    slope[..., 5, 6] = dt
-    slope[..., :2, 2:4], slope[..., :2, 8:] = dt * plane - behind, behind
-    slope[..., 2:4, 2:4], slope[..., 2:4, 8:] = plane - lost, lost
-    slope[..., 8:, 2:4], slope[..., 8:, 8:] = turned * lost, plane - turned * lost
-    slope[..., :2, 4] = -0.5 * (until**2 * torch.maximum(sphere, slides))[..., None] * heading
-    slope[..., 2:4, 4] = -dt * slides[..., None] * heading
-    slope[..., 8:, 4] = -turned[..., 0] * slope[..., 2:4, 4]
-    slope = spread_out(slope)
     after, hit = advance(state, constants)
-    added = reach.new_tensor(DRIFT) + (reach.new_tensor(JOLT) * hit.double()[..., None]).square()
+    scenes, solids = hit.shape
+    alone = State(**{f.name: getattr(state, f.name).flatten(0, 1)[:, None] for f in fields(State)})
+    slope = spread_out(_differences(alone, reach.reshape(-1, COMPONENTS), constants).unflatten(0, (scenes, solids)))
     struck = (hit.any(1) if asked is None else hit.any(1) | asked).nonzero()[:, 0]
     if len(struck):
-        step = reach[struck].clamp_min(1e-6).sqrt().float()  # (S, 10 K)
-        mean = state[struck].vector()
-        count = step.shape[1]
-        aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, 10 K, K, 10)
-        tried = torch.cat((mean[:, None] + aside, mean[:, None] - aside), 1).flatten(0, 1)
-        tried, _ = advance(state[struck].repeat(2 * count).with_vector(tried), constants)
-        more, less = tried.vector().flatten(1).unflatten(0, (-1, 2 * count)).split(count, 1)
-        slope[struck] = ((more - less).double() / (2 * step[..., None])).transpose(1, 2)
+        slope[struck] = _differences(state[struck], reach[struck], constants)
+    drift, jolt = (reach.new_tensor(deviations) for deviations in (DRIFT, JOLT))
+    drift[list(SPEEDS)] *= constants.drift
+    jolt[list(SPEEDS)] *= constants.hit_noise
+    added = drift.square() + (jolt * hit.double()[..., None]).square()
     return after, slope, added.flatten(1)
+
+
+def _differences(state: State, reach: Tensor, constants: Constants) -> Tensor:
+    """Return (S, 8 K, 8 K) float64 slopes of :meth:`State.vector` a frame later; see :func:`_slopes`."""
+    step = reach.clamp_min(1e-6).sqrt().float()  # (S, 8 K)
+    mean = state.vector()
+    count = step.shape[1]
+    aside = torch.diag_embed(step).unflatten(2, mean.shape[1:])  # (S, 8 K, K, 8)
+    tried = torch.cat((mean[:, None] + aside, mean[:, None] - aside), 1).flatten(0, 1)
+    tried, _ = advance(state.repeat(2 * count).with_vector(tried), constants)
+    more, less = tried.vector().flatten(1).unflatten(0, (-1, 2 * count)).split(count, 1)
+    return ((more - less).double() / (2 * step[..., None])).transpose(1, 2)

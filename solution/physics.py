@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from data_prep.classes import CUBE, SHAPES, SPHERE
-from data_prep.scene import FRAME_SECONDS, MASS, MOMENT, RADIUS
+from data_prep.classes import CUBE, CYLINDER, SHAPES, SPHERE
+from data_prep.scene import FRAME_SECONDS, MOMENT, RADIUS
 
 SUBSTEPS = 16
 """Steps of the simulator per frame."""
@@ -21,39 +21,50 @@ SWEEPS = 3
 """How often the impulses along and across a contact are solved for in turn; each changes what the other must be."""
 FASTEST_SPIN = 4.0
 """Radians/s; of discs, whose turning is not seen, the filter would believe anything."""
-COMPONENTS = 10
-"""Of what moves and differs between solids; see :meth:`State.vector`."""
+COMPONENTS = 8
+"""Of what moves; see :meth:`State.vector`."""
 REACH = 2 * 2**0.5 * RADIUS
 """No two solids touch whose axes are farther apart."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """Of the floor, the solids and their labels; units, seconds, radians, the mass of a cylinder."""
+    """Of the floor, the solids and their labels; units, seconds, radians, the mass of a cylinder.
 
-    cube_deceleration: float = 0.15
-    sphere_deceleration: float = 0.02
-    """Until it rolls."""
-    cylinder_deceleration: float = 0.15
-    deceleration_spread: float = 0.014
-    """Standard deviation between objects of a shape."""
-    damping: float = 0.06
+    Triples are of cubes, spheres and cylinders. The defaults were read off real videos of the competition.
+    """
+
+    deceleration: tuple[float, float, float] = (0.145, 0.145, 0.145)
+    """Loss of speed by Coulomb friction while a solid slides, units/s²; a sphere slides until it rolls."""
+    damping: float = 0.04
+    """Relative loss of speed per second, and of spin."""
+    drag: float = 0.025
+    """The same per unit/s of the speed."""
     spin_deceleration: float = 1.2
     """Radians/s², of all solids; only cubes are seen to turn."""
-    elasticity: float = 0.6
-    """Of an object; the restitution of two is the product."""
-    elasticity_spread: float = 0.06
-    """Standard deviation between objects."""
+    mass: tuple[float, float, float] = (1.0, 0.75, 1.0)
+    restitution: tuple[float, ...] = (0.3, 0.25, 0.3, 0.3, 0.35, 0.35)
+    """Of fast hits between shapes, in the order of ``PAIRS``."""
+    dullness: float = 0.1
+    """Units/s that a hit takes off the speed at which two solids part: slow ones stay together."""
     friction: float = 0.1
+    """Between two solids."""
+    rolled: float = 0.5
+    """Share of the speed that a hit gives a sphere with which it rolls at once."""
+    size: float = 1.02
+    """Of the solids when they touch, against what is seen of them."""
     edge_noise: float = 3.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
+    hit_noise: float = 0.05
+    """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""
+    drift: float = 0.001
+    """Standard deviation that a frame adds to each component of the velocity, units/s."""
     margin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Pixels by which the labels of cubes, spheres and cylinders reach beyond their silhouettes."""
 
-    def usual_deceleration(self, shape: Tensor) -> Tensor:
-        """Return the deceleration that objects of these shapes (indices into ``classes.SHAPES``) have on average."""
-        usual = [getattr(self, f"{name}_deceleration") for name in SHAPES]
-        return torch.tensor(usual, device=shape.device)[shape.clamp_min(0)]
+
+PAIRS = ((CUBE, CUBE), (CUBE, SPHERE), (CUBE, CYLINDER), (SPHERE, SPHERE), (SPHERE, CYLINDER), (CYLINDER, CYLINDER))
+"""Of shapes that hit each other; see ``Constants.restitution``."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +82,6 @@ class State:
     """(S, K) radians."""
     spin: Tensor
     """(S, K) radians/s."""
-    deceleration: Tensor
-    """(S, K) units/s²."""
-    elasticity: Tensor
-    """(S, K); the restitution of two solids is the product of theirs."""
     roll: Tensor
     """(S, K, 2) units/s, the velocity at which a sphere's turning would carry it on; 0 for everything else."""
 
@@ -82,22 +89,18 @@ class State:
         return State(**{f.name: getattr(self, f.name)[scenes] for f in fields(self)})
 
     def vector(self) -> Tensor:
-        """Return (S, K, 10): position, velocity, deceleration, yaw, spin, elasticity, roll."""
-        rest = (self.deceleration, self.yaw, self.spin, self.elasticity)
-        return torch.cat((self.position, self.velocity, torch.stack(rest, -1), self.roll), -1)
+        """Return (S, K, 8): position, velocity, yaw, spin, roll."""
+        return torch.cat((self.position, self.velocity, torch.stack((self.yaw, self.spin), -1), self.roll), -1)
 
     def with_vector(self, vector: Tensor) -> State:
-        """Return the state with these (S, K, 10), as far as they are possible."""
-        deceleration, yaw, spin, elasticity = vector[..., 4:8].unbind(-1)
+        """Return the state with these (S, K, 8), as far as they are possible."""
         return replace(
             self,
             position=vector[..., :2],
             velocity=vector[..., 2:4],
-            deceleration=deceleration.clamp(0.001, 1.0),
-            yaw=yaw,
-            spin=spin.clamp(-FASTEST_SPIN, FASTEST_SPIN),
-            elasticity=elasticity.clamp(0.0, 1.0),
-            roll=vector[..., 8:] * (self.shape == SPHERE)[..., None],
+            yaw=vector[..., 4],
+            spin=vector[..., 5].clamp(-FASTEST_SPIN, FASTEST_SPIN),
+            roll=vector[..., 6:] * (self.shape == SPHERE)[..., None],
         )
 
     def repeat(self, times: int) -> State:
@@ -116,28 +119,38 @@ def advance(
     first, second = torch.triu_indices(solids, solids, 1, device=yaw.device)
     both = state.there[:, first] & state.there[:, second]
     hit = torch.zeros_like(yaw)
-    disc, elasticity, kind = state.shape != CUBE, state.elasticity.reshape(-1), state.shape.clamp_min(0)
-    light = 1 / yaw.new_tensor(MASS)[kind]
+    kind, sphere = state.shape.clamp_min(0), (state.shape == SPHERE).to(yaw)
+    disc = state.shape != CUBE
+    light = 1 / yaw.new_tensor(constants.mass)[kind]
     turnable = light / (yaw.new_tensor(MOMENT)[kind] * RADIUS**2)
+    friction = dt * yaw.new_tensor(constants.deceleration)[kind]
+    restitution = yaw.new_zeros(len(SHAPES), len(SHAPES))
+    for (a, b), value in zip(PAIRS, constants.restitution, strict=True):
+        restitution[a, b] = restitution[b, a] = value
     # Rubbing on the floor slows a sphere down and turns it, until it rolls.
-    turned = (state.shape == SPHERE) / MOMENT[SPHERE]
+    turned = sphere / MOMENT[SPHERE]
     grip = 1 / (1 + turned)
-    kept = 1 - constants.damping * dt
+    touching = (REACH * constants.size) ** 2
     for _ in range(substeps):
-        before, roll = velocity, roll * kept
+        before = velocity
+        kept = 1 - dt * (constants.damping + constants.drag * velocity.norm(dim=-1, keepdim=True))
+        roll = roll * kept
         slip = velocity * kept - roll
-        lost = (state.deceleration * dt / slip.norm(dim=-1).clamp_min(1e-6)).minimum(grip)[..., None] * slip
+        lost = (friction / slip.norm(dim=-1).clamp_min(1e-6)).minimum(grip)[..., None] * slip
         velocity, roll = velocity * kept - lost, roll + turned[..., None] * lost
-        spin = spin * (1 - constants.spin_deceleration * dt / spin.abs().clamp_min(1e-6)).clamp_min(0)
+        braked = constants.damping * dt + constants.spin_deceleration * dt / spin.abs().clamp_min(1e-6)
+        spin = spin * (1 - braked).clamp_min(0)
         position = position + (before + velocity) * (dt / 2)
         yaw = yaw + spin * dt
         away = position[:, second] - position[:, first]
-        scene, pair = (both & (away.square().sum(-1) < REACH**2)).nonzero(as_tuple=True)
+        scene, pair = (both & (away.square().sum(-1) < touching)).nonzero(as_tuple=True)
         if len(scene) == 0:
             continue
         i, j = scene * solids + first[pair], scene * solids + second[pair]
-        p, v, w = position.view(-1, 2), velocity.view(-1, 2), spin.view(-1)
-        normal, depth, point = contact(p[i], yaw.view(-1)[i], disc.view(-1)[i], p[j], yaw.view(-1)[j], disc.view(-1)[j])
+        p, v, w, r = position.view(-1, 2), velocity.view(-1, 2), spin.view(-1), roll.view(-1, 2)
+        places = (p[i] / constants.size, yaw.view(-1)[i], disc.view(-1)[i])
+        normal, depth, point = contact(*places, p[j] / constants.size, yaw.view(-1)[j], disc.view(-1)[j])
+        depth, point = depth * constants.size, point * constants.size
         arm_i, arm_j = point - p[i], point - p[j]
         relative = v[j] + w[j, None] * perpendicular(arm_j) - v[i] - w[i, None] * perpendicular(arm_i)
         tangent = perpendicular(normal)
@@ -146,31 +159,29 @@ def advance(
         lever_i, lever_j = ((cross(arm, normal), cross(arm, tangent)) for arm in (arm_i, arm_j))
         give = [light_i + light_j + ease_i * a**2 + ease_j * b**2 for a, b in zip(lever_i, lever_j, strict=True)]
         approach, sliding = (relative * normal).sum(-1), (relative * tangent).sum(-1)
-        bounce = elasticity[i] * elasticity[j]
+        elastic = restitution[kind.view(-1)[i], kind.view(-1)[j]]
+        parting = (-elastic * approach - constants.dullness).clamp_min(0)
         struck = (depth > 0) & (approach < 0)
         # Rubbing turns a square, which presses it closer or farther, and the other way round.
         crossed = ease_i * lever_i[0] * lever_i[1] + ease_j * lever_j[0] * lever_j[1]
         push = rub = torch.zeros_like(approach)
         for _ in range(SWEEPS):
-            push = (-((1 + bounce) * approach + crossed * rub) / give[0]).clamp_min(0) * struck
+            push = ((parting - approach - crossed * rub) / give[0]).clamp_min(0) * struck
             limit = constants.friction * push
             rub = (-(sliding + crossed * push) / give[1]).clamp(-limit, limit)
         impulse = push[:, None] * normal + rub[:, None] * tangent
         turn_i, turn_j = -ease_i * cross(arm_i, impulse), ease_j * cross(arm_j, impulse)
         kick_i, kick_j = -light_i[:, None] * impulse, light_j[:, None] * impulse
-        v.index_add_(0, i, kick_i)
-        v.index_add_(0, j, kick_j)
-        w.index_add_(0, i, turn_i)
-        w.index_add_(0, j, turn_j)
         # They met before the step's end and have moved as after the hit since; what only overlaps is pushed apart.
         since = torch.where(struck, depth / -approach.clamp_max(-1e-6), 0.0).clamp_max(dt)
         apart = torch.where(struck, 0.0, 0.4 * depth.clamp_min(0))[:, None] * normal
-        p.index_add_(0, i, kick_i * since[:, None] - apart)
-        p.index_add_(0, j, kick_j * since[:, None] + apart)
-        yaw.view(-1).index_add_(0, i, turn_i * since)
-        yaw.view(-1).index_add_(0, j, turn_j * since)
-        hit.view(-1).index_add_(0, i, light_i * push)
-        hit.view(-1).index_add_(0, j, light_j * push)
+        for one, kick, turn, ease, way in ((i, kick_i, turn_i, light_i, -1), (j, kick_j, turn_j, light_j, 1)):
+            v.index_add_(0, one, kick)
+            w.index_add_(0, one, turn)
+            r.index_add_(0, one, constants.rolled * sphere.view(-1)[one, None] * kick)
+            p.index_add_(0, one, kick * since[:, None] + way * apart)
+            yaw.view(-1).index_add_(0, one, turn * since)
+            hit.view(-1).index_add_(0, one, ease * push)
     return replace(state, position=position, velocity=velocity, yaw=yaw, spin=spin, roll=roll), hit
 
 

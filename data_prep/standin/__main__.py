@@ -25,6 +25,9 @@ COUNT = click.IntRange(0)
 @click.option("--packed", is_flag=True, help="Memory-mapped arrays at once instead of PNG folders.")
 @click.option("--masks-only", is_flag=True, help="Masks and tracks as arrays, no frames.")
 @click.option("--imprecise", is_flag=True, help="Masks as a detector gives them, not exact ones.")
+@click.option(
+    "--tracks", type=click.Path(path_type=Path), multiple=True, help="Film the videos of this file of tracks."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where frames are rendered, such as cuda.")
 @click.pass_context
 @exits_cleanly
@@ -39,6 +42,7 @@ def main(
     packed: bool,
     masks_only: bool,
     imprecise: bool,
+    tracks: tuple[Path, ...],
     device: str,
 ) -> None:
     """Make a stand-in competition: invented videos in the layout of the real one."""
@@ -54,7 +58,7 @@ def main(
     kind = "masks" if masks_only else "packed" if packed else "raw"
     start = time.perf_counter()
     labels = "imprecise" if imprecise else "exact"
-    made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind, labels), device)
+    made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind, labels), device, tracks)
     seconds = time.perf_counter() - start
     what = "masks" if masks_only else "frames"
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +31,9 @@ from data_prep.files import create_part, finish, part_of, read_json, write_row, 
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.sole import sole_maker
 from data_prep.standin.labels import imprecise
-from data_prep.standin.physics import MAX_OBJECTS, Trajectories, simulate, video_seed
+from data_prep.standin.physics import Trajectories, simulate, video_seed
 from data_prep.standin.renderer import film, solids_of
+from data_prep.standin.tracks import digest, read_tracks, write_tracks
 
 FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
 """Where the real competition's splits begin; a split that is larger than the real one pushes the next on."""
@@ -48,8 +49,9 @@ FEW = 16
 class Settings:
     """What decides every byte of a stand-in competition on one machine.
 
-    kind is ``raw``, ``packed`` or ``masks``, labels are ``exact`` or ``imprecise``. version is raised whenever the
-    other settings come to mean other videos, so that no stage takes old ones for new ones.
+    kind is ``raw``, ``packed`` or ``masks``, labels are ``exact`` or ``imprecise``. ``tracks`` identifies the files
+    (see ``tracks.digest``) whose videos are filmed, "" where they are invented. version is raised whenever the other
+    settings come to mean other videos, so that no stage takes old ones for new ones.
     """
 
     train: int
@@ -59,7 +61,8 @@ class Settings:
     seed: int
     kind: str
     labels: str = "exact"
-    version: int = 2
+    tracks: str = ""
+    version: int = 3
 
     def numbers(self) -> dict[str, range]:
         """Return the video numbers of every split that has videos; no number is in two splits."""
@@ -72,7 +75,28 @@ class Settings:
         return numbers
 
 
-def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
+@dataclass(frozen=True)
+class Source:
+    """What happens in the videos of a competition: what the files hold, in the order of the numbers, or inventions."""
+
+    settings: Settings
+    files: tuple[Path, ...] = ()
+
+    def seed(self, number: int) -> int:
+        return video_seed(self.settings.seed, number)
+
+    def video(self, number: int) -> Trajectories:
+        if not self.files:
+            return simulate(self.seed(number))
+        earlier = sum(len(range(some.start, min(some.stop, max(number, some.start)))) for some in self.numbers)
+        return read_tracks(self.files)[earlier]
+
+    @property
+    def numbers(self) -> list[range]:
+        return list(self.settings.numbers().values())
+
+
+def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tuple[Path, ...] = ()) -> int:
     """Make a stand-in competition in ``out``, or finish an interrupted one.
 
     ``raw`` is the real competition's layout, ``packed`` that of ``data_prep.pack``; both with the hidden videos' masks
@@ -80,47 +104,61 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu") -> int:
     ``masks`` is packed too, but gives every split ``masks.npy``, (N, 22, 160, 240) uint8, and ``tracks.npz`` (see
     ``write_tracks``) and no frames: what a flawless segmenter would see.
 
+    Args:
+        out: folder of the competition.
+        settings: sizes, seed and form.
+        device: where frames are rendered.
+        files: of tracks (see ``write_tracks``) whose videos are filmed, split after split; without, they are invented.
+
     Returns:
         How many frames were made by this call.
 
     Raises:
-        UserError: ``out`` holds something else, or a stand-in competition of other settings.
+        UserError: ``out`` holds something else, or a stand-in competition of other settings; the files hold too few
+            videos, or something else.
         OSError: the disk is full; finished videos are kept.
         TimeIsUp: see ``data_prep.deadline``; finished videos are kept.
     """
+    wanted = sum(map(len, settings.numbers().values()))
+    if files and len(read_tracks(files)) < wanted:
+        names = ", ".join(map(str, files))
+        raise UserError(f"{names}: expected tracks of {wanted} videos, found {len(read_tracks(files))}; ask for fewer.")
+    settings = replace(settings, tracks=digest(files))
+    source = Source(settings, files)
     claim(out, settings)
     made = 0
     all_here = settings.kind == "raw" and torch.device(device).type == "cuda"  # a GPU has one user
     with ExitStack() as stack:
         stack.enter_context(sole_maker(out))
         pool = None
-        if not all_here and sum(map(len, settings.numbers().values())) > FEW:
+        if not all_here and wanted > FEW:
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(num_cores(), context, torch.set_num_threads, (1,))
             stack.callback(pool.shutdown, cancel_futures=True)
         for split, numbers in settings.numbers().items():
             if settings.kind == "raw":
-                made += make_raw_split(out, split, numbers, settings, device, pool)
+                made += make_raw_split(out, split, numbers, source, device, pool)
             else:
-                made += make_array_split(out / split, numbers, settings, device, pool)
+                made += make_array_split(out / split, numbers, source, device, pool)
         if settings.kind != "masks" and settings.hidden and not (out / "hidden_truth.pt").is_file():
-            write_truth(out, settings, device, pool)
+            write_truth(out, source, device, pool)
     return made
 
 
-def write_truth(out: Path, settings: Settings, device: str, pool: ProcessPoolExecutor | None) -> None:
+def write_truth(out: Path, source: Source, device: str, pool: ProcessPoolExecutor | None) -> None:
     """Save frame 22 of the hidden videos: ``hidden_last_frames.npy``, (N, 160, 240, 3) uint8, and then its masks,
     ``hidden_truth.pt``, (N, 160, 240) uint8 torch."""
     masks, frames = [], []
-    seeds = [video_seed(settings.seed, number) for number in settings.numbers()["hidden"]]
-    videos = list((pool.map if pool else map)(simulate, seeds))
+    numbers = source.settings.numbers()["hidden"]
+    seeds = [source.seed(number) for number in numbers]
+    videos = list((pool.map if pool else map)(source.video, numbers))
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
     for first in range(0, len(videos), at_once):
         some, their_seeds = (part[first : first + at_once] for part in (videos, seeds))
         *solids, image = solids_of(some)
         last = image % NUM_FRAMES == NUM_FRAMES - 1
         exact = paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some))
-        masks.append(labelled(exact[:, None].numpy(), their_seeds, settings.labels)[:, 0])
+        masks.append(labelled(exact[:, None].numpy(), their_seeds, source.settings.labels)[:, 0])
         frames.append(film(some, their_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
     write_saved(out / "hidden_last_frames.npy", lambda file: np.save(file, np.concatenate(frames)))
     truth = torch.from_numpy(np.concatenate(masks))
@@ -132,7 +170,7 @@ def claim(out: Path, settings: Settings) -> None:
     record = out / "standin.json"
     wanted = asdict(settings)
     if record.is_file():
-        found = {"labels": "exact"} | read_json(record, f"remove {out} or choose another folder")
+        found = {"labels": "exact", "tracks": ""} | read_json(record, f"remove {out} or choose another folder")
         if found != wanted:
             other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
             raise UserError(
@@ -158,11 +196,11 @@ def labelled(masks: np.ndarray, seeds: list[int], labels: str) -> np.ndarray:
 
 
 def make_videos(
-    numbers: list[int], seed: int, device: str, length: int, labels: str | None = "exact"
+    numbers: list[int], source: Source, device: str, length: int, labels: str | None = "exact"
 ) -> tuple[list[Trajectories], np.ndarray | None, np.ndarray | None]:
     """Return trajectories, (V, 22, 160, 240) masks if any ``labels``, and (V, length, 160, 240, 3) frames if any."""
-    seeds = [video_seed(seed, number) for number in numbers]
-    videos = [simulate(each) for each in seeds]
+    seeds = [source.seed(number) for number in numbers]
+    videos = [source.video(number) for number in numbers]
     frames = film(videos, seeds, range(length), device) if length else None
     return videos, labelled(paint_videos(videos), seeds, labels) if labels else None, frames
 
@@ -187,22 +225,22 @@ def in_order(
 
 
 def make_raw_split(
-    out: Path, split: str, numbers: range, settings: Settings, device: str, pool: ProcessPoolExecutor | None
+    out: Path, split: str, numbers: range, source: Source, device: str, pool: ProcessPoolExecutor | None
 ) -> int:
     """Write the ``video_N`` folders of one split that are not there yet; return the number of frames written."""
     folder = out / "hidden" if split == "hidden" else out / "Dataset_Student" / split
     folder.mkdir(parents=True, exist_ok=True)
     there = set(os.listdir(folder))
     missing = [number for number in numbers if f"video_{number}" not in there]
-    job = partial(write_raw_videos, folder=folder, split=split, settings=settings, device=device)
+    job = partial(write_raw_videos, folder=folder, split=split, source=source, device=device)
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
     return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers), at_once))
 
 
-def write_raw_videos(numbers: list[int], folder: Path, split: str, settings: Settings, device: str) -> int:
+def write_raw_videos(numbers: list[int], folder: Path, split: str, source: Source, device: str) -> int:
     """Write some videos as folders of PNG files, each of which appears whole; return the number of frames."""
-    labels = settings.labels if split in LABELLED else None
-    _, masks, frames = make_videos(numbers, settings.seed, device, FRAMES_OF_SPLIT[split], labels)
+    labels = source.settings.labels if split in LABELLED else None
+    _, masks, frames = make_videos(numbers, source, device, FRAMES_OF_SPLIT[split], labels)
     for place, (number, video_frames) in enumerate(zip(numbers, frames, strict=True)):
         unfinished = folder / f".video_{number}.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -221,9 +259,10 @@ def write_raw_videos(numbers: list[int], folder: Path, split: str, settings: Set
 
 
 def make_array_split(
-    folder: Path, numbers: range, settings: Settings, device: str, pool: ProcessPoolExecutor | None
+    folder: Path, numbers: range, source: Source, device: str, pool: ProcessPoolExecutor | None
 ) -> int:
     """Write one split as packed arrays, of masks and tracks or more; return the number of frames (or masks) made."""
+    settings = source.settings
     masks_only = settings.kind == "masks"
     if (folder / "index.json").is_file():
         return 0
@@ -231,20 +270,20 @@ def make_array_split(
     shapes = {} if masks_only else {folder / "frames.npy": (len(numbers), length, HEIGHT, WIDTH, 3)}
     if masks_only or split in LABELLED:
         shapes[folder / "masks.npy"] = (len(numbers), NUM_FRAMES, HEIGHT, WIDTH)
-    source = {"standin": asdict(settings)}
+    origin = {"standin": asdict(settings)}
     journal = folder / "packing.jsonl"
-    done = pack.read_journal(journal, json.dumps(source))
+    done = pack.read_journal(journal, json.dumps(origin))
     if done is None:
         folder.mkdir(exist_ok=True)
         for path, shape in shapes.items():
             create_part(path, shape)
-        write_text(journal, json.dumps({"fingerprint": json.dumps(source)}) + "\n")
+        write_text(journal, json.dumps({"fingerprint": json.dumps(origin)}) + "\n")
         done = {}
     missing = [number for number in numbers if number - numbers.start not in done]
     kind = torch.device(device).type
     films = length if kind == "cpu" else 0  # a GPU films in this process alone
     labels = settings.labels if folder / "masks.npy" in shapes else None
-    job = partial(make_videos, seed=settings.seed, device=device, length=films, labels=labels)
+    job = partial(make_videos, source=source, device=device, length=films, labels=labels)
     tracks: dict[int, Trajectories] = {}
     if missing:
         with ExitStack() as stack:
@@ -253,7 +292,7 @@ def make_array_split(
             at_once, title = VIDEOS_AT_ONCE[kind], f"making {split}"
             for chunk, (videos, masks, frames) in in_order(job, missing, pool, title, len(numbers), at_once):
                 if frames is None and length:
-                    seeds = [video_seed(settings.seed, number) for number in chunk]
+                    seeds = [source.seed(number) for number in chunk]
                     frames = film(videos, seeds, range(length), device)
                 arrays = {"masks.npy": masks, "frames.npy": frames}
                 for i, number in enumerate(chunk):
@@ -265,40 +304,7 @@ def make_array_split(
     for path, shape in shapes.items():
         finish(path, shape, list(range(len(numbers))))
     if masks_only:
-        again = {n: simulate(video_seed(settings.seed, n)) for n in numbers if n not in tracks}
-        write_tracks(folder / "tracks.npz", {**tracks, **again}, numbers)
-    pack.write_index(folder, numbers, [], source)
+        write_tracks(folder / "tracks.npz", numbers, [tracks.get(n) or source.video(n) for n in numbers])
+    pack.write_index(folder, numbers, [], origin)
     journal.unlink()
     return len(missing) * (length or NUM_FRAMES)
-
-
-def write_tracks(path: Path, tracks: dict[int, Trajectories], numbers: range) -> None:
-    """Write the truth of N videos as one ``.npz``, objects padded to K = 6.
-
-    videos (N,) int64; class_ids (N, K) uint8, 0 where there is no object; shape (N, K) int8, -1 there;
-    position (N, 22, K, 2) float32 world units and yaw (N, 22, K) float32 radians, NaN there;
-    collided (N, 22, K) bool.
-    """
-    count = len(numbers)
-    arrays = {
-        "videos": np.array(numbers),
-        "class_ids": np.zeros((count, MAX_OBJECTS), np.uint8),
-        "shape": np.full((count, MAX_OBJECTS), -1, np.int8),
-        "position": np.full((count, NUM_FRAMES, MAX_OBJECTS, 2), np.nan, np.float32),
-        "yaw": np.full((count, NUM_FRAMES, MAX_OBJECTS), np.nan, np.float32),
-        "collided": np.zeros((count, NUM_FRAMES, MAX_OBJECTS), bool),
-    }
-    for row, number in enumerate(numbers):
-        video = tracks[number]
-        size = len(video.class_ids)
-        arrays["class_ids"][row, :size] = video.class_ids
-        arrays["shape"][row, :size] = video.shape
-        arrays["position"][row, :, :size] = video.position
-        arrays["yaw"][row, :, :size] = video.yaw
-        arrays["collided"][row, :, :size] = video.collided
-    unfinished = path.with_name("unfinished.npz")
-    try:
-        np.savez(unfinished, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

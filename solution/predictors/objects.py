@@ -32,9 +32,10 @@ from solution.losses import forecast_loss
 from solution.models.dynamics import Dynamics, Forecast, Offsets
 from solution.models.edges import EdgeNetwork
 from solution.models.interactions import Interactions
+from solution.motion import find_windows, fit_constants
 from solution.physics import Constants
 from solution.predictors import Clip, Member, View
-from solution.rollout import FITTED_ON, Rollout, fit_constants, roll_out
+from solution.rollout import Rollout, roll_out
 from solution.tracking import find_all, load_tracks
 from solution.tracks import Tracks, find_tracks
 from solution.training import Recipe, fit
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
+FITTED_ON = 200
+"""Videos, at most, that the simulator's constants are fitted to."""
 EDGES = "edges.safetensors"
 TRUTH = ("position", "seen", "yaw", "judged")
 FIELDS = [field.name for field in fields(Tracks)]
@@ -210,7 +213,7 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
 def build(config: ObjectsConfig) -> Dynamics:
     features, pairs, modes = CLIP_FRAMES * 7 + 11, 8, config.modes
     if config.dynamics == "corrected":
-        features, pairs, modes = features + HORIZON * 5 + 7, pairs + 1, HORIZON * 3 + 2
+        features, pairs, modes = features + HORIZON * 5 + 6, pairs + 1, HORIZON * 3 + 2
     head = (Interactions if config.dynamics == "interactions" else Offsets)(config.width, HORIZON)
     return Dynamics(features, pairs, modes, head, config.width, config.layers)
 
@@ -342,7 +345,7 @@ def train_objects(
     future = tracks[slice(min(FITTED_ON, labelled))].frames(slice(CLIP_FRAMES, None))
     constants = Constants(margin=fit_margin(future))
     if config.simulates:
-        constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
+        constants = fit_constants(find_windows(tracks[:FITTED_ON].to("cpu")), constants)
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     if config.dynamics == "simulated":
         return Objects(None, constants, config, device)

@@ -1,0 +1,101 @@
+"""Where every object of many videos is, as one ``.npz`` file: written of a stand-in, read to film anybody's motion."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
+from data_prep.errors import UserError
+from data_prep.scene import NUM_FRAMES
+from data_prep.standin.physics import Trajectories
+
+MAX_OBJECTS = 6
+
+
+def write_tracks(path: Path, numbers: Sequence[int], videos: Iterable[Trajectories]) -> None:
+    """Write the truth of N videos as one ``.npz``, objects padded to K = 6.
+
+    videos (N,) int64 numbers; class_ids (N, K) uint8, 0 where there is no object; shape (N, K) int8, -1 there;
+    position (N, 22, K, 2) float32 world units and yaw (N, 22, K) float32 radians, NaN there;
+    collided (N, 22, K) bool.
+    """
+    count = len(numbers)
+    arrays = {
+        "videos": np.array(numbers),
+        "class_ids": np.zeros((count, MAX_OBJECTS), np.uint8),
+        "shape": np.full((count, MAX_OBJECTS), -1, np.int8),
+        "position": np.full((count, NUM_FRAMES, MAX_OBJECTS, 2), np.nan, np.float32),
+        "yaw": np.full((count, NUM_FRAMES, MAX_OBJECTS), np.nan, np.float32),
+        "collided": np.zeros((count, NUM_FRAMES, MAX_OBJECTS), bool),
+    }
+    for row, video in enumerate(videos):
+        size = len(video.class_ids)
+        arrays["class_ids"][row, :size] = video.class_ids
+        arrays["shape"][row, :size] = video.shape
+        arrays["position"][row, :, :size] = video.position
+        arrays["yaw"][row, :, :size] = video.yaw
+        arrays["collided"][row, :, :size] = video.collided
+    unfinished = path.with_name("unfinished.npz")
+    try:
+        np.savez(unfinished, **arrays)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@cache
+def read_tracks(files: tuple[Path, ...]) -> list[Trajectories]:
+    """Return the videos of files as :func:`write_tracks` writes them, one file after the other.
+
+    ``shape`` and ``collided`` are not needed: the one follows from the classes, and nothing is filmed by the other.
+
+    Raises:
+        UserError: a file is not of that form; names what is missing or impossible.
+    """
+    return [video for file in files for video in _read_file(file)]
+
+
+def _read_file(path: Path) -> list[Trajectories]:
+    def wrong(found: str) -> UserError:
+        return UserError(
+            f"{path}: expected tracks as `data_prep.standin --masks-only` writes them (tracks.npz), found {found}."
+        )
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("class_ids", "position", "yaw")}
+            collided = archive["collided"] if "collided" in archive else None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; name a file of tracks, such as tracks.npz of a stand-in.") from None
+    except KeyError as error:
+        raise wrong(f"no array {error.args[0].split()[0]}") from None
+    except (OSError, ValueError, EOFError, TypeError, AttributeError):  # not a zip archive of arrays
+        raise wrong("another kind of file") from None
+    classes, position, yaw = arrays["class_ids"], arrays["position"], arrays["yaw"]
+    count, objects = classes.shape if classes.ndim == 2 else (0, 0)
+    for name, shape in {"position": (count, NUM_FRAMES, objects, 2), "yaw": (count, NUM_FRAMES, objects)}.items():
+        if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
+            raise wrong(f"{name} {arrays[name].shape} {arrays[name].dtype} beside class_ids {classes.shape}")
+    if classes.dtype.kind not in "iu" or not count or classes.min() < 0 or classes.max() >= NUM_CLASSES:
+        raise wrong(f"class_ids {classes.shape} {classes.dtype}, which are no (videos, objects) ids from 0 to 48")
+    videos = []
+    for row in range(count):
+        slots = np.flatnonzero(classes[row])
+        ids = classes[row, slots].astype(np.uint8)
+        places, turns = position[row][:, slots].astype(np.float32), yaw[row][:, slots].astype(np.float32)
+        if len(np.unique(ids)) < len(ids) or not (np.isfinite(places).all() and np.isfinite(turns).all()):
+            raise wrong(f"in row {row} a class twice, or an object whose place is no number")
+        touched = np.zeros(turns.shape, bool) if collided is None else collided[row][:, slots]
+        videos.append(Trajectories(ids, SHAPE_OF_CLASS[ids], places, turns, touched))
+    return videos
+
+
+def digest(files: tuple[Path, ...]) -> str:
+    """Return what identifies the content of files, "" for none."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""

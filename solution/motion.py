@@ -1,0 +1,223 @@
+"""Pieces of real motion to judge a law of motion by: where solids are now, and where some frames later.
+
+They are read off tracks of whole videos. The constants of the simulator are fitted to them here; what is made of these
+laws is in ``solution.kalman`` and ``solution.rollout``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from torch import Tensor
+
+from data_prep.classes import CUBE, SPHERE
+from data_prep.scene import FRAME_SECONDS, RADIUS
+from solution.physics import Constants, State, advance
+from solution.tracks import QUARTER, Tracks
+
+HORIZON = 5
+"""Frames that a window looks ahead."""
+BEFORE = 4
+"""Frames before a window of which a sphere's deceleration is read off: does it slide or roll?"""
+SHOWN = 0.6
+"""Least share of an outline that shows, for a place exact enough to be differentiated."""
+RESTING = 0.004
+"""Units per two frames below which a solid rests."""
+SMOOTH = 0.012
+"""Units by which a step may differ from what friction makes of the one before."""
+BROKEN = 0.03
+"""Units per frame² that no friction explains: a hit."""
+NEAR = 3.2 * RADIUS
+"""Between the centres of solids of which one may have been hit by the other between two frames."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """W scenes of K solids, measured at their start and in the ``HORIZON`` frames after it."""
+
+    shape: Tensor
+    """(W, K) int64 index into ``classes.SHAPES``."""
+    there: Tensor
+    """(W, K) bool."""
+    position: Tensor
+    """(W, K, 2) units."""
+    velocity: Tensor
+    """(W, K, 2) units/s, the mean of the two steps before the start, which is the velocity one frame before it."""
+    yaw: Tensor
+    """(W, K) radians."""
+    spin: Tensor
+    """(W, K) radians/s, as ``velocity``."""
+    slides: Tensor
+    """(W, K) bool: not a sphere that rolls."""
+    future: Tensor
+    """(W, HORIZON, K, 2) units."""
+    judged: Tensor
+    """(W, HORIZON, K) bool: measured, and not near anything that the scene lacks."""
+    hit: Tensor
+    """(W, K) bool: the course breaks on the way, near another solid."""
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, windows) -> Windows:
+        return Windows(**{f.name: getattr(self, f.name)[windows] for f in fields(self)})
+
+    def start(self, constants: Constants) -> State:
+        """Return the states at the start, which a frame of friction separates from what was measured."""
+        speed = self.velocity.norm(dim=-1, keepdim=True)
+        loss = self.velocity.new_tensor(constants.deceleration)[self.shape.clamp_min(0)][..., None]
+        lost = loss * self.slides[..., None] + (constants.damping + constants.drag * speed) * speed
+        velocity = self.velocity * (1 - FRAME_SECONDS * lost / speed.clamp_min(1e-6)).clamp_min(0)
+        roll = velocity * ((self.shape == SPHERE) & ~self.slides)[..., None]
+        spin = self.spin - self.spin.sign() * (FRAME_SECONDS * constants.spin_deceleration)
+        spin = torch.where(spin * self.spin > 0, spin, 0.0)
+        return State(self.shape, self.there, self.position, velocity, self.yaw, spin, roll)
+
+
+def find_windows(tracks: Tracks) -> Windows:
+    """Return the windows of whole videos: every start at which all that is seen moves smoothly, or rests."""
+    position, dt = tracks.position, FRAME_SECONDS
+    videos, frames, solids, _ = position.shape
+    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+    gap = (position[:, :, :, None] - position[:, :, None]).norm(dim=-1)  # (V, T, K, K)
+    gap = torch.where(tracks.visible[:, :, None] & ~torch.eye(solids, dtype=torch.bool), gap, math.inf)
+    step = position[:, 1:] - position[:, :-1]
+    change = (step[:, 1:] - step[:, :-1]).norm(dim=-1)  # (V, T - 2, K) around frames 1 to T - 2
+    exact = clear[:, :-2] & clear[:, 1:-1] & clear[:, 2:]
+    close = gap.amin(-1) < NEAR
+    broken = exact & (change > BROKEN) & (close[:, :-2] | close[:, 1:-1] | close[:, 2:])
+    parts = []
+    for start in range(BEFORE, frames - HORIZON):
+        window = slice(start + 1, start + 1 + HORIZON)
+        ago = slice(start - 2, start + 1)
+        measured = clear[:, ago].all(1)
+        mean = (position[:, start] - position[:, start - 2]) / (2 * dt)
+        speed = mean.norm(dim=-1)
+        rests = speed * 2 * dt < RESTING
+        # Friction takes between nothing and about .4 units/s² off.
+        along = step[:, start - 1] - step[:, start - 2]
+        heading = mean / speed.clamp_min(1e-6)[..., None]
+        slowed = -(along * heading).sum(-1)
+        excess = along + slowed.clamp(0, 0.4 * dt**2)[..., None] * heading
+        steady = measured & ((excess.norm(dim=-1) < SMOOTH) | rests)
+        air = (Constants.damping + Constants.drag * speed) * speed
+        rubs = [
+            -((position[:, t] - 2 * position[:, t - 2] + position[:, t - 4]) / (2 * dt) ** 2 * heading).sum(-1) - air
+            for t in (start, start + HORIZON)
+        ]
+        sphere = tracks.shape == SPHERE
+        unbroken = clear[:, start - 4 : start + 1].all(1) & (change[:, start - 4 : start - 1] < BROKEN).all(1)
+        told = unbroken | ~sphere | rests
+        slides = ~sphere | rests | (rubs[0] > Constants.deceleration[SPHERE] / 2)
+        there = steady & told
+        turned = tracks.yaw[:, start] - tracks.yaw[:, start - 2]
+        turned = torch.remainder(turned + QUARTER / 2, QUARTER) - QUARTER / 2
+        # Anything else may hit what is judged.
+        around = slice(start, start + 1 + HORIZON)
+        others = tracks.visible[:, around] & ~there[:, None]
+        meets = (torch.where(others[:, :, None], gap[:, around], math.inf) < NEAR).any(-1).cumsum(1)[:, 1:] > 0
+        # When a sphere that slides will roll, nothing tells.
+        known = ~sphere | rests | ~slides | (rubs[1] > 0.75 * Constants.deceleration[SPHERE])
+        judged = clear[:, window] & (there & known)[:, None] & ~meets
+        moving = ~rests[..., None]
+        values = {
+            "shape": tracks.shape,
+            "there": there,
+            "position": position[:, start],
+            "velocity": mean * moving,
+            "yaw": tracks.yaw[:, start],
+            "spin": turned / (2 * dt) * (tracks.shape == CUBE) * moving[..., 0],
+            "slides": slides,
+            "future": position[:, window],
+            "judged": judged,
+            "hit": broken[:, start - 1 : start + HORIZON - 1].any(1),
+        }
+        happens = there & (~rests | values["hit"])
+        chosen = (judged & happens[:, None]).any((1, 2))
+        parts.append({name: value[chosen] for name, value in values.items()})
+    return Windows(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def foreseen(windows: Windows, constants: Constants) -> Tensor:
+    """Return (W, HORIZON, K, 2) where the simulator says that the solids will be."""
+    state, places = windows.start(constants), []
+    for _ in range(HORIZON):
+        state, _ = advance(state, constants)
+        places.append(state.position)
+    return torch.stack(places, 1)
+
+
+def errors(windows: Windows, places: Tensor) -> dict[str, np.ndarray]:
+    """Return the distances (n,) between foreseen and measured places in the last frame, of solids that move."""
+    error = (places[:, -1] - windows.future[:, -1]).norm(dim=-1)
+    moved = (windows.future[:, -1] - windows.position).norm(dim=-1) > RADIUS / 4
+    judged = windows.judged[:, -1] & (moved | windows.hit)
+    return {
+        "hit": error[judged & windows.hit].numpy(),
+        "free": error[judged & ~windows.hit].numpy(),
+    }
+
+
+PRIOR = {
+    "deceleration": 0.02,
+    "damping": 0.02,
+    "drag": 0.015,
+    "spin_deceleration": 0.4,
+    "mass": 0.15,
+    "restitution": 0.15,
+    "dullness": 0.05,
+    "friction": 0.05,
+    "rolled": 0.5,
+    "size": 0.01,
+}
+"""Constants that are fitted, and the standard deviation of what is believed of them beforehand."""
+FIXED = {"mass": (2,)}
+"""Parts of them that are not: a cylinder is the unit."""
+FREE, STRUCK = 0.005, 0.03
+"""Standard deviations, about, of errors of solids that nothing hits in a window, and of others, units."""
+JUDGED_FRAMES = (1, 2, 4)
+MOST_WINDOWS = 1500
+STEP = 0.3
+"""Deviations of the prior by which constants are changed to find slopes."""
+MOST_ITERATIONS = 7
+
+
+def fit_constants(windows: Windows, prior: Constants) -> Constants:
+    """Return the constants most likely after what was seen in windows, and before (maximum a posteriori).
+
+    Errors are least squares of a robust loss (Huber's, smoothed: scipy's ``soft_l1``), so that what no law explains,
+    such as a hit by something unseen, does not decide.
+    """
+    windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().long().unique()]
+    names = [(name, i) for name in PRIOR for i in range(np.size(getattr(prior, name))) if i not in FIXED.get(name, ())]
+    mean = np.array([np.ravel(getattr(prior, name))[i] for name, i in names])
+    deviation = np.array([PRIOR[name] for name, _ in names])
+
+    def constants_of(vector: np.ndarray) -> Constants:
+        values: dict[str, list[float]] = {name: list(np.ravel(getattr(prior, name))) for name in PRIOR}
+        for (name, i), value in zip(names, vector, strict=True):
+            values[name][i] = float(value)
+        return replace(prior, **{n: tuple(map(float, v)) if len(v) > 1 else float(v[0]) for n, v in values.items()})
+
+    judged = windows.judged[:, JUDGED_FRAMES]
+    weight = torch.where(windows.hit, 1 / STRUCK, 1 / FREE)[:, None, :, None]
+
+    def residuals(scaled: np.ndarray) -> np.ndarray:
+        places = foreseen(windows, constants_of(mean + deviation * scaled))[:, JUDGED_FRAMES]
+        error = ((places - windows.future[:, JUDGED_FRAMES]) * weight)[judged]
+        return np.concatenate((error.flatten().double().numpy(), scaled))
+
+    def slopes(scaled: np.ndarray) -> np.ndarray:
+        """Hits make the errors rough: the steps are as wide as what is unknown."""
+        steps = STEP * np.eye(len(scaled))
+        return np.stack([(residuals(scaled + s) - residuals(scaled - s)) / (2 * STEP) for s in steps], 1)
+
+    lowest = -mean / deviation  # none of the constants is negative
+    found = least_squares(
+        residuals, np.zeros(len(mean)), slopes, (lowest, np.inf), loss="soft_l1", max_nfev=MOST_ITERATIONS
+    )
+    return constants_of(mean + deviation * found.x)
