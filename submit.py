@@ -13,7 +13,8 @@ from data_prep.errors import UserError, exits_cleanly
 from solution import processes
 from solution.evaluation import ceilings, print_table, score_baselines
 from solution.metrics import Score, score
-from solution.presets import PRESETS, configured
+from solution.pipeline import Pipeline, configured
+from solution.presets import PRESETS
 from solution.report import record_run
 from solution.runs import (
     STAGES,
@@ -24,7 +25,6 @@ from solution.runs import (
     save_run,
     standin_data,
 )
-from solution.stages import Pipeline
 from solution.submission import check_different, check_submission, check_writable, describe, load_truth, save_submission
 
 

@@ -17,9 +17,9 @@ from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_
 from solution.fates import fate_groups, fates
 from solution.metrics import Score, score
 from solution.page import write_page
+from solution.pipeline import Pipeline
 from solution.report import material_of_file, material_of_run, record_run, save_validation
 from solution.runs import STAGES, choose_device, pack_and_report, read_run
-from solution.stages import Pipeline
 from solution.strips import check_picture, write_strips
 from solution.submission import (
     check_different,

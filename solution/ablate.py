@@ -27,13 +27,13 @@ import torch
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit
-from solution.config import CHOICES, Config, check_possible, override
-from solution.ensemble import EnsembleConfig
+from solution.config import CHOICES, Config, EnsembleConfig, override
 from solution.evaluation import score_baselines
 from solution.fates import fate_groups, fates
 from solution.machine import commit
 from solution.metrics import score
-from solution.presets import PRESETS, configured
+from solution.pipeline import Pipeline, check_possible, configured
+from solution.presets import PRESETS
 from solution.results_table import (
     RESULTS,
     group_cells,
@@ -45,7 +45,7 @@ from solution.results_table import (
     without_paths,
 )
 from solution.runs import RUNS, STAGES, Positive, choose_device, default_data, pack_and_report, standin_data
-from solution.stages import Pipeline, Stage, stage_key
+from solution.stages import Stage, stage_key
 
 ABLATIONS = RUNS / "ablations"
 MEMBERS, VIEWS = EnsembleConfig.members, EnsembleConfig.views
@@ -277,7 +277,7 @@ class Ablation:
     def needs(self, job: Job) -> dict[Path, float]:
         """Return the stages a job would have to build and the seconds each is expected to take."""
         pipeline = Plan(job.config, self.packed, STAGES, self.device)
-        pipeline.predictions_stage(self.packed["val"])
+        pipeline.predicted(self.packed["val"])
         missing = (stage for stage in pipeline.done.values() if not (stage.folder / "done.json").is_file())
         return {stage.folder: stage.seconds for stage in missing}
 

@@ -1,6 +1,6 @@
-"""One configuration for everything: frozen sections with recommended defaults, presets, and typed overrides.
+"""Every setting: frozen sections with recommended defaults, and typed overrides of them; nothing here trains.
 
-A preset is a value; the merged result is saved as JSON beside what it produced.
+The merged result is saved as JSON beside what it produced.
 """
 
 from __future__ import annotations
@@ -13,18 +13,235 @@ import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
-import torch
-
 from data_prep.errors import UserError
-from solution.edges import EdgesConfig
-from solution.ensemble import EnsembleConfig
-from solution.members import MEMBERS
-from solution.models.simvp import TRANSLATORS
-from solution.predictors.frames import NETWORKS, FramesConfig
-from solution.predictors.jepa import JepaConfig
-from solution.predictors.masks import MasksConfig
-from solution.predictors.objects import ObjectsConfig
-from solution.segmenter import SegmenterConfig, build_segmenter
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """The U-Net and how it is trained.
+
+    Attributes:
+        downscale: 2 works at half resolution.
+        region_weight: share of the Dice loss beside cross-entropy.
+        pasted: share of the crops into which another frame's objects are put.
+    """
+
+    encoder: str = "resnet34"
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 64, 64)
+    downscale: int = 1
+    crop: tuple[int, int] = (128, 128)
+    steps: int = 6000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    region_weight: float = 0.5
+    pasted: float = 0.9
+
+
+@dataclass(frozen=True)
+class EdgesConfig:
+    """The network and how it is trained; ``batch`` counts outlines.
+
+    Attributes:
+        first_share: of the steps, so many more in a first training, which learns where the labelled objects are from
+            their masks; the second learns it from what the first then sees. 0: there is none.
+    """
+
+    width: int = 160
+    first_share: float = 0.5
+    steps: int = 6_000
+    batch: int = 192
+    learning_rate: float = 3e-3
+
+    @property
+    def first_steps(self) -> int:
+        """Of the first training."""
+        return round(self.first_share * self.steps)
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """How the objects predictor is built and trained; the defaults are for all videos and a GPU."""
+
+    dynamics: str = "simulated"
+    """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
+    where all objects will be; ``interactions``: it says in what state they are, and moves them step by step,
+    at a cost that grows with ``modes`` (6 were tried)."""
+    augmented: tuple[str, ...] = ("floor", "bystanders", "later")
+    """What a network learns from: clips on a ``floor`` mirrored, turned and shifted, clips without some ``bystanders``
+    (whom a rollout still has; one version in a hundred is hit by one) and, unless it corrects the simulator, clips that
+    start ``later``."""
+    edges: str = "frames"
+    """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
+    modes: int = 48
+    """Trajectories per object, of which the first follows the mean state."""
+    samples: int = 96
+    """Positions per object that a probability is averaged from."""
+    width: int = 256
+    layers: int = 6
+    steps: int = 60_000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+
+    @property
+    def simulates(self) -> bool:
+        return self.dynamics in ("simulated", "corrected")
+
+
+@dataclass(frozen=True)
+class MasksConfig:
+    """The mask predictor's network and training; the defaults are for a GPU.
+
+    Attributes:
+        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
+        slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
+        separate: every slot passes through SimVP by itself, beside all others together, instead of as one channel of
+            many; the order of slots is then of no consequence. Not if every class has its own slot.
+        downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
+        patch: side in these pixels of the squares that SimVP sees as one pixel.
+        horizons: how many of the last frames ``oneshot`` predicts.
+        last_weight: of frame 22's cross-entropy in oneshot, where the other horizons weigh 1.
+        jaccard_weight: of frame 22's soft Jaccard.
+    """
+
+    form: str = "oneshot"
+    slots: int = 8
+    separate: bool = True
+    downscale: int = 2
+    patch: int = 2
+    horizons: int = 11
+    translator: str = "gsta"
+    hid_S: int = 64
+    hid_T: int = 512
+    N_S: int = 4
+    N_T: int = 8
+    last_weight: float = 3.0
+    jaccard_weight: float = 1.0
+    steps: int = 4000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class FramesConfig:
+    """SimVP's size and training, and how long each kind of fine-tuning goes on; the defaults are for a GPU.
+
+    Attributes:
+        network: ``simvp``, or in its place ``convlstm`` with ``N_S`` layers of ``hid_S`` channels, for comparison.
+        downscale: SimVP sees and draws frames whose sides are this many times smaller.
+        residual: SimVP draws what changes after frame 11, ConvLSTM what changes at every step, and not whole frames.
+        ssim_weight: of 1 − SSIM beside the squared error.
+        last_weight: of frame 22's error, where the other predicted frames weigh 1.
+        segmenter_steps: of the U-Net on predicted frames; 0 is off, here and below.
+        joint_steps: of both networks through the mask loss.
+        pseudo_steps: the same with unlabeled videos, whose masks come from the segmenter.
+        jaccard_weight: of the soft Jaccard in fine-tuning.
+    """
+
+    network: str = "simvp"
+    translator: str = "gsta"
+    hid_S: int = 64
+    hid_T: int = 256
+    N_S: int = 4
+    N_T: int = 8
+    downscale: int = 2
+    residual: bool = True
+    ssim_weight: float = 0.1
+    last_weight: float = 3.0
+    steps: int = 6000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    segmenter_steps: int = 500
+    joint_steps: int = 1000
+    pseudo_steps: int = 1000
+    tuning_rate: float = 1e-4
+    jaccard_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """I-JEPA, encoder and predictor of one size; the defaults are the report's, for 13,900 videos.
+
+    Attributes:
+        momentum: of the target encoder at first; it ends at 1.
+        epochs: equal parts of the steps; each ends with a look at the features.
+    """
+
+    width: int = 192
+    layers: int = 12
+    heads: int = 3
+    momentum: float = 0.996
+    epochs: int = 300
+    steps: int = 44_800
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """ViViT of the report's size; steps and rate are ours.
+
+    Attributes:
+        pixel_weight: of the squared error of pixels, beside that of features; the report has none.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    pixel_weight: float = 0.0
+    steps: int = 40_000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The mask decoder, as wide as the encoder, and how long, in steps of ours, it learns from what; 0 is off.
+
+    Attributes:
+        pseudo_steps: on frames of unlabeled videos with the segmenter's masks.
+        labelled_steps: on frames with true masks, then.
+        tuning_steps: on drawn frames 22 with true masks, last.
+        tuning_rate: the learning rate of these.
+    """
+
+    layers: int = 6
+    heads: int = 3
+    pseudo_steps: int = 20_000
+    labelled_steps: int = 10_000
+    tuning_steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    tuning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class JepaConfig:
+    """The three networks and their training."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Who predicts and how it is combined.
+
+    Attributes:
+        members: predictors that vote, of ``objects``, ``masks``, ``frames`` and ``jepa``.
+        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
+        view_count: how many views of a clip a member averages, at most.
+        decode: ``fitted`` threshold or plain ``argmax``.
+        copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities
+            of copies are averaged.
+    """
+
+    members: tuple[str, ...] = ("objects", "masks", "frames")
+    views: tuple[str, ...] = ("flip", "slots", "turn")
+    view_count: int = 8
+    decode: str = "fitted"
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,37 +259,17 @@ class Config:
 
 
 CHOICES = {
-    "ensemble.members": tuple(MEMBERS),
+    "ensemble.members": ("objects", "masks", "frames", "jepa"),
     "ensemble.views": ("flip", "slots", "turn"),
     "ensemble.decode": ("fitted", "argmax"),
     "objects.edges": ("frames", "masks"),
     "objects.augmented": ("floor", "bystanders", "later"),
     "objects.dynamics": ("simulated", "interactions", "direct", "corrected"),
     "masks.form": ("oneshot", "rollout"),
-    "masks.translator": tuple(TRANSLATORS),
-    "frames.network": tuple(NETWORKS),
-    "frames.translator": tuple(TRANSLATORS),
+    "masks.translator": ("inception", "gsta"),
+    "frames.network": ("simvp", "convlstm"),
+    "frames.translator": ("inception", "gsta"),
 }
-
-
-def check_possible(config: Config, label: str) -> None:
-    """Build what can be built in no time, so that an impossible value is refused before hours of work.
-
-    Raises:
-        UserError: names the ``label``.
-    """
-    failed = None
-    for device in ("meta", "cpu"):  # some encoders look at values while they are built
-        try:
-            with torch.device(device):
-                build_segmenter(config.segmenter)
-                for member in config.ensemble.members:
-                    MEMBERS[member].networks(config)
-            return
-        except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-            failed = error
-    text = str(failed.args[0] if failed.args else failed).splitlines()[0]
-    raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.")
 
 
 LARGEST_SEED = 2**31 - 1

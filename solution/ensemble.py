@@ -7,41 +7,27 @@ exceeds J / (1 + J), J being the Jaccard reached (Dinkelbach's method for a rati
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, IGNORE
+from data_prep.scene import CLIP_FRAMES
 from solution.arrays import Portions
+from solution.config import EnsembleConfig
 from solution.predictors import Clip, Predictor, View
 
 THRESHOLDS = np.arange(0.02, 0.98, 0.02)
 WEIGHT_STEPS = 4
 """Weights of an ensemble are multiples of 1 / this."""
-
-
-@dataclass(frozen=True)
-class EnsembleConfig:
-    """Who predicts and how it is combined.
-
-    Attributes:
-        members: predictors that vote, of ``objects``, ``masks``, ``frames`` and ``jepa``.
-        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
-        view_count: how many views of a clip a member averages, at most.
-        decode: ``fitted`` threshold or plain ``argmax``.
-        copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities
-            of copies are averaged.
-    """
-
-    members: tuple[str, ...] = ("objects", "masks", "frames")
-    views: tuple[str, ...] = ("flip", "slots", "turn")
-    view_count: int = 8
-    decode: str = "fitted"
-    copies: int = 1
+CLIP_BYTES = 160 * 2**20
+"""Of a GPU's memory for one clip in prediction: some twenty times the 7.5 MB of its 49 channels."""
 
 
 @dataclass(frozen=True)
@@ -219,3 +205,79 @@ def fit_decoding(
     )
     scores = {name: found[mixture].jaccard for name, mixture in alone.items()}
     return decoding, scores | {"ensemble": found[chosen].jaccard}
+
+
+def load_decoding(folder: Path) -> Decoding:
+    """Return what the stage ``decoding`` fitted."""
+    found = json.loads((folder / "decoding.json").read_text())
+    return Decoding(found["weights"], found["threshold"], found["alone"])
+
+
+@dataclass(frozen=True)
+class System:
+    """Trained members and how their probabilities become a mask."""
+
+    members: dict[str, Predictor]
+    decoding: Decoding
+    config: EnsembleConfig
+
+    def predict(self, clip: Clip) -> np.ndarray:
+        """Return the (B, 160, 240) uint8 masks of frame 22."""
+        used = {name: member for name, member in self.members.items() if self.decoding.weights[name] > 0}
+        return self.decode(system_probabilities(used, clip, self.config))
+
+    def combine(self, probabilities: dict[str, Tensor]) -> Tensor:
+        """Return the ensemble's (B, 49, 160, 240) probabilities from the members'."""
+        return weighted(probabilities, self.decoding.weights)
+
+    def decode(self, probabilities: dict[str, Tensor]) -> np.ndarray:
+        """Return the ensemble's (B, 160, 240) uint8 masks from the members' probabilities."""
+        return decode(self.combine(probabilities), self.decoding.threshold).cpu().numpy()
+
+    def decode_alone(self, name: str, probabilities: dict[str, Tensor]) -> np.ndarray:
+        """Return the (B, 160, 240) uint8 masks of one member by itself."""
+        return decode(probabilities[name], self.decoding.alone[name]).cpu().numpy()
+
+
+@torch.inference_mode()
+def system_probabilities(members: dict[str, Predictor], clip: Clip, config: EnsembleConfig) -> dict[str, Tensor]:
+    """Return every member's (B, 49, 160, 240) probabilities, averaged over its views."""
+    return {name: member_probabilities(m, clip, views_of(m, config)) for name, m in members.items()}
+
+
+def make_clip(
+    frames: np.ndarray | None, masks: list[np.ndarray], rows: slice | np.ndarray, device: torch.device
+) -> Clip:
+    """Return the clip of the first 11 frames of some rows.
+
+    Args:
+        frames: (N, T, 160, 240, 3) uint8; None in a stand-in of masks only.
+        masks: (N, T, 160, 240) uint8, as the segmenter of every copy sees them.
+        rows: which of the N videos.
+        device: of the clip's tensors.
+    """
+
+    def first(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array[rows, :CLIP_FRAMES])).to(device)
+
+    images = None if frames is None else first(frames)
+    clip, *copies = [Clip(images, first(each)) for each in masks]
+    return replace(clip, copies=tuple(copies))
+
+
+def batch_size(device: torch.device) -> int:
+    """Return how many clips are predicted at a time, by members that can take them (``Member.at_once``).
+
+    The filter is hundreds of thousands of small operations, however many clips it follows: a GPU is given all that fit.
+    """
+    return max(1, torch.cuda.mem_get_info(device)[1] // CLIP_BYTES) if device.type == "cuda" else 32
+
+
+def clips(
+    frames: np.ndarray | None, masks: list[np.ndarray], device: torch.device, rows: np.ndarray | None = None
+) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
+    rows = np.arange(len(masks[0])) if rows is None else rows
+    for first in range(0, len(rows), batch_size(device)):
+        some = rows[first : first + batch_size(device)]
+        yield make_clip(frames, masks, some, device), some

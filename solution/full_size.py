@@ -18,13 +18,13 @@ from data_prep.errors import exits_cleanly
 from data_prep.pack import PackedSplit, open_packed
 from data_prep.standin.writer import Settings, make_standin
 from solution import processes
-from solution.ablate import Plan
 from solution.evaluation import print_table, score_split
-from solution.presets import PRESETS, configured
+from solution.pipeline import Pipeline, configured
+from solution.presets import PRESETS
 from solution.report import record_run
 from solution.results_table import RESULTS
 from solution.runs import STAGES, Positive, choose_device
-from solution.stages import Pipeline, Stage, counted
+from solution.stages import Stage, counted
 from solution.submission import load_truth
 
 DATA = Path("data")
@@ -97,11 +97,6 @@ def run(pipeline: Pipeline, data: Path) -> dict:
 
 
 def state(pipeline: Pipeline | None) -> str:
-    """Return what is done and what is left, in words."""
-    if pipeline is None:
-        return "Time is up in stand-in. Left: it and all stages. The same command goes on from here."
-    plan = Plan(pipeline.config, pipeline.packed, STAGES, pipeline.device)
-    plan.predictions_stage(pipeline.packed["hidden"])
-    left = [name for name in [*plan.done, "methods_hidden"] if name not in pipeline.done] + ["scores"]
-    done = ", ".join(["stand-in", *pipeline.done])
-    return f"Time is up in {left[0]}. Done: {done}; left: {', '.join(left)}. The same command goes on from here."
+    """Return what is done, in words."""
+    done = ", ".join(["stand-in", *pipeline.done]) if pipeline else "nothing"
+    return f"Time is up. Done: {done}. The same command goes on from here."

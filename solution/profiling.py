@@ -27,7 +27,8 @@ from solution.edges import FEATURES, edge_batches, edges_loss
 from solution.machine import peak_gib, reset_peak
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import TRANSLATORS
-from solution.predictors.frames import FramePipeline, frames_loss, video_batches
+from solution.predictors.drawn import video_batches
+from solution.predictors.frames import FramePipeline, frames_loss
 from solution.predictors.masks import SlotSimVP, slot_batches, slots_loss
 from solution.predictors.objects import build, dynamics_loss, training_batches
 from solution.segmenter import build_segmenter, crop_batches, crops_loss

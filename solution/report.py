@@ -19,11 +19,13 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit, open_split
 from solution import processes
+from solution.ensemble import make_clip
 from solution.evaluation import Evaluation
 from solution.fates import fates
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
 from solution.page import Material
+from solution.pipeline import Pipeline
 from solution.predictors import View
 from solution.predictors.baselines import BASELINES
 from solution.results_table import (
@@ -40,7 +42,7 @@ from solution.results_table import (
     without_paths,
 )
 from solution.runs import RUNS
-from solution.stages import Pipeline, Stage, make_clip
+from solution.stages import Stage
 from solution.submission import Truth
 
 

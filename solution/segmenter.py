@@ -6,7 +6,6 @@ Its masks, cached on disk, are what every later stage reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from data_prep.scene import HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.augment import FrameAugmentation, pasted
 from solution.checkpoints import load_weights
+from solution.config import SegmenterConfig
 from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
 from solution.models.unet import SegmentationUNet
@@ -32,27 +32,6 @@ FRAMES_AT_ONCE = {"cuda": 512, "cpu": 16}
 """What the network is shown at a time, by type of device."""
 VIDEOS_AT_ONCE = {"cuda": 128, "cpu": 2}
 """What is settled at a time, by tens of thousands of small operations, however many videos there are."""
-
-
-@dataclass(frozen=True)
-class SegmenterConfig:
-    """The U-Net and how it is trained.
-
-    Attributes:
-        downscale: 2 works at half resolution.
-        region_weight: share of the Dice loss beside cross-entropy.
-        pasted: share of the crops into which another frame's objects are put.
-    """
-
-    encoder: str = "resnet34"
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 64, 64)
-    downscale: int = 1
-    crop: tuple[int, int] = (128, 128)
-    steps: int = 6000
-    batch: int = 64
-    learning_rate: float = 2e-3
-    region_weight: float = 0.5
-    pasted: float = 0.9
 
 
 def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:

@@ -7,9 +7,10 @@ import torch
 from data_prep.pack import open_packed, pack
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import override
+from solution.ensemble import batch_size
 from solution.evaluation import score_split
+from solution.pipeline import Pipeline
 from solution.presets import QUICK
-from solution.stages import Pipeline, batch_size
 from tests.conftest import TINY
 from tests.pretended_gpu import GPU, OnGpu, seeming_gpu
 

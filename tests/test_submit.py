@@ -88,7 +88,7 @@ def test_too_little_memory_is_one_sentence_and_loses_nothing(raw_standin, empty,
     def too_large(*_):
         raise torch.OutOfMemoryError("tried to allocate 5 GiB")
 
-    monkeypatch.setattr("solution.stages.segment_split", too_large)
+    monkeypatch.setattr("solution.pipeline.segment_split", too_large)
     assert_one_sentence(run_submit("--data", raw_standin), "masks_train needs more memory than cpu has", "smaller")
     assert len(stages(empty, "segmenter")) == 1 and not stages(empty, "masks_train")
 
@@ -99,7 +99,7 @@ import torch
 torch.set_num_threads(1)
 import submit
 from data_prep import pack
-from solution import stages, training
+from solution import ensemble, pipeline, training
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 calls = []
 def kill_at(call, original):
@@ -115,7 +115,7 @@ submit.main({options!r})
 KILLS = {
     "packing": "pack.pack_video = kill_at(9, pack.pack_video)",
     "training": "training.State.save = kill_at(4, training.State.save)",
-    "prediction": "stages.batch_size = lambda device: 4; stages.System.predict = kill_at(2, stages.System.predict)",
+    "prediction": "pipeline.batch_size = lambda _: 4; ensemble.System.predict = kill_at(2, ensemble.System.predict)",
 }
 
 

@@ -5,31 +5,15 @@ Takes and returns plain tensors on the ground plane; features and drawing are ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 from torch.nn import functional
+
+from solution.forecast import Forecast
 
 SMALLEST_SCALE = 0.004
 """World units (a third of a pixel): the likelihood gains nothing from being surer than the tracks are."""
 HEAD_WIDTH = 32
 """Features of a head of attention."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Mixtures of M trajectories for B clips of K objects over the frames to come."""
-
-    logits: Tensor
-    """(B, K, M) of the mixture's weights."""
-    mean: Tensor
-    """(B, K, M, F, 2) world positions."""
-    scale: Tensor
-    """(B, K, M, F) Laplace scale of both coordinates, world units."""
-    turn: Tensor
-    """(B, K, M, 2) cosine and sine, up to a factor, of four times the yaw in the last frame."""
-    visible: Tensor
-    """(B, K) logit that the object is seen in the last frame."""
 
 
 class Offsets(nn.Module):

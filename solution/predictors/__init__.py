@@ -6,17 +6,10 @@ are written once against it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from solution.config import Config
-    from solution.stages import Pipeline, Stage
 
 
 @dataclass(frozen=True)
@@ -73,22 +66,3 @@ class Predictor(Protocol):
     def predict(self, clip: Clip, view: View) -> Tensor:
         """Return (B, 49, 160, 240) float32 probabilities that sum to 1 over the classes, on the clip's device."""
         ...
-
-
-@dataclass(frozen=True)
-class Member:
-    """A predictor that an ensemble can have as a member; ``solution.members`` lists all.
-
-    Attributes:
-        stages: by name, what makes the stages that it is trained in, from the pipeline, which has everything to learn
-            from; the last has the name of the member.
-        load: returns the predictor that the last stage left in its folder.
-        networks: builds untrained networks of a config, which shows whether it can be done.
-        at_once: clips that it is shown at a time, at most; the largest tensors of 32 in any preset stay below the
-            2**31 elements that convolutions on a GPU can be relied on to index.
-    """
-
-    stages: dict[str, Callable[[Pipeline], Stage]]
-    load: Callable[[Path, torch.device], Predictor]
-    networks: Callable[[Config], object]
-    at_once: int = 32

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,111 +22,26 @@ from data_prep.errors import UserError
 from data_prep.scene import NUM_FRAMES
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos, draw_videos
+from solution.config import DecoderConfig, EncoderConfig, GeneratorConfig, JepaConfig
 from solution.metrics import score
 from solution.models.jepa import Encoder, Jepa, draw_patches, spread
 from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
 from solution.models.unet import SegmentationUNet
 from solution.models.vit import GRID, PATCH, PATCHES
 from solution.models.vivit import ViViT
-from solution.predictors import Member
-from solution.predictors.frames import (
+from solution.predictors.drawn import (
     EVALUATION_CLIPS,
     FramesPredictor,
     as_clip,
     evaluate_frames,
     video_batches,
 )
-from solution.segmenter import FRAMES_AT_ONCE, as_images, load_segmenter, segment_in_chunks
+from solution.segmenter import FRAMES_AT_ONCE, as_images, segment_in_chunks
 from solution.training import Recipe, autocast, fit
-
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
 
 COLLAPSED = 0.01
 """A spread of features below this is an encoder that tells frames apart hardly or not at all."""
 PROBE_FRAMES = 192
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """I-JEPA, encoder and predictor of one size; the defaults are the report's, for 13,900 videos.
-
-    Attributes:
-        momentum: of the target encoder at first; it ends at 1.
-        epochs: equal parts of the steps; each ends with a look at the features.
-    """
-
-    width: int = 192
-    layers: int = 12
-    heads: int = 3
-    momentum: float = 0.996
-    epochs: int = 300
-    steps: int = 44_800
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """ViViT of the report's size; steps and rate are ours.
-
-    Attributes:
-        pixel_weight: of the squared error of pixels, beside that of features; the report has none.
-    """
-
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    pixel_weight: float = 0.0
-    steps: int = 40_000
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """The mask decoder, as wide as the encoder, and how long, in steps of ours, it learns from what; 0 is off.
-
-    Attributes:
-        pseudo_steps: on frames of unlabeled videos with the segmenter's masks.
-        labelled_steps: on frames with true masks, then.
-        tuning_steps: on drawn frames 22 with true masks, last.
-        tuning_rate: the learning rate of these.
-    """
-
-    layers: int = 6
-    heads: int = 3
-    pseudo_steps: int = 20_000
-    labelled_steps: int = 10_000
-    tuning_steps: int = 4000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    tuning_rate: float = 1e-4
-
-
-@dataclass(frozen=True)
-class JepaConfig:
-    """The three networks and their training."""
-
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-
-
-QUICK = JepaConfig(
-    EncoderConfig(width=96, layers=4, momentum=0.95, epochs=4, steps=200, batch_size=64),
-    GeneratorConfig(width=192, layers=4, heads=3, pixel_weight=100.0, steps=300, batch_size=4, learning_rate=1e-3),
-    DecoderConfig(
-        layers=2,
-        pseudo_steps=400,
-        labelled_steps=200,
-        tuning_steps=40,
-        batch_size=8,
-        learning_rate=3e-3,
-        tuning_rate=1e-3,
-    ),
-)
-"""What two CPU cores can try in minutes: few steps, so the target follows faster and pixels help the generator."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +169,7 @@ def train_generator(
         return {"loss": features + config.pixel_weight * pixels, "features": features, "pixels": pixels}
 
     def evaluate(generator: ViViT) -> dict[str, float]:
-        return evaluate_frames(generator, segmenter, 1, held_out, folder, device)
+        return evaluate_frames(lambda clip: generator(as_clip(clip, 1))[:, -1], segmenter, held_out, folder, device)
 
     network = ViViT(config.width, config.layers, config.heads)
     batch = video_batches(config.batch_size, videos, seed, with_future=True)
@@ -358,7 +272,7 @@ def train_decoder(
     def evaluate(decoder: MaskDecoder) -> dict[str, float]:
         segmenter = PatchSegmenter(encoder, decoder)
         if drawn:
-            return evaluate_frames(pipeline.generator, segmenter, 1, held_out, folder, device)
+            return evaluate_frames(pipeline.draw, segmenter, held_out, folder, device)
         chosen = held_out.rows[:EVALUATION_CLIPS]
         found = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
         return {"jaccard": found.jaccard, "object_iou": found.object_iou}
@@ -452,65 +366,3 @@ def probe_precision(known: Tensor, shown: Tensor, new: Tensor, true: Tensor) -> 
     hits = true.flatten()[(new @ weights).flatten().argsort(descending=True)]
     places = hits.nonzero()[:, 0] + 1
     return (torch.arange(1, len(places) + 1, device=places.device) / places).mean().item()
-
-
-def encoder_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``jepa_encoder``, from frames alone: masks only show in its log what the features know."""
-    config, seed = pipeline.config.jepa.encoder, pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        labelled, held_out = map(pipeline.labelled_frames, (pipeline.fit_rows, pipeline.held_out_rows))
-        train_encoder(config, pipeline.all_frames(), labelled, held_out, folder, pipeline.device, seed)
-
-    decided_by = {"config": asdict(config), "data": pipeline.all_content(), "seed": seed}
-    return pipeline.stage("jepa_encoder", decided_by, build)
-
-
-def generator_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``jepa_generator``, which draws frames by the encoder's features."""
-    encoder, segmenter = pipeline.make("jepa_encoder"), pipeline.make("segmenter")
-    config, device = pipeline.config.jepa, pipeline.device
-
-    def build(folder: Path) -> None:
-        train_generator(
-            config.generator,
-            load_encoder(config.encoder, encoder.folder, device),
-            load_segmenter(pipeline.config.segmenter, segmenter.folder, device),
-            pipeline.all_frames(),
-            pipeline.labelled_frames(pipeline.held_out_rows),
-            folder,
-            device,
-            pipeline.config.seed,
-        )
-
-    return pipeline.stage("jepa_generator", {"config": asdict(config.generator), "encoder": encoder.key}, build)
-
-
-def jepa_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``jepa``, whose decoder reads masks off what is drawn."""
-    encoder, generator = pipeline.make("jepa_encoder"), pipeline.make("jepa_generator")
-    config = pipeline.config.jepa
-
-    def build(folder: Path) -> None:
-        train_jepa(
-            config,
-            encoder.folder,
-            generator.folder,
-            pipeline.labelled_frames(pipeline.fit_rows),
-            pipeline.unlabeled_frames(),
-            pipeline.labelled_frames(pipeline.held_out_rows),
-            folder,
-            pipeline.device,
-            pipeline.config.seed,
-        )
-
-    decided_by = {"config": asdict(config.decoder), "generator": generator.key, "seed": pipeline.config.seed}
-    decided_by |= pipeline.learned_from()
-    return pipeline.stage("jepa", decided_by, build)
-
-
-MEMBER = Member(
-    {"jepa_encoder": encoder_stage, "jepa_generator": generator_stage, "jepa": jepa_stage},
-    load_jepa,
-    lambda config: JepaPipeline(config.jepa),
-)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,14 +21,12 @@ from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, S
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
 from solution.clips import MaskVideos, draw_videos
+from solution.config import MasksConfig
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
-from solution.predictors import Clip, Member, View
+from solution.predictors import Clip, View
 from solution.training import Recipe, autocast, fit
-
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
 
 FORMS = ("oneshot", "rollout")
 EMPTY = -1
@@ -44,63 +41,6 @@ that sees slots in random order otherwise spends most of a short training on."""
 
 TEACHER_SHARE = 0.5
 """Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
-
-
-@dataclass(frozen=True)
-class MasksConfig:
-    """The mask predictor's network and training; the defaults are for a GPU.
-
-    Attributes:
-        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
-        slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
-        separate: every slot passes through SimVP by itself, beside all others together, instead of as one channel of
-            many; the order of slots is then of no consequence. Not if every class has its own slot.
-        downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
-        patch: side in these pixels of the squares that SimVP sees as one pixel.
-        horizons: how many of the last frames ``oneshot`` predicts.
-        last_weight: of frame 22's cross-entropy in oneshot, where the other horizons weigh 1.
-        jaccard_weight: of frame 22's soft Jaccard.
-    """
-
-    form: str = "oneshot"
-    slots: int = 8
-    separate: bool = True
-    downscale: int = 2
-    patch: int = 2
-    horizons: int = 11
-    translator: str = "gsta"
-    hid_S: int = 64
-    hid_T: int = 512
-    N_S: int = 4
-    N_T: int = 8
-    last_weight: float = 3.0
-    jaccard_weight: float = 1.0
-    steps: int = 4000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-
-
-QUICK = MasksConfig(
-    patch=4,
-    horizons=1,
-    translator="inception",
-    hid_S=16,
-    hid_T=128,
-    N_S=2,
-    N_T=2,
-    steps=2000,
-    batch_size=8,
-    learning_rate=3e-3,
-)
-"""Small enough for CPU cores: a quarter of a second a step on one of them, more the further ``rollout`` goes."""
-
-
-PUBLISHED = MasksConfig(
-    form="rollout", slots=48, downscale=1, patch=1, last_weight=1.0, jaccard_weight=0.0, steps=35_000, batch_size=16
-)
-"""The recipe that scored 0.456: SimVP-gSTA 64/512/4/8 from eleven masks to the next, cross-entropy alone, one cycle up
-to 1e-3; 20 epochs of 14,000 videos for one frame, then as many steps of rolling out further and further. Its optimiser
-was Adam without this kit's weight decay, clipping and EMA; the shapes' planes and ``STAYS`` are this kit's too."""
 
 
 class SlotSimVP(nn.Module):
@@ -420,17 +360,3 @@ def load_masks(folder: Path, device: torch.device) -> MasksPredictor:
     """Rebuild the predictor that :func:`train_masks` left in ``folder``."""
     config = MasksConfig(**json.loads((folder / "config.json").read_text()))
     return MasksPredictor(load_weights(SlotSimVP(config), folder, device))
-
-
-def masks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``masks``."""
-    config, seed = pipeline.config.masks, pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        train_masks(config, pipeline.mask_videos(), pipeline.held_out(), folder, pipeline.device, seed)
-
-    decided_by = {"config": asdict(config), "seed": seed} | pipeline.learned_from()
-    return pipeline.stage("masks", decided_by, build)
-
-
-MEMBER = Member({"masks": masks_stage}, load_masks, lambda config: SlotSimVP(config.masks))

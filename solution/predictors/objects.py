@@ -9,79 +9,39 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data_prep.classes import CUBE
-from data_prep.errors import UserError
-from data_prep.files import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
-from solution import processes
-from solution.checkpoints import WEIGHTS, load_weights
-from solution.clips import with_frames
+from solution.checkpoints import load_weights
+from solution.config import ObjectsConfig
 from solution.drawing import draw, fit_margin
-from solution.edges import EdgesConfig, load_edges, refine, track, train_edges
+from solution.edges import load_edges, track
+from solution.forecast import Forecast
 from solution.losses import forecast_loss
-from solution.models.dynamics import Dynamics, Forecast, Offsets
+from solution.models.dynamics import Dynamics, Offsets
 from solution.models.edges import EdgeNetwork
 from solution.models.interactions import Interactions
 from solution.physics import Constants
-from solution.predictors import Clip, Member, View
+from solution.predictors import Clip, View
 from solution.rollout import FITTED_ON, Rollout, fit_constants, roll_out
-from solution.tracking import find_all, load_tracks
-from solution.tracks import Tracks, find_tracks
+from solution.tracks import Tracks
 from solution.training import Recipe, fit
-
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
 EDGES = "edges.safetensors"
 TRUTH = ("position", "seen", "yaw", "judged")
-FIELDS = [field.name for field in fields(Tracks)]
-"""Of kept tracks; those with others are made anew."""
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
 """Units between the centres of two solids; nearer ones may touch, if only between two frames."""
 LATEST_START = 5
 """Last frame of its video that a training clip may start at; so many frames of its future are then unknown."""
-
-
-@dataclass(frozen=True)
-class ObjectsConfig:
-    """How the objects predictor is built and trained; the defaults are for all videos and a GPU."""
-
-    dynamics: str = "simulated"
-    """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
-    where all objects will be; ``interactions``: it says in what state they are, and moves them step by step,
-    at a cost that grows with ``modes`` (6 were tried)."""
-    augmented: tuple[str, ...] = ("floor", "bystanders", "later")
-    """What a network learns from: clips on a ``floor`` mirrored, turned and shifted, clips without some ``bystanders``
-    (whom a rollout still has; one version in a hundred is hit by one) and, unless it corrects the simulator, clips that
-    start ``later``."""
-    edges: str = "frames"
-    """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
-    modes: int = 48
-    """Trajectories per object, of which the first follows the mean state."""
-    samples: int = 96
-    """Positions per object that a probability is averaged from."""
-    width: int = 256
-    layers: int = 6
-    steps: int = 60_000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-
-    @property
-    def simulates(self) -> bool:
-        return self.dynamics in ("simulated", "corrected")
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
@@ -374,131 +334,3 @@ def load_objects(folder: Path, device: torch.device) -> Objects:
     model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
     edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None
     return Objects(model, constants, config, device, edges)
-
-
-def mask_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``mask_tracks``: where the labelled videos' masks say that objects are."""
-    train, rows = pipeline.packed["train"], pipeline.fit_rows
-
-    def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-        return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(pipeline.device))
-
-    def build(folder: Path) -> None:
-        find_all(folder, {"train": rows}, find)
-
-    return pipeline.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
-
-
-def first_edges_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``first_edges``, which reads places off the frames as the masks say that they are."""
-    config = pipeline.config.edges
-    if not config.first_steps:
-        raise UserError("edges.first_share leaves no step to a first training; there are no such stages.")
-    return _edges_stage(pipeline, "first_edges", "mask_tracks", replace(config, steps=config.first_steps))
-
-
-def seen_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``seen_tracks``: the labelled videos' tracks as ``first_edges`` sees them.
-
-    Each mask errs a little, what a network has learned from thousands of them hardly.
-    """
-    train = with_frames(pipeline.packed["train"])
-    found, edges = pipeline.make("mask_tracks"), pipeline.make("first_edges")
-    place = {row: number for number, row in enumerate(pipeline.fit_rows)}
-
-    def build(folder: Path) -> None:
-        network, tracks = load_edges(edges.folder / WEIGHTS, pipeline.device), load_tracks(found.folder)
-        seen = pipeline.masks_of(train)
-
-        def look(chunk: tuple[str, np.ndarray]) -> Tracks:
-            some = tracks[[place[row] for row in chunk[1]]].to(pipeline.device)
-            masks, frames = (torch.from_numpy(each[chunk[1]]).to(pipeline.device) for each in (seen, train.frames))
-            return refine(network, some, masks, frames)
-
-        find_all(folder, {"train": pipeline.fit_rows}, look)
-
-    return pipeline.stage("seen_tracks", {"tracks": found.key, "edges": edges.key}, build)
-
-
-def edges_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``edges``, which reads places off the frames."""
-    config = pipeline.config.edges
-    return _edges_stage(pipeline, "edges", "seen_tracks" if config.first_steps else "mask_tracks", config)
-
-
-def _edges_stage(pipeline: Pipeline, name: str, learned_from: str, config: EdgesConfig) -> Stage:
-    train, seed = with_frames(pipeline.packed["train"]), pipeline.config.seed
-    truth, masks = pipeline.make(learned_from), pipeline.masks_stage(train)
-
-    def build(folder: Path) -> None:
-        true, seen = load_tracks(truth.folder), pipeline.masks_of(train)
-        train_edges(config, true, train.frames, seen, pipeline.fit_rows, folder, pipeline.device, seed)
-
-    decided_by = {"config": asdict(config), "truth": truth.key, "masks": masks.key, "seed": seed}
-    return pipeline.stage(name, decided_by, build)
-
-
-def needed_edges(pipeline: Pipeline) -> Stage | None:
-    """Return the stage ``edges`` if objects are to be looked for in frames and there are any."""
-    looks = pipeline.config.objects.edges == "frames" and pipeline.packed["train"].frames is not None
-    return pipeline.make("edges") if looks else None
-
-
-def tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``tracks``, which objects learn from: where those of the segmenter's masks are in frames
-    1–11, and those of the labels after them, both as the frames show it.
-
-    The constants of the simulator need few videos, a network needs all. Of unlabeled videos what is seen is the truth.
-    """
-    edges, rows = needed_edges(pipeline), {"train": pipeline.fit_rows}
-    if pipeline.config.objects.dynamics == "simulated":
-        rows["train"] = rows["train"][:FITTED_ON]
-        decided_by = {"train": pipeline.masks_stage(pipeline.packed["train"]).key, "videos": len(rows["train"])}
-    else:
-        decided_by = pipeline.learned_from()
-        if "unlabeled" in pipeline.packed:
-            rows["unlabeled"] = np.arange(len(pipeline.packed["unlabeled"]))
-
-    def build(folder: Path) -> None:
-        network = edges and load_edges(edges.folder / WEIGHTS, pipeline.device)
-        seen = {name: pipeline.masks_of(pipeline.packed[name]) for name in rows}
-
-        def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-            name, some = chunk
-            split, masks = pipeline.packed[name], np.array(seen[name][some])
-            if split.masks is not None:
-                masks[:, CLIP_FRAMES:] = split.masks[some, CLIP_FRAMES:]
-            frames = None if split.frames is None else torch.from_numpy(split.frames[some])
-            return track(network, torch.from_numpy(masks).to(pipeline.device), frames)
-
-        find_all(folder, rows, find)
-
-    return pipeline.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
-
-
-def objects_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``objects``."""
-    tracks, edges = pipeline.make("tracks"), needed_edges(pipeline)
-    config, seed = pipeline.config.objects, pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        train_objects(config, load_tracks(tracks.folder), len(pipeline.fit_rows), folder, pipeline.device, seed)
-        if edges and processes.is_first():
-            write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
-
-    return pipeline.stage("objects", {"config": asdict(config), "tracks": tracks.key, "seed": seed}, build)
-
-
-MEMBER = Member(
-    {
-        "mask_tracks": mask_tracks_stage,
-        "first_edges": first_edges_stage,
-        "seen_tracks": seen_tracks_stage,
-        "edges": edges_stage,
-        "tracks": tracks_stage,
-        "objects": objects_stage,
-    },
-    load_objects,
-    lambda config: build(config.objects) if config.objects.dynamics != "simulated" else None,
-    at_once=sys.maxsize,
-)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from solution.config import EnsembleConfig
 from solution.ensemble import (
     THRESHOLDS,
     Copies,
-    EnsembleConfig,
     Fit,
     ThresholdTable,
     WithinMemory,

@@ -33,7 +33,7 @@ def test_a_scale_or_time_that_is_no_positive_number_is_refused(option, tmp_path,
 
 
 def test_the_unlabeled_videos_can_be_fewer_than_their_share(run, tmp_path):
-    assert "Time is up in stand-in" in run("--minutes", "0.0001", "--unlabeled", "0")
+    assert "Time is up. Done: nothing." in run("--minutes", "0.0001", "--unlabeled", "0")
     made = json.loads((tmp_path / "data" / "standin-0.0005-unlabeled-0" / "standin.json").read_text())
     assert [made[split] for split in ("train", "val", "unlabeled", "hidden")] == [2, 2, 0, 2]
 
@@ -45,17 +45,16 @@ def test_stopped_again_and_again_it_ends_with_one_result(run, tmp_path):
         said = run("--minutes", "0.0001")
         calls.append(said.splitlines()[-1])
         assert len(calls) < 60
-    stopped = [call.split()[4].rstrip(".") for call in calls[:-1]]
-    assert stopped[0] == "stand-in" and {"segmenter", "masks_hidden", "methods_hidden"} <= set(stopped)
-    assert calls[0] == "Time is up in stand-in. Left: it and all stages. The same command goes on from here."
-    assert calls[-2].endswith("left: scores. The same command goes on from here.")
+    assert calls[0] == "Time is up. Done: nothing. The same command goes on from here."
+    done = calls[-2].partition("Done: ")[2].partition(".")[0].split(", ")
+    assert {"stand-in", "segmenter", "masks_hidden", "predictions_hidden", "methods_hidden"} <= set(done)
     (path,) = (tmp_path / "results").iterdir()
     result = json.loads(path.read_text())
     assert path.name == "full-quick-0.0005.json" and result["commit"] and result["hardware"] and result["versions"]
     assert result["data"] == "stand-in of 2 train, 2 val, 6 unlabeled, 2 hidden videos, scored on hidden"
     methods = [row["method"] for row in result["rows"]]
     assert methods[0] == "all background" and {"objects", "ensemble", "U-Net on the true frame 22"} <= set(methods)
-    assert set(stopped) - {"scores"} <= set(result["stages"])
+    assert set(done) <= set(result["stages"])
     assert all(cost["seconds"] > 0 and cost["peak_gib"] > 0 for cost in result["stages"].values())
     timed = [c["seconds"] for name, c in result["stages"].items() if name not in ("stand-in", "methods_hidden")]
     (minutes,) = (row["minutes"] for row in result["rows"] if row["minutes"])

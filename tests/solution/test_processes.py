@@ -20,13 +20,14 @@ from data_prep.deadline import TimeIsUp, deadline
 from data_prep.errors import UserError
 from solution import edges, processes, training
 from solution.arrays import fill_rows
+from solution.config import MasksConfig, SegmenterConfig
 from solution.losses import frame_loss
 from solution.models.dynamics import Dynamics, Offsets
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
-from solution.predictors.masks import MasksConfig, SlotSimVP, slots_loss
+from solution.predictors.masks import SlotSimVP, slots_loss
 from solution.predictors.objects import dynamics_loss
-from solution.segmenter import SegmenterConfig, build_segmenter, crops_loss
+from solution.segmenter import build_segmenter, crops_loss
 from solution.training import Recipe, fit
 from tests.conftest import TINY_OPTIONS
 

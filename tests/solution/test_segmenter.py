@@ -11,9 +11,9 @@ from data_prep.classes import IGNORE
 from solution import training
 from solution.augment import FrameAugmentation, pasted
 from solution.checkpoints import State
+from solution.config import SegmenterConfig
 from solution.models.unet import SegmentationUNet
 from solution.segmenter import (
-    SegmenterConfig,
     as_images,
     build_segmenter,
     crop_batches,

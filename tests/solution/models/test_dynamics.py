@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from solution.forecast import Forecast
 from solution.losses import forecast_loss
-from solution.models.dynamics import Dynamics, Forecast, Offsets
+from solution.models.dynamics import Dynamics, Offsets
 from solution.models.interactions import Interactions
 
 HEADS = pytest.mark.parametrize("head", [Offsets, Interactions])

@@ -12,28 +12,14 @@ from PIL import Image
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
+from solution.clips import FrameVideos
+from solution.config import FramesConfig, SegmenterConfig
 from solution.losses import frame_loss, mask_loss
 from solution.predictors import Clip, View
-from solution.predictors.frames import (
-    REPORT,
-    FramePipeline,
-    FramesConfig,
-    FramesPredictor,
-    FrameVideos,
-    as_clip,
-    count_epochs,
-    evaluate_frames,
-    last_frame,
-    load_frames,
-    save_strip,
-    train_frames,
-    train_simvp,
-    tune,
-    untuned,
-    video_batches,
-)
+from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, save_strip, video_batches
+from solution.predictors.frames import FramePipeline, last_frame, load_frames, train_frames, train_simvp, tune
 from solution.presets import REPORT_SIMVP
-from solution.segmenter import SegmenterConfig, build_segmenter
+from solution.segmenter import build_segmenter
 
 TINY = FramesConfig(
     translator="inception",
@@ -161,7 +147,8 @@ def test_every_kind_of_tuning_runs_leaves_the_segmenter_alone_and_rebuilds(video
 
 @pytest.mark.parametrize("network", ["simvp", "convlstm"])
 def test_tuning_without_steps_is_skipped_and_both_networks_are_as_they_came(videos, tmp_path, network):
-    config, segmenter, drawer = untuned(replace(TINY, network=network)), build_segmenter(SEGMENTER), tmp_path / "drawer"
+    config = replace(TINY, network=network, segmenter_steps=0, joint_steps=0, pseudo_steps=0)
+    segmenter, drawer = build_segmenter(SEGMENTER), tmp_path / "drawer"
     train_simvp(config, segmenter, [videos], videos, drawer, CPU)
     predictor = train_frames(config, SEGMENTER, segmenter, drawer, videos, None, videos, tmp_path / "frames", CPU)
     assert not [path for path in (tmp_path / "frames").iterdir() if path.is_dir()]
@@ -190,16 +177,15 @@ def test_every_epoch_is_evaluated(videos, tmp_path):
 
 def test_the_report_s_steps_are_its_epochs():
     unlabeled, train = FrameVideos(None, None, np.arange(13_000)), FrameVideos(None, None, np.arange(900))
-    assert count_epochs(REPORT.steps, REPORT.batch_size, [unlabeled, train]) == 25
+    assert count_epochs(REPORT_SIMVP.frames.steps, REPORT_SIMVP.frames.batch_size, [unlabeled, train]) == 25
     segmenter = REPORT_SIMVP.segmenter
     frames = FrameVideos(None, None, np.arange(900 * NUM_FRAMES))
     assert count_epochs(segmenter.steps, segmenter.batch, [frames]) == 20
 
 
 def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
-    class Still(torch.nn.Module):
-        def forward(self, clip):
-            return clip
+    def draw(clip: torch.Tensor) -> torch.Tensor:
+        return as_clip(clip, 1)[:, -1]
 
     frames, masks = (np.repeat(array[:, :1], NUM_FRAMES, 1) for array in (videos.frames, videos.masks))
     still = FrameVideos(frames, masks, videos.rows)
@@ -209,9 +195,9 @@ def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
             return torch.where(frames.mean(1) > 0.5, 7, 0).to(torch.uint8)
 
     segmenter = Bright()
-    found = evaluate_frames(Still(), segmenter, 1, still, tmp_path, CPU)
+    found = evaluate_frames(draw, segmenter, still, tmp_path, CPU)
     assert found["jaccard"] == found["object_iou"] == 1 and found["ssim"] == pytest.approx(1)
-    moving = evaluate_frames(Still(), segmenter, 1, videos, tmp_path, CPU)
+    moving = evaluate_frames(draw, segmenter, videos, tmp_path, CPU)
     # 5 · 11 pixels further the 48 wide square no longer overlaps itself.
     assert moving["object_iou"] == 0
     mse = (140 / 255) ** 2 * 2 * 48 * 48 / (HEIGHT * WIDTH)

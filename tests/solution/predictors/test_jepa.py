@@ -17,13 +17,10 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution import training
 from solution.checkpoints import load_weights
 from solution.clips import FrameVideos
+from solution.config import DecoderConfig, EncoderConfig, GeneratorConfig, JepaConfig, SegmenterConfig
 from solution.models.jepa import Encoder, Jepa
 from solution.predictors import Clip, View, jepa
 from solution.predictors.jepa import (
-    DecoderConfig,
-    EncoderConfig,
-    GeneratorConfig,
-    JepaConfig,
     PretrainingRecipe,
     classes_of_patches,
     frame_batches,
@@ -36,7 +33,7 @@ from solution.predictors.jepa import (
     train_generator,
     train_jepa,
 )
-from solution.segmenter import SegmenterConfig, build_segmenter
+from solution.segmenter import build_segmenter
 
 TINY = JepaConfig(
     EncoderConfig(width=24, layers=1, momentum=0.9, epochs=2, steps=6, batch_size=2),

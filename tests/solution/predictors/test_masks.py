@@ -9,12 +9,12 @@ import torch
 
 from data_prep.classes import IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from solution.config import MasksConfig
 from solution.losses import mask_loss
 from solution.predictors import Clip, View
 from solution.predictors.masks import (
     EMPTY,
     STAYS,
-    MasksConfig,
     MasksPredictor,
     MaskVideos,
     SlotSimVP,

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from data_prep.scene import FRAME_SECONDS, paint_solids
+from solution.config import ObjectsConfig
 from solution.physics import Constants
 from solution.predictors import Clip, View
 from solution.predictors.objects import (
     LATEST_START,
     Objects,
-    ObjectsConfig,
     build,
     dynamics_loss,
     foreseen,
