@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from data_prep.classes import BACKGROUND, IGNORE
 from data_prep.scene import CLIP_FRAMES
 from solution.arrays import Portions
 from solution.config import EnsembleConfig
-from solution.predictors import Clip, Predictor, View
+from solution.predictors import VIEWS, Clip, Predictor
 
 THRESHOLDS = np.arange(0.02, 0.98, 0.02)
 WEIGHT_STEPS = 4
@@ -45,20 +45,6 @@ class Decoding:
     alone: dict[str, float | None]
 
 
-def views_of(predictor: Predictor, config: EnsembleConfig) -> list[View]:
-    """Return the distinct views of a predictor: at most ``view_count``, the plain one first, flips alternating."""
-    used = predictor.symmetries & set(config.views)
-    views = [
-        View(
-            flip="flip" in used and i % 2 == 1,
-            slot_seed=i // 2 if "slots" in used and i > 1 else None,
-            turn=2 * math.pi * (i // 2) / math.ceil(config.view_count / 2) if "turn" in used else 0.0,
-        )
-        for i in range(config.view_count)
-    ]
-    return list(dict.fromkeys(views))
-
-
 class Copies:
     """A deep ensemble (Lakshminarayanan et al., NeurIPS 2017): predictors that were trained alike from other seeds.
 
@@ -68,9 +54,9 @@ class Copies:
     def __init__(self, predictors: list[Predictor]):
         self.predictors, self.symmetries = predictors, predictors[0].symmetries
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         seen = zip(self.predictors, (clip, *clip.copies), strict=True)
-        first, *others = (predictor.predict(each, view) for predictor, each in seen)
+        first, *others = (predictor.predict(each) for predictor, each in seen)
         return sum(others, first) / len(self.predictors)
 
 
@@ -81,21 +67,19 @@ class WithinMemory:
         self.predictor, self.symmetries = predictor, predictor.symmetries
         self.portions = Portions(most)
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
-        some = lambda first, last: self.predictor.predict(clip[first:last], view)  # noqa: E731
+    def predict(self, clip: Clip) -> Tensor:
+        some = lambda first, last: self.predictor.predict(clip[first:last])  # noqa: E731
         parts = self.portions.collect(some, 0, len(clip))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def member_probabilities(predictor: Predictor, clip: Clip, views: list[View]) -> Tensor:
-    """Return the (B, 49, 160, 240) float32 mean of a predictor's probabilities over views."""
-    total = None
-    for view in views:
-        seen = clip.flipped() if view.flip else clip
-        probabilities = predictor.predict(seen, view)
-        probabilities = probabilities.flip(-1) if view.flip else probabilities
-        total = probabilities if total is None else total.add_(probabilities)
-    return total.div_(len(views))
+def member_probabilities(predictor: Predictor, clip: Clip, views: Collection[str]) -> Tensor:
+    """Return (B, 49, 160, 240) float32, the mean of a predictor over a clip and those of the views that it learned."""
+    total = predictor.predict(clip)
+    used = [VIEWS[name] for name in VIEWS if name in views and name in predictor.symmetries]
+    for view in used:
+        total.add_(view.back(predictor.predict(view.see(clip))))
+    return total.div_(1 + len(used))
 
 
 def decode(probabilities: Tensor, threshold: float | None) -> Tensor:
@@ -192,25 +176,25 @@ def fit_decoding(
     for probabilities, truth in batches:
         for mixture, table in tables.items():
             table.add(weighted(probabilities, dict(zip(members, mixture, strict=True))), truth)
-    found = {mixture: table.best() for mixture, table in tables.items()}
+    fits = {mixture: table.best() for mixture, table in tables.items()}
     alone = {name: tuple(float(m == name) for m in members) for name in members}
-    chosen = max(found, key=lambda mixture: found[mixture].jaccard)
-    best_alone = max(alone.values(), key=lambda mixture: found[mixture].jaccard)
-    if not found[chosen].is_better(found[best_alone]):
+    chosen = max(fits, key=lambda mixture: fits[mixture].jaccard)
+    best_alone = max(alone.values(), key=lambda mixture: fits[mixture].jaccard)
+    if not fits[chosen].is_better(fits[best_alone]):
         chosen = best_alone
     decoding = Decoding(
         dict(zip(members, chosen, strict=True)),
-        found[chosen].threshold,
-        {name: found[mixture].threshold for name, mixture in alone.items()},
+        fits[chosen].threshold,
+        {name: fits[mixture].threshold for name, mixture in alone.items()},
     )
-    scores = {name: found[mixture].jaccard for name, mixture in alone.items()}
-    return decoding, scores | {"ensemble": found[chosen].jaccard}
+    scores = {name: fits[mixture].jaccard for name, mixture in alone.items()}
+    return decoding, scores | {"ensemble": fits[chosen].jaccard}
 
 
 def load_decoding(folder: Path) -> Decoding:
     """Return what the stage ``decoding`` fitted."""
-    found = json.loads((folder / "decoding.json").read_text())
-    return Decoding(found["weights"], found["threshold"], found["alone"])
+    fitted = json.loads((folder / "decoding.json").read_text())
+    return Decoding(fitted["weights"], fitted["threshold"], fitted["alone"])
 
 
 @dataclass(frozen=True)
@@ -242,7 +226,7 @@ class System:
 @torch.inference_mode()
 def system_probabilities(members: dict[str, Predictor], clip: Clip, config: EnsembleConfig) -> dict[str, Tensor]:
     """Return every member's (B, 49, 160, 240) probabilities, averaged over its views."""
-    return {name: member_probabilities(m, clip, views_of(m, config)) for name, m in members.items()}
+    return {name: member_probabilities(m, clip, config.views) for name, m in members.items()}
 
 
 def make_clip(
@@ -279,5 +263,5 @@ def clips(
     """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
     rows = np.arange(len(masks[0])) if rows is None else rows
     for first in range(0, len(rows), batch_size(device)):
-        some = rows[first : first + batch_size(device)]
-        yield make_clip(frames, masks, some, device), some
+        chosen = rows[first : first + batch_size(device)]
+        yield make_clip(frames, masks, chosen, device), chosen

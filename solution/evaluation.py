@@ -23,7 +23,7 @@ from solution.ensemble import System, batch_size, clips, decode, make_clip, syst
 from solution.forecast import Forecast
 from solution.metrics import Score, score
 from solution.pipeline import Pipeline
-from solution.predictors import Clip, View
+from solution.predictors import Clip
 from solution.predictors.baselines import BASELINES
 from solution.results_table import number
 from solution.segmenter import segment, segment_in_chunks
@@ -64,8 +64,9 @@ class Reliability:
         objects = torch.where((truth != IGNORE)[:, None], probabilities, 0)[:, 1:]
         own = objects.gather(1, (truth.long() - 1).clamp(0, objects.shape[1] - 1)[:, None])[:, 0]
         own = own[(truth > 0) & (truth != IGNORE) & (own > LEAST_PROBABILITY)]
-        some = objects[objects > LEAST_PROBABILITY]
-        for values, weights, total in ((some, None, self.pairs), (some, some, self.predicted), (own, None, self.true)):
+        likely = objects[objects > LEAST_PROBABILITY]
+        sums = (likely, None, self.pairs), (likely, likely, self.predicted), (own, None, self.true)
+        for values, weights, total in sums:
             bins = (values * RELIABILITY_BINS).long().clamp_max(RELIABILITY_BINS - 1)
             total += torch.bincount(bins, weights, RELIABILITY_BINS).double().cpu().numpy()
 
@@ -95,8 +96,8 @@ def evaluate(
     with tqdm(total=len(truth), desc="scoring", unit="video", disable=None, leave=False) as bar:
         for clip, rows in clips(frames, seen, device):
             probabilities = system_probabilities(system.members, clip, system.config)
-            for name, found in method_masks(system, clip, probabilities).items():
-                masks[name][rows] = found
+            for name, drawn in method_masks(system, clip, probabilities).items():
+                masks[name][rows] = drawn
             true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
             combined = system.combine(probabilities)
             presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
@@ -116,9 +117,9 @@ def score_baselines(
     """Score what learns nothing on one segmenter's masks, by name; see :func:`evaluate` for the arguments."""
     masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
     for clip, rows in clips(frames, [seen], device):
-        for name, found in baseline_masks(clip).items():
-            masks[name][rows] = found
-    return {name: score(found, truth, groups) for name, found in masks.items()}
+        for name, drawn in baseline_masks(clip).items():
+            masks[name][rows] = drawn
+    return {name: score(drawn, truth, groups) for name, drawn in masks.items()}
 
 
 def ceilings(
@@ -142,7 +143,7 @@ def method_masks(system: System, clip: Clip, probabilities: dict[str, Tensor]) -
 
 def baseline_masks(clip: Clip) -> dict[str, np.ndarray]:
     """Return the (B, 160, 240) uint8 masks of what learns nothing."""
-    return {name: each.predict(clip, View()).argmax(1).byte().cpu().numpy() for name, each in BASELINES.items()}
+    return {name: baseline.predict(clip).argmax(1).byte().cpu().numpy() for name, baseline in BASELINES.items()}
 
 
 def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
@@ -182,8 +183,9 @@ def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) ->
         there = torch.where(seen & tracks.visible[:, -1], 20.0, -20.0)
         turn = torch.stack(((4 * tracks.yaw[:, -1]).cos(), (4 * tracks.yaw[:, -1]).sin()), -1)[:, :, None]
         place = tracks.position[:, -1, :, None, None]
-        known = Forecast(torch.zeros_like(place[..., 0, 0]), place, torch.full_like(place[..., 0], 1e-4), turn, there)
-        drawn.append(decode(draw(known, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
+        certain = torch.full_like(place[..., 0], 1e-4)
+        forecast = Forecast(torch.zeros_like(place[..., 0, 0]), place, certain, turn, there)
+        drawn.append(decode(draw(forecast, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
     return score(np.concatenate(drawn), masks[:, -1], groups)
 
 

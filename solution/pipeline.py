@@ -42,6 +42,7 @@ from solution.ensemble import (
 from solution.predictors import Predictor
 from solution.predictors.frames import FramePipeline, load_frames, train_frames, train_simvp
 from solution.predictors.jepa import (
+    SIZES,
     JepaPipeline,
     load_encoder,
     load_jepa,
@@ -86,14 +87,14 @@ class Member:
 MEMBERS = {
     "objects": Member(
         load_objects,
-        lambda config: build(config.objects) if config.objects.dynamics != "simulated" else None,
+        lambda config: build(config.objects) if config.objects.dynamics == "corrected" else None,
         at_once=sys.maxsize,
     ),
     "masks": Member(load_masks, lambda config: SlotSimVP(config.masks)),
     "frames": Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter))),
     "jepa": Member(
         load_jepa,
-        lambda config: JepaPipeline(config.jepa),
+        lambda config: JepaPipeline(SIZES[config.jepa.size]),
         readers={"mask decoder on true frame 22": load_patch_segmenter},
     ),
 }
@@ -116,12 +117,16 @@ def check_possible(config: Config, label: str) -> None:
     Raises:
         UserError: names the ``label``.
     """
+    members = config.ensemble.members
+    if set(members) - set(MEMBERS) or len(set(members)) < len(members):
+        known = ", ".join(MEMBERS)
+        raise UserError(f"{label}: expected one or more different members of {known}, found {', '.join(members)}.")
     failed = None
     for device in ("meta", "cpu"):  # some encoders look at values while they are built
         try:
             with torch.device(device):
                 build_segmenter(config.segmenter)
-                for member in config.ensemble.members:
+                for member in members:
                     MEMBERS[member].networks(config)
             return
         except (KeyError, ValueError, RuntimeError, AssertionError) as error:
@@ -218,8 +223,6 @@ class Pipeline(Stages):
     def first_edges(self) -> Stage:
         """Train the network that reads places off frames, with the masks' places as its truth."""
         config = self.config.edges
-        if not config.first_steps:
-            raise UserError("edges.first_share leaves no step to a first training; there are no such stages.")
         return self._edges("first_edges", "mask_tracks", replace(config, steps=config.first_steps))
 
     def seen_tracks(self) -> Stage:
@@ -248,6 +251,8 @@ class Pipeline(Stages):
 
     def _edges(self, name: str, learned_from: str, config: EdgesConfig) -> Stage:
         train, seed = with_frames(self.packed["train"]), self.config.seed
+        if not config.steps:
+            raise UserError("edges.steps or edges.first_share leaves nothing to train; there is no such stage.")
         truth, masks = self.make(learned_from), self.segmented(train)
 
         def build(folder: Path) -> None:
@@ -259,7 +264,7 @@ class Pipeline(Stages):
 
     def needed_edges(self) -> Stage | None:
         """Return the stage ``edges`` if objects are to be looked for in frames and there are any."""
-        looks = self.config.objects.edges == "frames" and self.packed["train"].frames is not None
+        looks = self.config.edges.steps and self.packed["train"].frames is not None
         return self.make("edges") if looks else None
 
     def tracks(self) -> Stage:
@@ -294,7 +299,7 @@ class Pipeline(Stages):
         return self.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
 
     def objects(self) -> Stage:
-        """Fit the simulator to the tracks, and train the network that corrects it or takes its place."""
+        """Fit the simulator's constants to the tracks, and train the network that corrects it."""
         tracks, edges = self.make("tracks"), self.needed_edges()
         config, seed = self.config.objects, self.config.seed
 
@@ -332,7 +337,7 @@ class Pipeline(Stages):
         """Tune what draws frames and the U-Net that reads them."""
         simvp, segmenter = self.make("simvp"), self.make("segmenter")
         config, seed = self.config.frames, self.config.seed
-        unlabeled = self.packed.get("unlabeled") if config.pseudo_steps else None
+        unlabeled = self.packed.get("unlabeled") if "pseudo" in config.tuned else None
 
         def build(folder: Path) -> None:
             train_frames(
@@ -354,12 +359,12 @@ class Pipeline(Stages):
         return self.stage("frames", decided_by, build)
 
     def jepa_encoder(self) -> Stage:
-        """Train I-JEPA on frames alone: masks only show in its log what the features know."""
-        config, seed = self.config.jepa.encoder, self.config.seed
+        """Train I-JEPA on frames alone."""
+        config, seed = SIZES[self.config.jepa.size].encoder, self.config.seed
 
         def build(folder: Path) -> None:
-            labelled, held_out = map(self.labelled_frames, (self.fit_rows, self.held_out_rows))
-            train_encoder(config, self.all_frames(), labelled, held_out, folder, self.device, seed)
+            held_out = self.labelled_frames(self.held_out_rows)
+            train_encoder(config, self.all_frames(), held_out, folder, self.device, seed)
 
         decided_by = {"config": asdict(config), "data": self.all_content(), "seed": seed}
         return self.stage("jepa_encoder", decided_by, build)
@@ -367,7 +372,7 @@ class Pipeline(Stages):
     def jepa_generator(self) -> Stage:
         """Train the ViViT that draws frames by the encoder's features."""
         encoder, segmenter = self.make("jepa_encoder"), self.make("segmenter")
-        config, seed = self.config.jepa, self.config.seed
+        config, seed = SIZES[self.config.jepa.size], self.config.seed
 
         def build(folder: Path) -> None:
             train_generator(
@@ -387,8 +392,8 @@ class Pipeline(Stages):
     def jepa(self) -> Stage:
         """Train the decoder that reads masks off what is drawn."""
         encoder, generator = self.make("jepa_encoder"), self.make("jepa_generator")
-        config, seed = self.config.jepa, self.config.seed
-        unlabeled = self.packed.get("unlabeled") if config.decoder.pseudo_steps else None
+        config, seed = SIZES[self.config.jepa.size], self.config.seed
+        unlabeled = self.packed.get("unlabeled") if self.config.jepa.pseudo else None
 
         def build(folder: Path) -> None:
             train_jepa(
@@ -570,20 +575,17 @@ def without(section, *names: str) -> dict:
 def used_by_objects(config: ObjectsConfig, seed: int) -> dict:
     if config.dynamics == "simulated":
         return {"config": only(config, "dynamics", "modes", "samples")}
-    return {"config": without(config, "edges"), "seed": seed}
+    return {"config": asdict(config), "seed": seed}
 
 
 def used_by_masks(config: MasksConfig) -> dict:
-    return without(config, *(("horizons", "last_weight") if config.form == "rollout" else ()))
-
-
-TUNING = ("segmenter_steps", "joint_steps", "pseudo_steps", "tuning_rate", "jaccard_weight")
+    return without(config, *(["horizons"] if config.rolls else []), *(["slots"] if config.form == "published" else []))
 
 
 def used_by_simvp(config: FramesConfig) -> dict:
-    return without(config, *TUNING, *(("translator", "hid_T", "N_T") if config.network == "convlstm" else ()))
+    used = without(config, "tuned", "tuning_steps", "tuning_rate")
+    return used | ({"size": config.size[::2]} if config.network == "convlstm" else {})
 
 
 def used_in_tuning(config: FramesConfig) -> dict:
-    steps = config.segmenter_steps + config.joint_steps + config.pseudo_steps
-    return only(config, *TUNING) if steps else {}
+    return only(config, "tuned", "tuning_steps", "tuning_rate") if config.tuned else {}

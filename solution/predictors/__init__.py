@@ -6,6 +6,7 @@ are written once against it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,30 +40,27 @@ class Clip:
         return Clip(frames, self.masks.flip(-1), tuple(copy.flipped() for copy in self.copies))
 
 
-@dataclass(frozen=True)
-class View:
-    """One test-time view of a clip; the default is the clip as it is.
-
-    Attributes:
-        flip: mirror left to right; done outside the predictor, which never sees this flag set.
-        slot_seed: seed of the order in which objects take slots; ``None`` is the order of their classes.
-        turn: rotation of the ground plane in radians.
-    """
-
-    flip: bool = False
-    slot_seed: int | None = None
-    turn: float = 0.0
-
-
 class Predictor(Protocol):
     """Anything that maps a clip to probabilities of frame 22.
 
     Attributes:
-        symmetries: which views it was trained to be invariant to, of ``flip``, ``slots`` and ``turn``.
+        symmetries: which of ``VIEWS`` it was trained to be invariant to.
     """
 
     symmetries: frozenset[str]
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         """Return (B, 49, 160, 240) float32 probabilities that sum to 1 over the classes, on the clip's device."""
         ...
+
+
+@dataclass(frozen=True)
+class View:
+    """A test-time view: how to look at a clip, and how to bring back the (B, 49, 160, 240) probabilities of that."""
+
+    see: Callable[[Clip], Clip]
+    back: Callable[[Tensor], Tensor]
+
+
+VIEWS = {"flip": View(Clip.flipped, lambda probabilities: probabilities.flip(-1))}
+"""A member averages the plain clip and those of these that it learned; training mirrors clips as well."""

@@ -19,7 +19,7 @@ from data_prep.scene import CLIP_FRAMES
 from solution.clips import FrameVideos, draw_videos
 from solution.losses import structural_similarity
 from solution.metrics import score
-from solution.predictors import Clip, View
+from solution.predictors import Clip
 from solution.training import autocast
 
 STRIP_CLIPS = 3
@@ -35,7 +35,7 @@ class FramesPredictor:
         self.pipeline = pipeline.eval()
 
     @torch.inference_mode()
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         with autocast(clip.frames.device):
             logits = self.pipeline(clip.frames)
         return logits.float().softmax(1)

@@ -1,7 +1,6 @@
 """The frame-space predictor: SimVP draws frame 22, the U-Net segments what it drew, and both are tuned together.
 
-SimVP learns from all videos, fine-tuning from those with masks; each kind of fine-tuning is a stage with a name and is
-off when it has no steps.
+SimVP learns from all videos, fine-tuning from those with masks.
 """
 
 from __future__ import annotations
@@ -47,16 +46,12 @@ class Residual(nn.Module):
 
 
 def build_simvp(config: FramesConfig) -> nn.Module:
-    """Return the untrained SimVP of a config."""
-    simvp = SimVP(hid_S=config.hid_S, hid_T=config.hid_T, N_S=config.N_S, N_T=config.N_T, translator=config.translator)
-    return Residual(simvp) if config.residual else simvp
-
-
-NETWORKS = {
-    "simvp": build_simvp,
-    "convlstm": lambda config: ConvLSTM(config.hid_S, config.N_S, residual=config.residual),
-}
-"""What draws frames, by the name a config gives it."""
+    """Return the untrained network that draws frames."""
+    hid_S, hid_T, N_S, N_T = config.size
+    if config.network == "convlstm":
+        return ConvLSTM(hid_S, N_S, residual=not config.plain)
+    simvp = SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
+    return simvp if config.plain else Residual(simvp)
 
 
 class FramePipeline(nn.Module):
@@ -67,7 +62,7 @@ class FramePipeline(nn.Module):
         if HEIGHT % config.downscale or WIDTH % config.downscale:
             raise ValueError(f"downscale divides {HEIGHT} and {WIDTH}, {config.downscale} does not")
         self.downscale = config.downscale
-        self.simvp = NETWORKS[config.network](config)
+        self.simvp = build_simvp(config)
         self.segmenter = segmenter
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -157,14 +152,14 @@ def train_frames(
     load_weights(pipeline.simvp, simvp_folder, device)
     every_video = [labelled] if unlabeled is None else [labelled, unlabeled]
     kinds = (
-        ("segmenter", pipeline.segmenter, [labelled], config.segmenter_steps),
-        ("joint", pipeline, [labelled], config.joint_steps),
-        ("pseudo", pipeline, every_video, config.pseudo_steps),
+        ("segmenter", pipeline.segmenter, [labelled]),
+        ("joint", pipeline, [labelled]),
+        ("pseudo", pipeline, every_video),
     )
-    for name, part, videos, steps in kinds:
-        if steps > 0:
+    for name, part, videos in kinds:
+        if name in config.tuned:
             if not (folder / name / WEIGHTS).exists():
-                tune(config, pipeline, part, steps, videos, held_out, folder / name, device, seed)
+                tune(config, pipeline, part, videos, held_out, folder / name, device, seed)
             load_weights(part, folder / name, device)  # the EMA
     save_weights(pipeline, folder)
     return FramesPredictor(pipeline)
@@ -183,7 +178,6 @@ def tune(
     config: FramesConfig,
     pipeline: FramePipeline,
     part: nn.Module,
-    steps: int,
     videos: Sequence[FrameVideos],
     held_out: FrameVideos,
     folder: Path,
@@ -210,5 +204,6 @@ def tune(
         draw = partial(last_frame, simvp, downscale=config.downscale)
         return evaluate_frames(draw, segmenter, held_out, folder, device)
 
+    steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))
     fit(part, loss, video_batches(config.batch_size, videos, seed, False), folder, recipe, device, seed, evaluate)

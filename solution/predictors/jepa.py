@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.classes import IGNORE, NUM_CLASSES
+from data_prep.classes import IGNORE
 from data_prep.errors import UserError
 from data_prep.scene import NUM_FRAMES
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos, draw_videos
-from solution.config import DecoderConfig, EncoderConfig, GeneratorConfig, JepaConfig
 from solution.metrics import score
 from solution.models.jepa import Encoder, Jepa, draw_patches, spread
 from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
 from solution.models.unet import SegmentationUNet
-from solution.models.vit import GRID, PATCH, PATCHES
 from solution.models.vivit import ViViT
 from solution.predictors.drawn import (
     EVALUATION_CLIPS,
@@ -41,7 +39,92 @@ from solution.training import Recipe, autocast, fit
 
 COLLAPSED = 0.01
 """A spread of features below this is an encoder that tells frames apart hardly or not at all."""
-PROBE_FRAMES = 192
+LOOKED_AT = 192
+"""Frames whose features are compared."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """I-JEPA, encoder and predictor of one size; the defaults are the report's, for 13,900 videos.
+
+    Attributes:
+        momentum: of the target encoder at first; it ends at 1.
+        epochs: equal parts of the steps; each ends with a look at the features.
+    """
+
+    width: int = 192
+    layers: int = 12
+    heads: int = 3
+    momentum: float = 0.996
+    epochs: int = 300
+    steps: int = 44_800
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """ViViT of the report's size; steps and rate are ours.
+
+    Attributes:
+        pixel_weight: of the squared error of pixels, beside that of features; the report has none.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    pixel_weight: float = 0.0
+    steps: int = 40_000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The mask decoder, as wide as the encoder, and how long, in steps of ours, it learns from what; 0 is off.
+
+    Attributes:
+        pseudo_steps: on frames of unlabeled videos with the segmenter's masks.
+        labelled_steps: on frames with true masks, then.
+        tuning_steps: on drawn frames 22 with true masks, last.
+        tuning_rate: the learning rate of these.
+    """
+
+    layers: int = 6
+    heads: int = 3
+    pseudo_steps: int = 20_000
+    labelled_steps: int = 10_000
+    tuning_steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    tuning_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class JepaSizes:
+    """The three networks and their training."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+QUICK = JepaSizes(
+    EncoderConfig(width=96, layers=4, momentum=0.95, epochs=4, steps=200, batch_size=64),
+    GeneratorConfig(width=192, layers=4, heads=3, pixel_weight=100.0, steps=300, batch_size=4, learning_rate=1e-3),
+    DecoderConfig(
+        layers=2,
+        pseudo_steps=400,
+        labelled_steps=200,
+        tuning_steps=40,
+        batch_size=8,
+        learning_rate=3e-3,
+        tuning_rate=1e-3,
+    ),
+)
+"""What two CPU cores can try in minutes: few steps, so the target follows faster and pixels help the generator."""
+
+SIZES = {"report": JepaSizes(), "quick": QUICK}
 
 
 @dataclass(frozen=True)
@@ -80,7 +163,7 @@ def half_cosine(step: int, last: int) -> float:
 class JepaPipeline(nn.Module):
     """Eleven frames → eleven drawn frames → class logits of the last."""
 
-    def __init__(self, config: JepaConfig):
+    def __init__(self, config: JepaSizes):
         super().__init__()
         encoder, generator, decoder = config.encoder, config.generator, config.decoder
         self.generator = ViViT(generator.width, generator.layers, generator.heads)
@@ -101,7 +184,6 @@ class JepaPipeline(nn.Module):
 def train_encoder(
     config: EncoderConfig,
     videos: Sequence[FrameVideos],
-    labelled: FrameVideos,
     held_out: FrameVideos,
     folder: Path,
     device: torch.device,
@@ -112,8 +194,7 @@ def train_encoder(
     Args:
         config: the networks and their recipe.
         videos: to learn from; masks are not looked at.
-        labelled: videos to which the linear probe is fitted.
-        held_out: labelled videos that are in neither; every epoch ends with looking at the features of their frames.
+        held_out: videos that are not among them; every epoch ends with looking at the features of their frames.
         folder: made if missing; training resumes there.
         device: where to train.
         seed: of everything random.
@@ -136,7 +217,7 @@ def train_encoder(
         return {"loss": F.mse_loss(predicted.float(), target)}
 
     def evaluate(jepa: Jepa) -> dict[str, float]:
-        return look_at_features(jepa.target, labelled, held_out, device)
+        return look_at_features(jepa.target, held_out, device)
 
     fit(network, loss, batch, folder, recipe, device, seed, evaluate)
 
@@ -177,7 +258,7 @@ def train_generator(
 
 
 def train_jepa(
-    config: JepaConfig,
+    config: JepaSizes,
     encoder_folder: Path,
     generator_folder: Path,
     labelled: FrameVideos,
@@ -224,7 +305,7 @@ def train_jepa(
 def load_jepa(folder: Path, device: torch.device) -> FramesPredictor:
     """Rebuild the predictor that :func:`train_jepa` left in ``folder``."""
     settings = json.loads((folder / "config.json").read_text())
-    config = JepaConfig(
+    config = JepaSizes(
         EncoderConfig(**settings["encoder"]),
         GeneratorConfig(**settings["generator"]),
         DecoderConfig(**settings["decoder"]),
@@ -309,60 +390,23 @@ def frame_batches(
 
 
 @torch.inference_mode()
-def look_at_features(
-    encoder: Encoder, labelled: FrameVideos, held_out: FrameVideos, device: torch.device
-) -> dict[str, float]:
-    """Return the ``spread`` of an encoder's features of held-out frames, and the average precision of a linear probe.
-
-    The probe says from one patch's features which classes the patch shows; it is fitted to labelled frames.
+def look_at_features(encoder: Encoder, held_out: FrameVideos, device: torch.device) -> dict[str, float]:
+    """Return the ``spread`` of an encoder's features over frames from all over the held-out videos.
 
     Raises:
         UserError: the encoder collapsed: it gives all frames the same features.
     """
-    (known, shown), (new, true) = (probed_frames(encoder, videos, device) for videos in (labelled, held_out))
-    found = spread(new)
-    if not found >= COLLAPSED:
-        raise UserError(
-            f"the encoder collapsed: its features of different frames differ by {found:.1e} of their scale, expected "
-            f"at least {COLLAPSED}; lower jepa.encoder.learning_rate or raise jepa.encoder.momentum."
-        )
-    return {"spread": found, "probe": probe_precision(known, shown, new, true)}
-
-
-def probed_frames(encoder: Encoder, videos: FrameVideos, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (N, 150, C) features of frames from all over the videos, and the classes of each patch, (N, 150, 48)."""
-    total = len(videos.rows) * NUM_FRAMES
-    rows, times = np.divmod(np.linspace(0, total - 1, min(PROBE_FRAMES, total)).astype(int), NUM_FRAMES)
-    rows = videos.rows[rows]
-    features = []
-    chunk = FRAMES_AT_ONCE[device.type]
+    total = len(held_out.rows) * NUM_FRAMES
+    rows, times = np.divmod(np.linspace(0, total - 1, min(LOOKED_AT, total)).astype(int), NUM_FRAMES)
+    features, chunk = [], FRAMES_AT_ONCE[device.type]
     for i in range(0, len(rows), chunk):
-        frames = torch.from_numpy(videos.frames[rows[i : i + chunk], times[i : i + chunk]]).to(device)
+        frames = torch.from_numpy(held_out.frames[held_out.rows[rows[i : i + chunk]], times[i : i + chunk]]).to(device)
         with autocast(device):
             features.append(encoder(as_images(frames)).float())
-    masks = torch.from_numpy(videos.masks[rows, times]).to(device)
-    return torch.cat(features), classes_of_patches(masks)
-
-
-def classes_of_patches(masks: Tensor) -> Tensor:
-    """Return which of the 48 object classes each patch of (N, 160, 240) uint8 masks shows, (N, 150, 48) bool."""
-    patches = masks.unflatten(1, (GRID[0], PATCH)).unflatten(3, (GRID[1], PATCH)).transpose(2, 3).flatten(3)
-    shown = torch.zeros(len(masks), PATCHES, IGNORE + 1, dtype=torch.bool, device=masks.device)
-    return shown.scatter_(2, patches.flatten(1, 2).long(), True)[..., 1:NUM_CLASSES]
-
-
-def probe_precision(known: Tensor, shown: Tensor, new: Tensor, true: Tensor) -> float:
-    """Return the average precision, over all (patch, class) pairs, of a least-squares fit of classes to features.
-
-    Args:
-        known: (N, 150, C) features to fit to.
-        shown: (N, 150, K) bool, what their patches show.
-        new: (M, 150, C) features to score on.
-        true: (M, 150, K) bool; nan without a True.
-    """
-    known, new = (F.pad(features.flatten(0, 1).double(), (0, 1), value=1) for features in (known, new))
-    ridge = 1e-3 * len(known) * torch.eye(known.shape[1], device=known.device, dtype=known.dtype)
-    weights = torch.linalg.solve(known.T @ known + ridge, known.T @ shown.flatten(0, 1).double())
-    hits = true.flatten()[(new @ weights).flatten().argsort(descending=True)]
-    places = hits.nonzero()[:, 0] + 1
-    return (torch.arange(1, len(places) + 1, device=places.device) / places).mean().item()
+    reached = spread(torch.cat(features))
+    if not reached >= COLLAPSED:
+        raise UserError(
+            f"the encoder collapsed: its features of different frames differ by {reached:.1e} of their scale, expected "
+            f"at least {COLLAPSED}; lower its learning_rate or raise its momentum in SIZES of predictors/jepa.py."
+        )
+    return {"spread": reached}

@@ -24,11 +24,10 @@ from solution.drawing import draw, fit_margin
 from solution.edges import load_edges, track
 from solution.forecast import Forecast
 from solution.losses import forecast_loss
-from solution.models.dynamics import Dynamics, Offsets
+from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
-from solution.models.interactions import Interactions
 from solution.physics import Constants
-from solution.predictors import Clip, View
+from solution.predictors import Clip
 from solution.rollout import FITTED_ON, Rollout, fit_constants, roll_out
 from solution.tracks import Tracks
 from solution.training import Recipe, fit
@@ -40,8 +39,6 @@ TRUTH = ("position", "seen", "yaw", "judged")
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
 """Units between the centres of two solids; nearer ones may touch, if only between two frames."""
-LATEST_START = 5
-"""Last frame of its video that a training clip may start at; so many frames of its future are then unknown."""
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
@@ -62,16 +59,6 @@ def without_bystanders(tracks: Tracks, random: torch.Generator) -> Tracks:
     met = (both & (gap < APART)).any(1).any(-1)
     stays = met | (torch.rand(met.shape, generator=random) < 0.5)
     return replace(tracks, classes=tracks.classes * stays, visible=visible & stays[:, None])
-
-
-def started_later(tracks: Tracks, frames: Tensor) -> tuple[Tracks, Tensor]:
-    """Return the tracks from frame (B,) on, unseen at their end, and (B, T) bool which frames are known."""
-    count = tracks.visible.shape[1]
-    index = torch.arange(count) + frames[:, None]
-    known, rows = index < count, torch.arange(len(tracks))[:, None]
-    timed = {f.name: getattr(tracks, f.name) for f in fields(Tracks) if f.name != "classes"}
-    later = replace(tracks, **{name: value[rows, index.clamp_max(count - 1)] for name, value in timed.items()})
-    return replace(later, visible=later.visible & known[..., None]), known
 
 
 def move(vectors: Tensor, angle: Tensor, mirror: Tensor) -> Tensor:
@@ -99,16 +86,15 @@ def last_seen(history: Tracks) -> tuple[Tensor, Tensor]:
     return last.clamp_min(0), where
 
 
-def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, modes: int) -> dict[str, Tensor]:
+def network_inputs(history: Tracks, rollout: Rollout, camera: Tensor) -> dict[str, Tensor]:
     """Return what ``Dynamics.forward`` takes.
 
     Args:
         history: tracks of the 11 frames of B clips.
-        rollout: the simulator's expectation for them, or ``None`` to start every trajectory where the object was last.
+        rollout: the simulator's expectation for them.
         camera: (B, 2) the camera's place on the floor, which tells a turned floor from a straight one.
-        modes: trajectories per object, as many as the rollout's versions.
     """
-    batch, frames, objects = history.visible.shape
+    frames, objects = history.visible.shape[1:]
     seen = history.visible
     present = seen.any(1)
     last, origin = last_seen(history)
@@ -124,59 +110,49 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
     gap = (frames - 1 - last)[..., None] / frames
     view = camera[:, None].expand(-1, objects, -1)
     features = [timed.transpose(1, 2).flatten(2), origin, 4 * velocity, moves[..., None], gap, shape, view / 4]
-    closing = velocity
-    if rollout is None:
-        anchor = origin[:, :, None, None].expand(-1, -1, modes, HORIZON, -1)
-        mode_features = torch.eye(modes, device=origin.device).expand(batch, objects, -1, -1)
-        turn = facing.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0, :, None].expand(-1, -1, modes, -1)
-    else:
-        anchor = rollout.path
-        expected = rollout.path[:, :, 0]
-        aside = rollout.path - expected[:, :, None]
-        spread = aside.square().sum(-1).mean(2).sqrt()  # (B, K, F)
-        is_cube = (history.shape == CUBE)[..., None, None]
-        turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1) * is_cube
-        struck = rollout.hit.clamp_max(2.0)
-        mode_features = torch.cat((4 * aside.flatten(3), struck, turn), -1)
-        closing = rollout.velocity * FRAME_SECONDS
-        features += [
-            4 * (expected - origin[:, :, None]).flatten(2),
-            4 * spread,
-            struck[:, :, 0],
-            struck.mean(2),
-            4 * closing,
-            rollout.doubt.clamp_min(1e-4).log() / 4,
-            turn[:, :, 0],
-        ]
+    expected = rollout.path[:, :, 0]
+    aside = rollout.path - expected[:, :, None]
+    spread = aside.square().sum(-1).mean(2).sqrt()  # (B, K, F)
+    is_cube = (history.shape == CUBE)[..., None, None]
+    turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1) * is_cube
+    struck = rollout.hit.clamp_max(2.0)
+    mode_features = torch.cat((4 * aside.flatten(3), struck, turn), -1)
+    closing = rollout.velocity * FRAME_SECONDS
+    features += [
+        4 * (expected - origin[:, :, None]).flatten(2),
+        4 * spread,
+        struck[:, :, 0],
+        struck.mean(2),
+        4 * closing,
+        rollout.doubt.clamp_min(1e-4).log() / 4,
+        turn[:, :, 0],
+    ]
     away = origin[:, None] - origin[:, :, None]  # (B, K, K, 2) from each object to each other
     closing = closing[:, None] - closing[:, :, None]
     speed = closing.square().sum(-1)
     meeting = (-(away * closing).sum(-1) / speed.clamp_min(1e-4)).clamp(-5, 20)
     nearest = (away + meeting[..., None] * closing).norm(dim=-1)
     near = [away.norm(dim=-1), meeting / 10, nearest, ((nearest < 0.5) & (meeting > 0)).float()]
-    if rollout is not None:
-        near.append((expected[:, None] - expected[:, :, None]).norm(dim=-1).amin(-1))
+    near.append((expected[:, None] - expected[:, :, None]).norm(dim=-1).amin(-1))
     return {
         "features": torch.cat(features, -1) * present[..., None],
         "pairs": torch.cat((away, 4 * closing, torch.stack(near, -1)), -1),
         "present": present,
         "modes": mode_features,
-        "anchor": anchor,
+        "anchor": rollout.path,
         "facing": turn,
-        "velocity": velocity,
     }
 
 
 def build(config: ObjectsConfig) -> Dynamics:
-    features, pairs, modes = CLIP_FRAMES * 7 + 11, 8, config.modes
-    if config.dynamics == "corrected":
-        features, pairs, modes = features + HORIZON * 5 + 7, pairs + 1, HORIZON * 3 + 2
-    head = (Interactions if config.dynamics == "interactions" else Offsets)(config.width, HORIZON)
-    return Dynamics(features, pairs, modes, head, config.width, config.layers)
+    features, pairs, modes = CLIP_FRAMES * 7 + 11 + HORIZON * 5 + 7, 9, HORIZON * 3 + 2
+    return Dynamics(features, pairs, modes, HORIZON, config.width, config.layers)
 
 
 class Objects:
-    """The predictor; see ``solution.predictors.Predictor``."""
+    """The predictor; mirrored masks are fitted anew, which averages out the errors of the fit."""
+
+    symmetries = frozenset({"flip"})
 
     def __init__(
         self,
@@ -187,42 +163,26 @@ class Objects:
         edges: EdgeNetwork | None = None,
     ):
         self.model, self.constants, self.config, self.device, self.edges = model, constants, config, device, edges
-        # The simulator turns with the floor exactly; mirrored masks are fitted anew, which averages out what fits err.
-        learned = {"flip", "turn"} if "floor" in config.augmented else set()
-        self.symmetries = frozenset({"flip"} if model is None else learned)
 
     @torch.no_grad()
-    def predict(self, clip: Clip, view: View) -> Tensor:
-        return self.predict_tracks(track(self.edges, clip.masks, clip.frames), view)
+    def predict(self, clip: Clip) -> Tensor:
+        return self.predict_tracks(track(self.edges, clip.masks, clip.frames))
 
     @torch.no_grad()
-    def predict_tracks(self, history: Tracks, view: View) -> Tensor:
+    def predict_tracks(self, history: Tracks) -> Tensor:
         """Return the probabilities from tracks of the 11 frames."""
         history = history.to(self.device)
         present = history.visible.any(1)
-        forecast, margin = self.forecast(history, view), self.constants.margin
+        forecast, margin = self.forecast(history), self.constants.margin
         return draw(forecast, history.classes, history.shape, present, self.config.samples, margin)
 
-    def forecast(self, history: Tracks, view: View) -> Forecast:
+    def forecast(self, history: Tracks) -> Forecast:
         """Return where the objects will be, from tracks of the 11 frames on the predictor's device."""
-        device = self.device
-        batch = len(history)
-        angle = torch.full((batch,), view.turn, device=device)
-        plain = torch.zeros(batch, dtype=torch.bool, device=device)
-        shift = torch.zeros(batch, 2, device=device)
-        camera = torch.tensor(CAMERA[:2], device=device).expand(batch, 2)
-        rollout = None
-        if self.config.simulates:
-            rollout = roll_out(history, self.constants, HORIZON, self.config.modes)
-            if self.model is None:
-                return simulated(rollout)
-            rollout = moved_rollout(rollout, angle, plain, shift)
-        inputs = network_inputs(
-            moved(history, angle, plain, shift), rollout, move(camera, angle, plain), self.config.modes
-        )
-        forecast = self.model(**inputs)
-        turned = move(forecast.turn, -4 * angle, plain)
-        return replace(forecast, mean=move(forecast.mean, -angle, plain), turn=turned)
+        rollout = roll_out(history, self.constants, HORIZON, self.config.modes)
+        if self.model is None:
+            return simulated(rollout)
+        camera = torch.tensor(CAMERA[:2], device=self.device).expand(len(history), 2)
+        return self.model(**network_inputs(history, rollout, camera))
 
 
 def simulated(rollout: Rollout) -> Forecast:
@@ -234,12 +194,14 @@ def simulated(rollout: Rollout) -> Forecast:
 
 
 def training_batches(
-    tracks: Tracks, rollout: Rollout | None, config: ObjectsConfig, seed: int
+    tracks: Tracks, rollout: Rollout, config: ObjectsConfig, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function from a step to its batch: videos in random order, augmented."""
+    """Return the function from a step to its batch: videos in random order, augmented.
+
+    The floor is mirrored, turned and shifted, and some bystanders are left out; a rollout still has them, and one
+    version in a hundred is hit by one.
+    """
     videos = len(tracks)
-    floor, bystanders, later = (name in config.augmented for name in ("floor", "bystanders", "later"))
-    later &= rollout is None  # a rollout starts at frame 11
 
     def batch(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -250,25 +212,19 @@ def training_batches(
         ]
         chosen = torch.cat(order)[place : place + config.batch_size]
         size = len(chosen)
-        angle = floor * torch.rand(size, generator=random) * 2 * math.pi
-        mirror = floor & (torch.rand(size, generator=random) < 0.5)
-        shift = floor * torch.randn(size, 2, generator=random) * 0.3
-        video = without_bystanders(tracks[chosen], random) if bystanders else tracks[chosen]
-        start = torch.randint(1, LATEST_START + 1, (size,), generator=random)
-        start *= later & (torch.rand(size, generator=random) < 0.5)
-        video, known = started_later(video, start)
-        video = moved(video, angle, mirror, shift)
-        expected = None
-        if rollout is not None:
-            expected = Rollout(**{f.name: getattr(rollout, f.name)[chosen] for f in fields(Rollout)})
-            expected = moved_rollout(expected, angle, mirror, shift)
+        angle = torch.rand(size, generator=random) * 2 * math.pi
+        mirror = torch.rand(size, generator=random) < 0.5
+        shift = torch.randn(size, 2, generator=random) * 0.3
+        video = moved(without_bystanders(tracks[chosen], random), angle, mirror, shift)
+        expected = Rollout(**{f.name: getattr(rollout, f.name)[chosen] for f in fields(Rollout)})
+        expected = moved_rollout(expected, angle, mirror, shift)
         camera = move(torch.tensor(CAMERA[:2]).expand(size, 2), angle, mirror) + shift
         history, future = video.frames(slice(CLIP_FRAMES)), video.frames(slice(CLIP_FRAMES, None))
-        inputs = network_inputs(history, expected, camera, config.modes)
+        inputs = network_inputs(history, expected, camera)
         seen = future.visible.transpose(1, 2) & inputs["present"][..., None]
         yaw = torch.where(video.shape == CUBE, future.yaw[:, -1], torch.nan)
-        judged = inputs["present"] & known[:, -1:]
-        return inputs | {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw, "judged": judged}
+        truth = {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw, "judged": inputs["present"]}
+        return inputs | truth
 
     return batch
 
@@ -300,15 +256,11 @@ def train_objects(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
     future = tracks[slice(min(FITTED_ON, labelled))].frames(slice(CLIP_FRAMES, None))
-    constants = Constants(margin=fit_margin(future))
-    if config.simulates:
-        constants = fit_constants(tracks, slice(CLIP_FRAMES, None), constants)
+    constants = fit_constants(tracks, slice(CLIP_FRAMES, None), Constants(margin=fit_margin(future)))
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     if config.dynamics == "simulated":
         return Objects(None, constants, config, device)
-    rollout = None
-    if config.dynamics == "corrected":
-        rollout = foreseen(tracks, constants, config, device)
+    rollout = foreseen(tracks, constants, config, device)
     torch.manual_seed(seed)
     model = build(config)
     batch = training_batches(tracks.to("cpu"), rollout, config, seed)
@@ -328,8 +280,7 @@ def foreseen(tracks: Tracks, constants: Constants, config: ObjectsConfig, device
 
 def load_objects(folder: Path, device: torch.device) -> Objects:
     """Return the predictor that :func:`train_objects` left in ``folder``."""
-    values = json.loads((folder / "config.json").read_text())
-    config = ObjectsConfig(**values | {"augmented": tuple(values["augmented"])})
+    config = ObjectsConfig(**json.loads((folder / "config.json").read_text()))
     constants = Constants(**json.loads((folder / "physics.json").read_text()))
     model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
     edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None

@@ -6,7 +6,8 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from solution import benchmark, full_size
+from solution import benchmark, results_table
+from solution.results_table import read_results
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call
 
 OPTIONS = ["full", "--recipe", "quick", "--scale", "0.0005", *TINY_OPTIONS[2:]]
@@ -15,7 +16,7 @@ OPTIONS = ["full", "--recipe", "quick", "--scale", "0.0005", *TINY_OPTIONS[2:]]
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(full_size, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results_table, "RESULTS", tmp_path / "results.json")
 
     def run(*options: str) -> str:
         found = CliRunner().invoke(benchmark.main, [*OPTIONS, *options], catch_exceptions=False)
@@ -48,9 +49,8 @@ def test_stopped_again_and_again_it_ends_with_one_result(run, tmp_path):
     assert calls[0] == "Time is up. Done: nothing. The same command goes on from here."
     done = calls[-2].partition("Done: ")[2].partition(".")[0].split(", ")
     assert {"stand-in", "segmenter", "masks_hidden", "predictions_hidden", "methods_hidden"} <= set(done)
-    (path,) = (tmp_path / "results").iterdir()
-    result = json.loads(path.read_text())
-    assert path.name == "full-quick-0.0005.json" and result["commit"] and result["hardware"] and result["versions"]
+    (result,) = read_results(tmp_path / "results.json")
+    assert result["name"] == "full-quick-0.0005" and result["commit"] and result["hardware"] and result["versions"]
     assert result["data"] == "stand-in of 2 train, 2 val, 6 unlabeled, 2 hidden videos, scored on hidden"
     methods = [row["method"] for row in result["rows"]]
     assert methods[0] == "all background" and {"objects", "ensemble", "U-Net on the true frame 22"} <= set(methods)
@@ -59,6 +59,5 @@ def test_stopped_again_and_again_it_ends_with_one_result(run, tmp_path):
     timed = [c["seconds"] for name, c in result["stages"].items() if name not in ("stand-in", "methods_hidden")]
     (minutes,) = (row["minutes"] for row in result["rows"] if row["minutes"])
     assert math.isclose(60 * minutes, sum(timed))
-    first = (tmp_path / "results" / path.name).read_text()
     assert "segmenter: kept" in run()
-    assert json.loads((tmp_path / "results" / path.name).read_text())["rows"] == json.loads(first)["rows"]
+    assert read_results(tmp_path / "results.json")[0]["rows"] == result["rows"]

@@ -11,9 +11,10 @@ from data_prep.pack import open_packed
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import override
 from solution.pipeline import Pipeline
+from solution.predictors import jepa
 from solution.presets import QUICK
 from solution.stages import Stage, stage_key
-from tests.test_gpu import SMALL
+from tests.test_gpu import SMALL, SMALL_JEPA
 
 
 def test_a_tenth_but_at_least_eight_and_at_most_half_is_held_out(tmp_path):
@@ -25,7 +26,8 @@ def test_a_tenth_but_at_least_eight_and_at_most_half_is_held_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_is_learned_from_val_or_what_is_held_out(tmp_path):
+def test_nothing_is_learned_from_val_or_what_is_held_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(jepa.SIZES, "quick", SMALL_JEPA)
     config = override(QUICK, [*SMALL, "ensemble.members=objects,masks,frames,jepa", "objects.dynamics=corrected"])
     made = []
     for name in ("as they are", "noise"):
@@ -91,8 +93,8 @@ END = {"decoding", "predictions_hidden"}
         (["objects.samples=9"], {"objects"} | END),
         (["masks.steps=9"], {"masks"} | END),
         (["frames.tuning_rate=9"], {"frames"} | END),
-        (["frames.hid_T=16"], {"simvp", "frames"} | END),
-        (["jepa.decoder.layers=1"], {"jepa"} | END),
+        (["frames.size=8,16,4,2"], {"simvp", "frames"} | END),
+        (["jepa.pseudo=false"], {"jepa"} | END),
         (["ensemble.decode=argmax"], END),
         (["edges.first_share=0.1"], {"first_edges", "seen_tracks", "edges", "tracks", "objects"} | END),
     ],
@@ -104,7 +106,7 @@ def test_a_stage_is_made_anew_for_what_it_uses_and_nothing_else(settings, made_a
 
 def test_a_network_that_is_not_used_decides_nothing():
     plain = ["objects.dynamics=corrected", "frames.network=convlstm", "masks.form=rollout"]
-    before, after = keys(*plain), keys(*plain, "frames.hid_T=16", "masks.horizons=3", "objects.edges=frames")
+    before, after = keys(*plain), keys(*plain, "frames.size=16,8,4,2", "masks.horizons=3")
     assert before == after and keys()["objects"] != before["objects"]
     assert keys(*plain, "objects.width=64")["objects"] != before["objects"]
 
