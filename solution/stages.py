@@ -23,7 +23,7 @@ from data_prep.sole import sole_maker
 from solution import processes
 from solution.machine import peak_gib, reset_peak
 
-VERSION = 2
+VERSION = 3
 """Raised when a stage would be made otherwise from the same data and config, so that older ones are made anew."""
 NEEDED = (".json", ".npy", ".safetensors")
 """Suffixes of the files of a stage without which it is not finished; what else lies there may be deleted."""
