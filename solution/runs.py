@@ -22,7 +22,8 @@ from data_prep.files import write_text
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import Config, from_json, to_json
-from solution.stages import Pipeline, Stage, finished
+from solution.pipeline import Pipeline
+from solution.stages import Stage, finished
 
 RUNS = Path("runs")
 STAGES = RUNS / "stages"

@@ -8,9 +8,9 @@ import click
 
 from data_prep.errors import exits_cleanly
 from solution import processes
-from solution.presets import PRESETS, configured
+from solution.pipeline import MAKERS, Pipeline, configured
+from solution.presets import PRESETS
 from solution.runs import STAGES, choose_device, default_data, pack_and_report, run_folder, save_run, standin_data
-from solution.stages import MAKERS, Pipeline
 
 
 @click.command()

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from solution.predictors import jepa
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, flip_a_bit, run_submit, run_validate
+from tests.test_gpu import SMALL, SMALL_JEPA
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +90,7 @@ def test_too_little_memory_is_one_sentence_and_loses_nothing(raw_standin, empty,
     def too_large(*_):
         raise torch.OutOfMemoryError("tried to allocate 5 GiB")
 
-    monkeypatch.setattr("solution.stages.segment_split", too_large)
+    monkeypatch.setattr("solution.pipeline.segment_split", too_large)
     assert_one_sentence(run_submit("--data", raw_standin), "masks_train needs more memory than cpu has", "smaller")
     assert len(stages(empty, "segmenter")) == 1 and not stages(empty, "masks_train")
 
@@ -99,7 +101,7 @@ import torch
 torch.set_num_threads(1)
 import submit
 from data_prep import pack
-from solution import stages, training
+from solution import ensemble, pipeline, training
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 calls = []
 def kill_at(call, original):
@@ -115,7 +117,7 @@ submit.main({options!r})
 KILLS = {
     "packing": "pack.pack_video = kill_at(9, pack.pack_video)",
     "training": "training.State.save = kill_at(4, training.State.save)",
-    "prediction": "stages.batch_size = lambda device: 4; stages.System.predict = kill_at(2, stages.System.predict)",
+    "prediction": "pipeline.batch_size = lambda _: 4; ensemble.System.predict = kill_at(2, ensemble.System.predict)",
 }
 
 
@@ -239,16 +241,19 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
     ("options", "words"),
     [
         (["--set", "segmenter.stepz=3"], ["segmenter.stepz", "the nearest is segmenter.steps"]),
-        (["--set", "segmenter.steps=many"], ["expected a value of type int", "'many'"]),
+        (["--set", "segmenter.steps=many"], ["expected a valid integer", "'many'"]),
         (["--set", "segmenter.encoder=resnet19"], ["segmenter.encoder=resnet19", "cannot be built", "resnet19"]),
-        (["--set", "objects.dynamics=direct", "--set", "objects.width=16"], ["objects.width=16", "a multiple of 32"]),
-        (["--set", "masks.hid_T=20", "--members", "masks"], ["masks.hid_T=20", "cannot be built"]),
+        (
+            ["--set", "objects.dynamics=corrected", "--set", "objects.width=16"],
+            ["objects.width=16", "a multiple of 32"],
+        ),
+        (["--set", "masks.size=16,20,4,2", "--members", "masks"], ["masks.size=16,20", "cannot be built"]),
         (["--set", "segmenter.crop=200,300"], ["segmenter.crop=200,300", "frames of 160 by 240", "(200, 300)"]),
         (["--set", "segmenter.downscale=3"], ["segmenter.downscale=3", "downscale divides", "3 does not"]),
         (["--set", "frames.downscale=3", "--members", "frames"], ["frames.downscale=3", "downscale divides"]),
-        (["--members", "objects,luck"], ["expected one of objects, masks, frames", "'luck'"]),
+        (["--members", "objects,luck"], ["different members of objects, masks, frames", "luck"]),
         (["--members", "objects,objects"], ["different members"]),
-        (["--members", ""], ["one or more"]),
+        (["--members", ""], ["ensemble.members", "at least 1"]),
         (["--device", "abacus"], ["--device abacus", "expected cpu or cuda"]),
         (["--device", "meta"], ["--device meta", "expected cpu or cuda"]),
         (["--members", "masks", "--set", "masks.patch=3"], ["patch divides 160 and 240, 6 does not"]),
@@ -257,7 +262,7 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--record", "."], ["is a folder"]),
         (["--record", "a_file/record.json"], ["cannot be written", "a_file"]),
         (["--out", "one.pt", "--record", "./one.pt"], ["one.pt would be written over"]),
-        (["--set", "seed=99999999999999999999"], ["seed", "0 to 2147483647"]),
+        (["--set", "seed=99999999999999999999"], ["seed", "less than 2147483648"]),
     ],
 )
 def test_a_wrong_option_is_one_sentence_before_any_work(raw_standin, empty, options, words):
@@ -328,36 +333,9 @@ def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
 
 
 @pytest.mark.slow
-def test_all_members_together(trained):
-    tiny = {
-        "masks.hid_S": 8,
-        "masks.hid_T": 16,
-        "masks.N_T": 2,
-        "masks.steps": 2,
-        "masks.batch_size": 1,
-        "frames.hid_S": 8,
-        "frames.hid_T": 16,
-        "frames.N_T": 2,
-        "frames.steps": 2,
-        "frames.segmenter_steps": 1,
-        "frames.joint_steps": 1,
-        "frames.pseudo_steps": 1,
-        "frames.batch_size": 1,
-        "jepa.encoder.width": 24,
-        "jepa.encoder.layers": 1,
-        "jepa.encoder.steps": 4,
-        "jepa.encoder.batch_size": 2,
-        "jepa.generator.width": 24,
-        "jepa.generator.layers": 1,
-        "jepa.generator.steps": 2,
-        "jepa.generator.batch_size": 1,
-        "jepa.decoder.layers": 1,
-        "jepa.decoder.pseudo_steps": 1,
-        "jepa.decoder.labelled_steps": 1,
-        "jepa.decoder.tuning_steps": 1,
-        "jepa.decoder.batch_size": 1,
-    }
-    settings = [f"--set={key}={value}" for key, value in tiny.items()]
+def test_all_members_together(trained, monkeypatch):
+    monkeypatch.setitem(jepa.SIZES, "quick", SMALL_JEPA)
+    settings = [f"--set={setting}" for setting in SMALL]
     found = run_submit("--data", trained.data, "--overwrite", "--members", "objects,masks,frames,jepa", *settings)
     assert found.exit_code == 0, found.output
     for name in ("objects", "masks", "frames", "jepa"):
