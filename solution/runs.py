@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 
-from data_prep.competition import integrity_report
+from data_prep.competition import integrity_report, refuse_gap
 from data_prep.device import usable_device
 from data_prep.errors import UserError
 from data_prep.files import write_text
@@ -70,8 +70,12 @@ def standin_data(device: torch.device) -> Path:
     return STANDIN
 
 
-def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
+def pack_and_report(
+    data: Path, required: Collection[str] = ("train", "hidden"), allow_gaps: bool = False
+) -> dict[str, PackedSplit]:
     """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
+
+    See :func:`data_prep.competition.find_competition` for the arguments.
 
     Raises:
         UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
@@ -81,10 +85,12 @@ def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden"))
         absent = [split for split in required if split not in packed]
         if absent:
             raise UserError(f"{data} has no packed {absent[0]} split, which is needed; pack one that has.")
+        if "hidden" in required and not allow_gaps:
+            refuse_gap(data / "hidden", packed["hidden"].videos)
         return packed
     place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
     folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
-    packed = pack(data, folder, required)
+    packed = pack(data, folder, required, allow_gaps)
     click.echo(", ".join(f"{len(split)} {name}" for name, split in packed.items()) + f" videos of {data}")
     click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
     return packed

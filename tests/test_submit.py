@@ -180,11 +180,12 @@ def text_frames(data: Path) -> None:
         (lambda data: (shutil.rmtree(data), data.touch()), ["not a folder"]),
         (lambda data: remove_split(data, "hidden"), ["no folder hidden", "hidden is needed"]),
         (lambda data: remove_split(data, "train"), ["no folder train", "train is needed"]),
+        (lambda data: shutil.rmtree(data / "hidden" / "video_15002"), ["the first gap at 15002", "--allow-gaps"]),
         (remove_masks, ["mask.npy", "add the train masks"]),
         (small_frames, ["120 wide and 80 high instead of 240 and 160"]),
         (text_frames, ["image_0.png", "not a PNG"]),
     ],
-    ids=["no folder", "empty folder", "a file", "no hidden", "no train", "no masks", "other size", "text"],
+    ids=["no folder", "empty folder", "a file", "no hidden", "no train", "a gap", "no masks", "other size", "text"],
 )
 def test_unusable_data_is_one_sentence(data, empty, spoil, words):
     spoil(data)
