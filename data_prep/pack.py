@@ -40,6 +40,7 @@ from data_prep.competition import (
     read_image,
     read_mask,
 )
+from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import create_part, finish, part_of, read_json, write_row, write_text
@@ -179,6 +180,7 @@ def pack(
         UserError: ``find_competition`` finds no usable competition, not one video of a split is readable, or
             ``out_dir`` holds arrays of something else.
         OSError: the disk is full; finished videos are kept.
+        TimeIsUp: see ``data_prep.deadline``; finished videos are kept.
     """
     if is_packed(data_dir):
         return open_packed(data_dir)
@@ -275,6 +277,7 @@ def pack_rows(
                 done[row] = job.result()
                 log.write(json.dumps({"row": row} | asdict(done[row])) + "\n")
                 progress.update()
+                stop_if_time_is_up()
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise

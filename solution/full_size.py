@@ -13,7 +13,7 @@ import click
 import numpy as np
 import torch
 
-from data_prep.deadline import TimeIsUp, deadline
+from data_prep.deadline import TimeIsUp, deadline, stop_signal
 from data_prep.errors import exits_cleanly
 from data_prep.pack import PackedSplit, open_packed
 from data_prep.standin.writer import Settings, make_standin
@@ -66,6 +66,8 @@ def full(
             scores = run(pipeline, data)
     except TimeIsUp:
         click.echo(state(pipeline))
+        if stop_signal():
+            raise
         return
     if processes.is_first():
         print_table(scores)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, is_out_of_memory
 from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
@@ -132,7 +132,9 @@ class Pipeline:
                 with counted(spent, self.device):
                     try:
                         build(folder)
-                    except torch.OutOfMemoryError:
+                    except (RuntimeError, MemoryError) as error:
+                        if not is_out_of_memory(error):
+                            raise
                         raise UserError(
                             f"{known_as} needs more memory than {self.device} has; make its batches smaller "
                             "(--set SECTION.batch_size=N, segmenter.batch=N), finished stages are kept."
