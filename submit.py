@@ -22,6 +22,7 @@ from solution.runs import (
     pack_and_report,
     run_folder,
     save_run,
+    say_if_data_are_others,
     standin_data,
 )
 from solution.stages import Pipeline
@@ -77,6 +78,7 @@ def main(
     with processes.first_goes_first():
         data = data or standin_data(device)
         packed = pack_and_report(data, allow_gaps=allow_gaps)
+    say_if_data_are_others(run_name, packed)
     click.echo(f"Preset {preset} on {device}, run {folder}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]

@@ -108,6 +108,23 @@ def run_folder(name: str) -> Path:
     return folder
 
 
+def data_key(packed: dict[str, PackedSplit]) -> str:
+    """Return a hash of the content of what a run learns from."""
+    content = [packed[split].content for split in ("train", "unlabeled") if split in packed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def say_if_data_are_others(name: str, packed: dict[str, PackedSplit]) -> None:
+    """Say so where a run of this name learned from other data, so that everything is about to be made anew."""
+    path = run_folder(name) / "run.json"
+    try:
+        known = json.loads(path.read_text())["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if known != data_key(packed):
+        click.echo(f"{path} is of other data: all is made anew for these; give --run another name to keep that run.")
+
+
 def save_run(name: str, pipeline: Pipeline) -> None:
     """Remember the config and the trained stages of a pipeline under a name; a finished run gives way to one only."""
     folder = run_folder(name)
@@ -122,6 +139,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
             stage: {"folder": str(done.folder), "key": done.key, "seconds": done.seconds}
             for stage, done in pipeline.done.items()
         },
+        "data": data_key(pipeline.packed),
         "device": str(pipeline.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

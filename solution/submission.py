@@ -233,7 +233,7 @@ def read_stored(path: Path) -> tuple[np.ndarray, str]:
             stored = read_npy(path)
         except BadFile as error:
             raise UserError(f"{path} cannot be used: {error}; write it again with torch.save(tensor, path).") from None
-        return stored, str(stored.dtype)
+        return stored, stored.dtype.name
     tensor = read_tensor(path)
     try:
         exact = tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -219,7 +219,7 @@ def test_a_prediction_of_another_type_is_scored_and_said(prediction, truth_file,
     found = run_validate(tmp_path / "guess.npy", "--truth", truth_file, "--json")
     assert only_object(found.stdout) == expected
     assert found.stderr.splitlines() == [
-        f"{tmp_path / 'guess.npy'}: >f4 taken as uint8",
+        f"{tmp_path / 'guess.npy'}: float32 taken as uint8",
         f"{tmp_path / 'guess.npy'}: shape (5, 160, 240, 1) taken as (5, 160, 240)",
     ]
     found = run_validate(tmp_path / "guess.npy", "--hidden", truth_file.parent)
