@@ -16,6 +16,9 @@ from contextvars import ContextVar
 _END: ContextVar[float] = ContextVar("end", default=float("inf"))
 _SIGNAL: ContextVar[int | None] = ContextVar("signal", default=None)
 
+SAME_SIGNAL_SECONDS = 1.0
+"""So soon a second signal is the first again: torchrun passes on what a terminal has told its processes itself."""
+
 
 class TimeIsUp(Exception):
     """The time limit has passed at a checkpoint; the same work started again goes on from there."""
@@ -33,35 +36,40 @@ def deadline(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM mean that the time is up for whatever runs inside; another one ends it at once.
+    """Let the first Ctrl-C or SIGTERM mean that the time is up for whatever runs inside; a second one ends it at once.
 
     Processes forked inside do as before, so that a terminal's Ctrl-C, which reaches them too, leaves them working.
+
+    Raises:
+        KeyboardInterrupt: a second signal came.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
         yield
         return
     process, token = os.getpid(), _SIGNAL.set(None)
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    came: list[float] = []
 
     def stop(number: int, _) -> None:
-        if os.getpid() != process:
+        now = time.monotonic()
+        if os.getpid() != process or (came and now < came[0] + SAME_SIGNAL_SECONDS):
             return
+        if came:
+            raise KeyboardInterrupt
+        came.append(now)
         _SIGNAL.set(number)
-        restore()
         # Not by print, which may be what the signal interrupted.
         os.write(2, b"\nStopping at the next checkpoint, to keep everything; Ctrl-C again stops at once.\n")
 
-    def restore() -> None:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-    for number, handler in earlier.items():
-        if handler != signal.SIG_IGN:  # as in the background of a script
-            signal.signal(number, stop)
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    untouched = (signal.SIG_IGN, None)  # as in the background of a script, or not Python's
+    earlier = {number: handler for number, handler in found.items() if handler not in untouched}
+    for number in earlier:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        restore()
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
         _SIGNAL.reset(token)
 
 
