@@ -22,7 +22,6 @@ from solution.runs import (
     pack_and_report,
     run_folder,
     save_run,
-    say_if_data_are_others,
     standin_data,
 )
 from solution.stages import Pipeline
@@ -77,8 +76,7 @@ def main(
     folder = run_folder(run_name)
     with processes.first_goes_first():
         data = data or standin_data(device)
-        packed = pack_and_report(data, allow_gaps=allow_gaps)
-    say_if_data_are_others(run_name, packed)
+        packed = pack_and_report(data, allow_gaps=allow_gaps, run=run_name)
     click.echo(f"Preset {preset} on {device}, run {folder}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]

@@ -27,7 +27,8 @@ FRAMES_OF_SPLIT = {"train": NUM_FRAMES, "val": NUM_FRAMES, "unlabeled": NUM_FRAM
 
 VIDEO_NAME = re.compile(r"video_(\d+)", re.IGNORECASE)
 NOT_LOOKED_INTO = re.compile(r"\.|__|video_", re.IGNORECASE)
-FRAME_NAME = re.compile(r"image_(\d+)\.(png|jpe?g)", re.IGNORECASE)
+FRAME_NAME = re.compile(r"(?i:image_(\d+)\.(png|jpe?g))")
+USED_NAME = re.compile(FRAME_NAME.pattern + r"|mask\.npy")
 
 SPLIT_OF = {split: split for split in SPLITS} | {
     "training": "train",
@@ -121,7 +122,7 @@ def find_competition(
         raise UserError(f"{data_dir} has no train, val, unlabeled or hidden folder with videos; name the folder above.")
     if "train" in splits and not any((folder / "mask.npy").is_file() for folder in splits["train"].values()):
         video = next(iter(splits["train"].values()))
-        raise UserError(f"no video in {video.parent} has a mask.npy{contents(video, FRAME_NAME)}; add the train masks.")
+        raise UserError(f"no video in {video.parent} has a mask.npy{contents(video)}; add the train masks.")
     return Competition(splits, first, problems)
 
 
@@ -156,9 +157,9 @@ def is_standin(folder: Path) -> bool:
     return (folder / "standin.json").is_file()
 
 
-def contents(folder: Path, but: re.Pattern | None = None) -> str:
-    """Return in words what a folder holds, apart from names that match ``but``, to be put after what it lacks."""
-    names = [name for name in sorted(os.listdir(folder)) if not (but and but.fullmatch(name))]
+def contents(folder: Path) -> str:
+    """Return in words what a folder holds apart from frames and masks, to be put after what it lacks."""
+    names = [name for name in sorted(os.listdir(folder)) if not USED_NAME.fullmatch(name)]
     return f" ({folder.name} holds {', '.join(names[:3])}{', …' * (len(names) > 3)})" if names else ""
 
 
@@ -377,7 +378,8 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, list[tuple[str, str]]]:
     if sorted(mask.shape) == sorted(expected):  # the frames' axis may be elsewhere; turned frames could be mirrored too
         mask = np.moveaxis(mask, mask.shape.index(NUM_FRAMES), 0)
     if mask.shape != expected:
-        raise BadFile(f"shape {stored.shape} instead of {expected}")
+        turned = ", rows and columns in the wrong order" if mask.shape == (NUM_FRAMES, WIDTH, HEIGHT) else ""
+        raise BadFile(f"shape {stored.shape} instead of {expected}{turned}")
     if stored.shape != expected:
         changes.append((f"masks of shape {stored.shape}", f"taken as {expected}"))
     if stored.dtype.kind not in "iu":

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from data_prep.classes import IGNORE
 from data_prep.competition import (
-    FRAME_NAME,
     FRAMES_OF_SPLIT,
     LABELLED,
     SPLITS,
+    USED_NAME,
     BadFile,
     Competition,
     Problem,
@@ -56,8 +56,8 @@ LAYOUT = 2
 ROW_KEPT_ALWAYS = ("val", "hidden")
 
 
-LEFT_OUT, GREY_ROW = "video left out", "row kept, plain grey"
-"""What is done with a video of which nothing can be used."""
+LEFT_OUT, NOT_SCORED, GREY_ROW = "video left out", "row kept, not scored", "row kept, plain grey"
+"""What is done with a video that cannot be used, of train and unlabeled, of val and of hidden."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,8 @@ def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileI
                 unusual.setdefault(form, path)
         except BadFile as error:
             bad[path] = str(error)
-    problems += [Problem(path, f"frames in {form}", "read as 8-bit RGB") for form, path in unusual.items()]
+    for form, path in unusual.items():
+        problems.append(Problem(path, f"frames in {form}", "read without colour" if "grey" in form else "read as that"))
     mask = None
     if split in LABELLED:
         path = str(folder / "mask.npy")
@@ -316,7 +317,7 @@ def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileI
         action = "nearest readable frame repeated" if usable else GREY_ROW
     else:
         usable = not bad
-        action = "row kept, not scored" if split == "val" else LEFT_OUT
+        action = NOT_SCORED if split == "val" else LEFT_OUT
     problems += [Problem(path, text, action) for path, text in bad.items()]
     if usable or split in ROW_KEPT_ALWAYS:
         write_row(files[0], row, repeat_nearest(frames, FRAMES_OF_SPLIT[split]))
@@ -380,7 +381,7 @@ def state_of_files(videos: dict[int, Path]) -> str:
     state: list = [LAYOUT]
     for folder in videos.values():
         with os.scandir(folder) as entries:
-            used = [entry for entry in entries if FRAME_NAME.fullmatch(entry.name) or entry.name == "mask.npy"]
+            used = [entry for entry in entries if USED_NAME.fullmatch(entry.name)]
         for entry in sorted(used, key=lambda entry: entry.name):
             with suppress(OSError):  # a link to nowhere
                 state.append((folder.name, entry.name, entry.stat().st_size, entry.stat().st_mtime_ns))

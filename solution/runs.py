@@ -71,11 +71,18 @@ def standin_data(device: torch.device) -> Path:
 
 
 def pack_and_report(
-    data: Path, required: Collection[str] = ("train", "hidden"), allow_gaps: bool = False
+    data: Path,
+    required: Collection[str] = ("train", "hidden"),
+    allow_gaps: bool = False,
+    run: str | None = None,
 ) -> dict[str, PackedSplit]:
     """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
 
-    See :func:`data_prep.competition.find_competition` for the arguments.
+    Args:
+        data: see :func:`data_prep.competition.find_competition`, as for the next two.
+        required: splits without which nothing can be done.
+        allow_gaps: whether numbers may be left out in ``hidden``.
+        run: the name of a run that is about to learn from the data; where it has learned from others, that is said.
 
     Raises:
         UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
@@ -87,12 +94,15 @@ def pack_and_report(
             raise UserError(f"{data} has no packed {absent[0]} split, which is needed; pack one that has.")
         if "hidden" in required and not allow_gaps:
             refuse_gap(data / "hidden", packed["hidden"].videos)
-        return packed
-    place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
-    folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
-    packed = pack(data, folder, required, allow_gaps)
-    click.echo(", ".join(f"{len(split)} {name}" for name, split in packed.items()) + f" videos of {data}")
-    click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
+    else:
+        place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+        folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
+        packed = pack(data, folder, required, allow_gaps)
+        click.echo(", ".join(f"{len(split)} {name}" for name, split in packed.items()) + f" videos of {data}")
+        click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
+    if run and learned_from(run) not in (None, data_key(packed)):
+        path = run_folder(run) / "run.json"
+        click.echo(f"{path} is of other data: all is made anew for these; give --run another name to keep that run.")
     return packed
 
 
@@ -114,15 +124,12 @@ def data_key(packed: dict[str, PackedSplit]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def say_if_data_are_others(name: str, packed: dict[str, PackedSplit]) -> None:
-    """Say so where a run of this name learned from other data, so that everything is about to be made anew."""
-    path = run_folder(name) / "run.json"
+def learned_from(name: str) -> str | None:
+    """Return the :func:`data_key` that a run of this name remembers; None where there is none."""
     try:
-        known = json.loads(path.read_text())["data"]
+        return json.loads((run_folder(name) / "run.json").read_text())["data"]
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    if known != data_key(packed):
-        click.echo(f"{path} is of other data: all is made anew for these; give --run another name to keep that run.")
+        return None
 
 
 def save_run(name: str, pipeline: Pipeline) -> None:

@@ -33,7 +33,7 @@ from data_prep.competition import (
 from data_prep.errors import UserError
 from data_prep.files import read_json, write_saved
 from data_prep.labels import NPY, BadFile, begins_with, read_npy, value_problems, without_ones
-from data_prep.pack import open_split
+from data_prep.pack import NOT_SCORED, open_split
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 FORMATS = ("uint8", "int8", "int16", "int32", "int64")
@@ -159,7 +159,8 @@ def load_truth(path: Path) -> Truth:
         split = open_split(path)
         if split.masks is None:
             raise UserError(f"{path} has no masks to score against; name a split such as val.")
-        return Truth(torch.from_numpy(split.masks[:, -1].copy()), split.videos, split.problems)
+        left_out = [problem for problem in split.problems if problem.action == NOT_SCORED]
+        return Truth(torch.from_numpy(split.masks[:, -1].copy()), split.videos, left_out)
     if path.is_dir():
         return raw_truth(path)
     if not path.exists():
@@ -193,7 +194,7 @@ def raw_truth(folder: Path) -> Truth:
                 read_image(path)
             return mask, None
         except BadFile as error:
-            return np.full((HEIGHT, WIDTH), IGNORE, np.uint8), Problem(str(path), str(error), "row kept, not scored")
+            return np.full((HEIGHT, WIDTH), IGNORE, np.uint8), Problem(str(path), str(error), NOT_SCORED)
 
     with ThreadPoolExecutor() as threads:
         masks, problems = zip(*threads.map(last_mask, videos.values()), strict=True)

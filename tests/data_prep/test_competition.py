@@ -304,9 +304,13 @@ def test_frame_equals_pillow(tmp_path, mode, kind, form):
 
 @pytest.mark.parametrize("stretch", [1, 256, 257])
 def test_a_frame_of_16_bits_is_read_as_one_of_8(tmp_path, stretch):
-    cv2.imwrite(str(tmp_path / "a.png"), random_frame()[..., ::-1].astype(np.uint16) * stretch)
-    np.testing.assert_array_equal(read_frame(tmp_path / "a.png"), random_frame())
-    assert read_image(tmp_path / "a.png")[1] == "16-bit RGB PNG instead of 8-bit RGB PNG"
+    deep = random_frame()[..., ::-1].astype(np.uint16) * stretch
+    opaque = np.full((160, 240, 1), 65535, np.uint16)
+    for form, image in (("RGB", deep), ("RGBA", np.dstack((deep, opaque))), ("grey", deep[..., 0])):
+        cv2.imwrite(str(tmp_path / "a.png"), image)
+        expected = random_frame()[..., 2:] if form == "grey" else random_frame()
+        np.testing.assert_array_equal(read_frame(tmp_path / "a.png"), np.broadcast_to(expected, (160, 240, 3)))
+        assert read_image(tmp_path / "a.png")[1] == f"16-bit {form} PNG instead of 8-bit RGB PNG"
 
 
 def test_bytes_after_the_image_do_no_harm(tmp_path):

@@ -220,14 +220,14 @@ def test_frames_and_masks_in_other_forms_are_read_and_said(data, tmp_path):
     for number, mask in ((2, mask_of(2).astype(">u2")), (3, mask_of(3)[..., None].astype(np.float32))):
         np.save(train / f"video_{number}" / "mask.npy", np.asfortranarray(mask))
     np.save(train / "video_11" / "mask.npy", mask_of(11).swapaxes(1, 2))
-    packed = pack(data, tmp_path / "out")["train"]
+    packed, turned = pack(data, tmp_path / "out")["train"], "rows and columns in the wrong order"
     np.testing.assert_array_equal(packed.frames, before["train"].frames[:11])
     np.testing.assert_array_equal(packed.masks, before["train"].masks[:11])
     assert {(Path(p.file).relative_to(train).as_posix(), p.problem, p.action) for p in packed.problems} == {
-        ("video_1/image_0.png", "frames in 8-bit RGBA PNG instead of 8-bit RGB PNG", "read as 8-bit RGB"),
+        ("video_1/image_0.png", "frames in 8-bit RGBA PNG instead of 8-bit RGB PNG", "read as that"),
         ("video_3/mask.npy", "masks of shape (22, 160, 240, 1)", "taken as (22, 160, 240)"),
         ("video_3/mask.npy", "masks of float32 instead of integers", "taken as whole numbers"),
-        ("video_11/mask.npy", "shape (22, 240, 160) instead of (22, 160, 240)", "video left out"),
+        ("video_11/mask.npy", f"shape (22, 240, 160) instead of (22, 160, 240), {turned}", "video left out"),
     }
 
 

@@ -292,7 +292,7 @@ def test_truth_of_a_packed_split_is_its_last_masks(tmp_path):
     masks = np.random.default_rng(0).integers(0, 49, (2, 22, 160, 240)).astype(np.uint8)
     np.save(tmp_path / "frames.npy", np.zeros((2, 22, 160, 240, 3), np.uint8))
     problems = [Problem("video_1", "damaged PNG", "row kept, not scored")]
-    write_index(tmp_path, [4, 9], problems, {})
+    write_index(tmp_path, [4, 9], [*problems, Problem("video_9", "frames in RGBA", "read as that")], {})
     with pytest.raises(UserError, match="no masks"):
         submission.load_truth(tmp_path)
     np.save(tmp_path / "masks.npy", masks)
