@@ -31,6 +31,11 @@ def exits_cleanly(command: Callable) -> Callable:
         with stopped_by_signals():
             try:
                 return command(*args, **kwargs)
+            except (TimeIsUp, KeyboardInterrupt, BrokenExecutor):  # the last: workers that the same Ctrl-C reached
+                if not (number := stop_signal()):
+                    raise
+                click.echo("Stopped; the same command goes on from here, finished work is kept.", err=True)
+                raise SystemExit(128 + number) from None
             except (UserError, FloatingPointError) as error:
                 fail(str(error))
             except (OSError, RuntimeError, MemoryError) as error:
@@ -42,11 +47,6 @@ def exits_cleanly(command: Callable) -> Callable:
                     f"{error.filename or 'the output folder'} cannot be used: {error.strerror}; "
                     f"{ADVICE[error.errno]} and run the same command again, finished work is kept."
                 )
-            except (TimeIsUp, KeyboardInterrupt, BrokenExecutor):  # the last: workers that the same Ctrl-C reached
-                if not (number := stop_signal()):
-                    raise
-                click.echo("Stopped; the same command goes on from here, finished work is kept.", err=True)
-                raise SystemExit(128 + number) from None
 
     return wrapped
 

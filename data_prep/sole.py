@@ -18,6 +18,9 @@ def sole_maker(folder: Path) -> Iterator[None]:
 
     The system lets go of the lock, a file ``.lock`` in the folder, however a process ends. A file system without locks
     is used without.
+
+    Raises:
+        TimeIsUp: see ``data_prep.deadline``; the other still works on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")

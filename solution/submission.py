@@ -245,10 +245,11 @@ def read_stored(path: Path) -> tuple[np.ndarray, str]:
 
 def is_npz(path: Path) -> bool:
     """Return whether a file is an archive of ``np.savez``; those of ``torch.save`` are archives too."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except zipfile.BadZipFile:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".npy") for name in archive.namelist())
 
 
 def read_tensor(path: Path) -> Tensor:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import click
@@ -67,6 +68,18 @@ def test_a_bug_keeps_its_traceback(error):
 def test_name_and_help_stay():
     found = CliRunner().invoke(failing(KeyError()), ["--help"])
     assert found.exit_code == 0 and "Fail." in found.output
+
+
+def test_a_worker_that_the_same_ctrl_c_ended_is_no_bug():
+    @click.command()
+    @exits_cleanly
+    def main() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise BrokenExecutor("a process was terminated abruptly")
+
+    found = CliRunner().invoke(main)
+    assert found.exit_code == 130 and found.stderr.startswith("Stopped; ")
+    assert CliRunner().invoke(failing(BrokenExecutor())).exit_code == 1
 
 
 WORKS = """
