@@ -42,6 +42,7 @@ from solution.submission import check_different, check_submission, check_writabl
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @click.option("--record", type=click.Path(path_type=Path), help="Also add the stand-in's scores to this JSON file.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--allow-gaps", is_flag=True, help="Take hidden videos even if their numbers have a gap.")
 @exits_cleanly
 @processes.together
 def main(
@@ -54,6 +55,7 @@ def main(
     device_name: str | None,
     record: Path | None,
     overwrite: bool,
+    allow_gaps: bool,
 ) -> None:
     """Train on a competition and write the masks of its hidden videos as a leaderboard file.
 
@@ -74,7 +76,7 @@ def main(
     folder = run_folder(run_name)
     with processes.first_goes_first():
         data = data or standin_data(device)
-        packed = pack_and_report(data)
+        packed = pack_and_report(data, allow_gaps=allow_gaps, run=run_name)
     click.echo(f"Preset {preset} on {device}, run {folder}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from data_prep.classes import IGNORE
+from data_prep.competition import first_gap
 from data_prep.errors import UserError, exits_cleanly
 from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_table
 from solution.fates import fate_groups, fates
@@ -25,7 +26,7 @@ from solution.submission import (
     check_different,
     check_submission,
     check_writable,
-    count_hidden,
+    hidden_numbers,
     load_submission,
     load_truth,
 )
@@ -100,12 +101,14 @@ def check_known(truth: np.ndarray | Tensor, source: Path) -> None:
 
 def check_format(file: Path, hidden: Path) -> None:
     """Print every problem of a leaderboard file's format; exit code 1 if there is one."""
-    problems = check_submission(file, hidden)
+    numbers = hidden_numbers(hidden)
+    problems = check_submission(file, len(numbers))
     for problem in problems:
         click.echo(f"{file}: {problem}")
     if problems:
         raise SystemExit(1)
-    click.echo(f"{file} has the right format for {count_hidden(hidden)} hidden videos.")
+    gap = first_gap(numbers)
+    click.echo(f"{file} has the right format for {len(numbers)} hidden videos{gap and f' ({gap})'}.")
 
 
 def score_run(

@@ -21,7 +21,7 @@ import torch
 
 from data_prep import pack as packing
 from data_prep.competition import find_competition
-from data_prep.deadline import TimeIsUp, deadline
+from data_prep.deadline import TimeIsUp, deadline, stop_signal
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit, open_packed
 from data_prep.standin.physics import simulate, video_seed
@@ -143,6 +143,8 @@ def full(
             scores = run(pipeline, data)
     except TimeIsUp:
         click.echo(state(pipeline))
+        if stop_signal():
+            raise
         return
     if processes.is_first():
         print_table(scores)

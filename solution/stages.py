@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import torch
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, is_out_of_memory
 from data_prep.files import read_json, write_text
 from data_prep.sole import sole_maker
 from solution import processes
@@ -81,7 +81,9 @@ class Stages:
                 with counted(spent, self.device):
                     try:
                         build(folder)
-                    except torch.OutOfMemoryError:
+                    except (RuntimeError, MemoryError) as error:
+                        if not is_out_of_memory(error):
+                            raise
                         raise UserError(
                             f"{known_as} needs more memory than {self.device} has; make its batches smaller "
                             "(--set SECTION.batch_size=N, segmenter.batch=N), finished stages are kept."

@@ -36,7 +36,7 @@ def main(
     run_name = run_name or preset
     run_folder(run_name)
     with processes.first_goes_first():
-        packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
+        packed = pack_and_report(data or default_data() or standin_data(device), ("train",), run=run_name)
     pipeline = Pipeline(config, packed, STAGES, device)
     done = pipeline.make(stage)
     if processes.is_first():

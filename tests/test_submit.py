@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from solution.predictors import jepa
-from tests.conftest import TINY_OPTIONS, assert_one_sentence, flip_a_bit, run_submit, run_validate
+from solution.train import main as train
+from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, flip_a_bit, run_submit, run_validate
 from tests.test_gpu import SMALL, SMALL_JEPA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +79,19 @@ def test_a_second_time_repeats_nothing(trained):
     assert trained.submission.read_bytes() == first
 
 
+def test_copied_data_repeat_nothing_and_other_data_are_said(trained, tmp_path):
+    before = times(trained.folder)
+    copy = shutil.copytree(trained.data, tmp_path / "copy", copy_function=shutil.copyfile)
+    found = run_submit("--data", copy, "--overwrite")
+    assert found.exit_code == 0, found.output
+    assert times(trained.folder) == before and "other data" not in found.output
+    shutil.rmtree(next((copy / "Dataset_Student" / "train").iterdir()))
+    found = call(train, "segmenter", "--data", copy, *TINY_OPTIONS)
+    assert found.exit_code == 0, found.output
+    said = "runs/quick/run.json is of other data: all is made anew for these; give --run another name to keep that run."
+    assert said in found.output and len(stages(trained.folder, "segmenter")) == 2
+
+
 def test_a_change_of_config_repeats_only_what_depends_on_it(trained):
     before = times(trained.folder)
     found = run_submit("--data", trained.data, "--overwrite", "--set", "ensemble.decode=argmax")
@@ -88,7 +102,7 @@ def test_a_change_of_config_repeats_only_what_depends_on_it(trained):
 
 def test_too_little_memory_is_one_sentence_and_loses_nothing(raw_standin, empty, monkeypatch):
     def too_large(*_):
-        raise torch.OutOfMemoryError("tried to allocate 5 GiB")
+        torch.empty(2**60)
 
     monkeypatch.setattr("solution.pipeline.segment_split", too_large)
     assert_one_sentence(run_submit("--data", raw_standin), "masks_train needs more memory than cpu has", "smaller")
@@ -114,6 +128,14 @@ training.CHECKPOINT_SECONDS = 0.0
 submit.main({options!r})
 """
 
+
+def run_patched(folder: Path, patch: str, options: list[str]) -> subprocess.CompletedProcess:
+    """Call ``submit.py`` in a process of its own, after a line of code."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    code = KILLED.format(patch=patch, options=options)
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+
+
 KILLS = {
     "packing": "pack.pack_video = kill_at(9, pack.pack_video)",
     "training": "training.State.save = kill_at(4, training.State.save)",
@@ -124,13 +146,9 @@ KILLS = {
 def test_killed_anywhere_it_ends_with_the_same_file(workspace, tmp_path, monkeypatch):
     """SIGKILL in the middle of packing, of training and of prediction, one after the other."""
     options = [*TINY_OPTIONS, "--data", str(workspace.data)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     finished = {}
     for name, patch in KILLS.items():
-        code = KILLED.format(patch=patch, options=options)
-        found = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        found = run_patched(tmp_path, patch, options)
         assert found.returncode == -signal.SIGKILL, (name, found.stdout, found.stderr)
         assert not (tmp_path / "submission.pt").exists()
         kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}
@@ -150,6 +168,25 @@ def test_killed_anywhere_it_ends_with_the_same_file(workspace, tmp_path, monkeyp
     assert found.exit_code == 0, found.output
     assert (tmp_path / "submission.pt").read_bytes() == workspace.submission.read_bytes()
     assert finished.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("done.json")}.items()
+
+
+INTERRUPT = """
+import solution.segmenter
+training.CHECKPOINT_SECONDS = 60.0
+whole = training.ema_update
+def interrupting(*arguments):
+    update = whole(*arguments)
+    return lambda step: (update(step), step == 2 and os.kill(os.getpid(), signal.SIGINT))
+training.ema_update = interrupting
+"""
+
+
+def test_ctrl_c_in_training_keeps_the_step_it_is_in(raw_standin, tmp_path):
+    found = run_patched(tmp_path, INTERRUPT, [*TINY_OPTIONS, "--data", str(raw_standin)])
+    assert found.returncode == 130, found.stderr
+    assert found.stderr.endswith("Stopped; the same command goes on from here, finished work is kept.\n")
+    assert "Traceback" not in found.stderr and "Aborted" not in found.stderr
+    assert torch.load(stage(tmp_path, "segmenter") / "resume.pt", weights_only=True)["step"] == 3
 
 
 def remove_split(data: Path, split: str) -> None:
@@ -182,11 +219,12 @@ def text_frames(data: Path) -> None:
         (lambda data: (shutil.rmtree(data), data.touch()), ["not a folder"]),
         (lambda data: remove_split(data, "hidden"), ["no folder hidden", "hidden is needed"]),
         (lambda data: remove_split(data, "train"), ["no folder train", "train is needed"]),
+        (lambda data: shutil.rmtree(data / "hidden" / "video_15002"), ["the first gap at 15002", "--allow-gaps"]),
         (remove_masks, ["mask.npy", "add the train masks"]),
         (small_frames, ["120 wide and 80 high instead of 240 and 160"]),
         (text_frames, ["image_0.png", "not a PNG"]),
     ],
-    ids=["no folder", "empty folder", "a file", "no hidden", "no train", "no masks", "other size", "text"],
+    ids=["no folder", "empty folder", "a file", "no hidden", "no train", "a gap", "no masks", "other size", "text"],
 )
 def test_unusable_data_is_one_sentence(data, empty, spoil, words):
     spoil(data)
