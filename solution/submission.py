@@ -178,9 +178,9 @@ def raw_truth(folder: Path) -> Truth:
     As in packing, frames count too, unless a folder holds nothing but its mask.
     """
     videos = video_folders(folder)
-    first, _ = first_frame("val", videos)
     if not any((video / "mask.npy").is_file() for video in videos.values()):
         raise UserError(f"{folder} has no video_N folders with a mask.npy to score against; name a split such as val.")
+    first, _ = first_frame("val", videos)
 
     def last_mask(video: Path) -> tuple[np.ndarray, Problem | None]:
         path = video / "mask.npy"
