@@ -32,8 +32,8 @@ def masks():
     torch.manual_seed(0)
     start = torch.tensor([[-1.0, -1.8], [0.5, 0.3], [1.4, -0.9]]) + 0.1 * torch.randn(videos, 3, 2)
     position = start[:, None].repeat(1, frames, 1, 1)
-    seconds = (torch.arange(frames) * FRAME_SECONDS).clamp_max(0.9 / Constants().cube_deceleration)  # then it stands
-    position[:, :, 0, 1] += 0.9 * seconds - Constants().cube_deceleration / 2 * seconds**2
+    seconds = (torch.arange(frames) * FRAME_SECONDS).clamp_max(0.9 / Constants().deceleration[0])  # then it stands
+    position[:, :, 0, 1] += 0.9 * seconds - Constants().deceleration[0] / 2 * seconds**2
     label = CLASSES.expand(videos * frames, -1).flatten()
     solids = (label - 1) // 16, position.reshape(-1, 2), torch.full((len(label),), 0.2)
     image = torch.arange(videos * frames).repeat_interleave(3)
