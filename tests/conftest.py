@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from filelock import FileLock
 
 import submit
 import validate
@@ -64,22 +65,44 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def raw_standin(tmp_path_factory) -> Path:
-    """7 train, 2 val, 2 unlabeled and 5 hidden videos as folders of PNG files; not to be changed."""
-    folder = tmp_path_factory.mktemp("competition") / "standin"
-    make_standin(folder, Settings(train=7, val=2, unlabeled=2, hidden=5, seed=1, kind="raw"))
-    return folder
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that returns a folder of a name, filled by the first of pytest's processes that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made_once
 
 
 @pytest.fixture(scope="session")
-def workspace(raw_standin, tmp_path_factory) -> Workspace:
+def raw_standin(made_once) -> Path:
+    """7 train, 2 val, 2 unlabeled and 5 hidden videos as folders of PNG files; not to be changed."""
+    settings = Settings(train=7, val=2, unlabeled=2, hidden=5, seed=1, kind="raw")
+    return made_once("competition", lambda folder: make_standin(folder / "standin", settings)) / "standin"
+
+
+@pytest.fixture(scope="session")
+def workspace(raw_standin, made_once) -> Workspace:
     """What ``submit.py`` leaves after training on the stand-in; not to be changed."""
-    folder = tmp_path_factory.mktemp("workspace")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        found = run_submit("--data", str(raw_standin))
-    assert found.exit_code == 0, found.output
-    return Workspace(folder, raw_standin, found.output)
+
+    def make(folder: Path) -> None:
+        (folder / "workspace").mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder / "workspace")
+            found = run_submit("--data", str(raw_standin))
+        assert found.exit_code == 0, found.output
+        (folder / "printed.txt").write_text(found.output)
+
+    folder = made_once("made", make)
+    return Workspace(folder / "workspace", raw_standin, (folder / "printed.txt").read_text())
 
 
 @pytest.fixture

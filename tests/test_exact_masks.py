@@ -22,6 +22,7 @@ def masks_only(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_masks_only_is_trained_on_and_scored_like_any_competition(masks_only, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = call(train, "decoding", "--data", masks_only, "--run", "exact")
@@ -35,6 +36,7 @@ def test_masks_only_is_trained_on_and_scored_like_any_competition(masks_only, tm
     assert "masks only, no frames" in Path("exact.html").read_text()
 
 
+@pytest.mark.slow
 def test_seeds_of_a_network_share_the_tracks_of_exact_masks(masks_only, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ("--set", "objects.dynamics=corrected", "--set", "objects.steps=2", "--set", "objects.width=32")

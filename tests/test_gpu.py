@@ -16,7 +16,7 @@ from tests.conftest import TINY
 from tests.pretended_gpu import GPU, OnGpu, seeming_gpu
 
 FRAMES = {"size": "8,16,4,2", "steps": 2, "batch_size": 2, "tuning_steps": 2}
-MASKS = {"size": "8,16,4,2", "steps": 2, "batch_size": 2}
+MASKS = {"size": "8,16,2,2", "steps": 2, "batch_size": 2}
 SMALL = [
     *(f"{key}={value}" for key, value in (TINY | {"objects.modes": "2"}).items()),
     *(f"frames.{key}={value}" for key, value in FRAMES.items()),
@@ -76,6 +76,7 @@ def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu, m
     assert gpu.calls > 1000
 
 
+@pytest.mark.slow
 def test_the_simulator_keeps_to_its_device(tmp_path, gpu):
     make_standin(tmp_path / "masks", Settings(train=9, val=2, unlabeled=0, hidden=0, seed=1, kind="masks"))
     packed = open_packed(tmp_path / "masks")

@@ -143,6 +143,7 @@ KILLS = {
 }
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_file(workspace, tmp_path, monkeypatch):
     """SIGKILL in the middle of packing, of training and of prediction, one after the other."""
     options = [*TINY_OPTIONS, "--data", str(workspace.data)]
@@ -238,6 +239,7 @@ def test_unusable_data_is_one_sentence(data, empty, spoil, words):
     assert not (empty / "submission.pt").exists()
 
 
+@pytest.mark.slow
 def test_masks_without_any_object_are_one_sentence(data, empty):
     for path in (data / "Dataset_Student" / "train").glob("*/mask.npy"):
         nothing = np.zeros_like(np.load(path))
@@ -246,6 +248,7 @@ def test_masks_without_any_object_are_one_sentence(data, empty):
     assert_one_sentence(run_submit("--data", data), "masks of the train videos show no whole object")
 
 
+@pytest.mark.slow
 def test_a_few_bad_files_are_reported_and_done_without(data, empty):
     train = data / "Dataset_Student" / "train"
     replace_bytes(train / "video_1" / "image_3.png", b"text")
@@ -258,6 +261,7 @@ def test_a_few_bad_files_are_reported_and_done_without(data, empty):
     assert torch.load("submission.pt", weights_only=True).shape == (5, 160, 240)
 
 
+@pytest.mark.slow
 def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
     for split in ("val", "unlabeled"):
         remove_split(data, split)
@@ -332,6 +336,7 @@ def fill(folder: Path, leave: int) -> Path:
     return filler
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(workspace, small_disk, monkeypatch):
     monkeypatch.chdir(small_disk)
     options = ["--data", workspace.data]
@@ -351,6 +356,7 @@ def test_a_full_disk_loses_nothing(workspace, small_disk, monkeypatch):
     assert (small_disk / "submission.pt").read_bytes() == workspace.submission.read_bytes()
 
 
+@pytest.mark.slow
 def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
     options = ["--data", trained.data, "--overwrite", "--run", "two", "--set", "ensemble.copies=2"]
     found = run_submit(*options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from torchmetrics import JaccardIndex
 from solution.train import main as train
 from submit import main as submit
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, run_validate
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def guess_at(truth: torch.Tensor) -> torch.Tensor:
@@ -122,9 +125,9 @@ def test_a_run_that_is_not_there_is_one_sentence(trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        ("segmenter-*/weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1])),
-        ("masks_hidden-*/masks.npy", lambda path: path.write_bytes(b"")),
-        ("predictions_hidden-*/predictions.npy", Path.unlink),
+        slow("segmenter-*/weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+        slow("masks_hidden-*/masks.npy", lambda path: path.write_bytes(b"")),
+        slow("predictions_hidden-*/predictions.npy", Path.unlink),
         ("decoding-*/done.json", lambda path: path.write_text("")),
     ],
 )
@@ -165,7 +168,7 @@ def test_a_stage_alone_takes_no_finished_run_s_name(trained):
     assert set((trained.folder / "runs" / "packed").iterdir()) == before
 
 
-@pytest.mark.parametrize("text", ["{", '{"config": {"gone": 1}, "stages": {}}', "[]"])
+@pytest.mark.parametrize("text", [slow("{"), '{"config": {"gone": 1}, "stages": {}}', slow("[]")])
 def test_a_run_of_another_version_is_one_sentence(trained, text):
     (trained.folder / "runs" / "quick" / "run.json").write_text(text)
     found = run_validate("--run", "quick", "--data", trained.data)

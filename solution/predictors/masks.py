@@ -67,6 +67,10 @@ class SlotSimVP(nn.Module):
             *config.size,
             config.translator,
         )
+        if config.rolls and (HEIGHT // square % self.simvp.multiple or WIDTH // square % self.simvp.multiple):
+            raise ValueError(
+                f"a rollout of N_S={config.size[2]} needs sides that {square * self.simvp.multiple} divides"
+            )
 
     def compile(self, *options, **named) -> None:
         """Compile SimVP alone, for any number of objects; what is around it looks at how many there are.

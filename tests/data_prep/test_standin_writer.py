@@ -117,6 +117,7 @@ def test_a_full_disk_keeps_what_is_done_and_the_rest_follows(kind, tmp_path, mon
     assert make_standin(tmp_path / "out", settings) == 0
 
 
+@pytest.mark.slow
 def test_a_gpu_films_the_same_videos_in_one_process(tmp_path, monkeypatch):
     settings = Settings(train=17, val=1, unlabeled=2, hidden=3, seed=9, kind="packed")
     make_standin(tmp_path / "here", settings)

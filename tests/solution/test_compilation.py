@@ -97,6 +97,7 @@ def test_a_loss_calls_the_network_itself_which_is_what_a_gpu_compiles(network):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_compiled_network_is_one_graph_or_two_for_all_batches(network):
     job = jobs(TINY)[network]()

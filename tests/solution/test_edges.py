@@ -93,6 +93,7 @@ def test_batches_depend_on_the_step_alone_and_know_where_the_edge_is(filmed):
     assert error.mean().abs() < 0.05 and error.abs().median() < 0.4 and error.abs().quantile(0.9) < 0.8
 
 
+@pytest.mark.slow
 def test_frames_tell_places_better_than_coarse_masks(filmed, tmp_path):
     frames, masks, coarse = filmed
     learnt, kept = np.arange(5), np.arange(5, VIDEOS)
@@ -114,6 +115,7 @@ def test_frames_tell_places_better_than_coarse_masks(filmed, tmp_path):
     assert torch.equal(track(None, seen, shown).position, found.position)
 
 
+@pytest.mark.slow
 def test_what_a_network_learned_from_imprecise_labels_is_nearer_to_the_truth_than_they_are(
     filmed, tmp_path, monkeypatch
 ):

@@ -234,3 +234,9 @@ def test_one_video_is_learned_by_heart_and_the_folder_rebuilds_itself(masks, for
     clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
     again = load_masks(tmp_path, CPU).predict(Clip(clip, clip))
     assert torch.equal(again, predictor.predict(Clip(clip, clip)))
+
+
+def test_a_rollout_whose_sides_simvp_would_pad_is_refused():
+    network(replace(TINY, form="rollout", downscale=2, patch=4))
+    with pytest.raises(ValueError, match="needs sides that 32 divides"):
+        network(replace(TINY, form="rollout", downscale=2, patch=4, size=(8, 16, 4, 2)))
