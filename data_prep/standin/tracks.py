@@ -70,7 +70,7 @@ def _read_file(path: Path) -> list[Trajectories]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("class_ids", "position", "yaw")}
-            collided = archive["collided"] if "collided" in archive else None
+            collided = archive.get("collided")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a file of tracks, such as tracks.npz of a stand-in.") from None
     except KeyError as error:
