@@ -13,7 +13,8 @@ from data_prep.errors import UserError, exits_cleanly
 from solution import processes
 from solution.evaluation import ceilings, print_table, score_baselines
 from solution.metrics import Score, score
-from solution.presets import PRESETS, configured
+from solution.pipeline import Pipeline, configured
+from solution.presets import PRESETS
 from solution.report import record_run
 from solution.runs import (
     STAGES,
@@ -24,7 +25,6 @@ from solution.runs import (
     save_run,
     standin_data,
 )
-from solution.stages import Pipeline
 from solution.submission import check_different, check_submission, check_writable, describe, load_truth, save_submission
 
 
@@ -40,8 +40,9 @@ from solution.submission import check_different, check_submission, check_writabl
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--members", help="Predictors of the ensemble, separated by commas: objects, masks, frames, jepa.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
-@click.option("--record", type=click.Path(path_type=Path), help="Also write the stand-in's scores as a JSON result.")
+@click.option("--record", type=click.Path(path_type=Path), help="Also add the stand-in's scores to this JSON file.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--allow-gaps", is_flag=True, help="Take hidden videos even if their numbers have a gap.")
 @exits_cleanly
 @processes.together
 def main(
@@ -54,6 +55,7 @@ def main(
     device_name: str | None,
     record: Path | None,
     overwrite: bool,
+    allow_gaps: bool,
 ) -> None:
     """Train on a competition and write the masks of its hidden videos as a leaderboard file.
 
@@ -74,7 +76,7 @@ def main(
     folder = run_folder(run_name)
     with processes.first_goes_first():
         data = data or standin_data(device)
-        packed = pack_and_report(data)
+        packed = pack_and_report(data, allow_gaps=allow_gaps, run=run_name)
     click.echo(f"Preset {preset} on {device}, run {folder}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]
@@ -92,15 +94,15 @@ def main(
         print_table(scores)
         if record:
             sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
-            record_run(record, scores, pipeline, f"stand-in of {sizes} videos, scored on hidden")
+            record_run(run_name, scores, pipeline, f"stand-in of {sizes} videos, scored on hidden", record)
 
 
 def print_description(out: Path, pipeline: Pipeline, seconds: float) -> None:
     """Print what was written, the largest classes in it, and how long each stage took."""
-    found = describe(out)
-    click.echo(f"\n{out}: {found.shape} {found.dtype}, SHA-256 {found.sha256}")
-    objects = sorted((share, name) for name, share in found.class_shares.items() if name != "background")[::-1]
-    click.echo(f"  {found.class_shares.get('background', 0):.1%} background, {len(objects)} of 48 object classes:")
+    written = describe(out)
+    click.echo(f"\n{out}: {written.shape} {written.dtype}, SHA-256 {written.sha256}")
+    objects = sorted((share, name) for name, share in written.class_shares.items() if name != "background")[::-1]
+    click.echo(f"  {written.class_shares.get('background', 0):.1%} background, {len(objects)} of 48 object classes:")
     for row in range(0, len(objects), 4):
         click.echo("  " + "".join(f"{name:>23} {share:7.3%}" for share, name in objects[row : row + 4]))
     stages = ", ".join(f"{name} {stage.seconds:.0f} s" for name, stage in pipeline.done.items())

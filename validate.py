@@ -12,20 +12,21 @@ import numpy as np
 from torch import Tensor
 
 from data_prep.classes import IGNORE
+from data_prep.competition import first_gap
 from data_prep.errors import UserError, exits_cleanly
 from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_table
 from solution.fates import fate_groups, fates
 from solution.metrics import Score, score
 from solution.page import write_page
+from solution.pipeline import Pipeline
 from solution.report import material_of_file, material_of_run, record_run, save_validation
 from solution.runs import STAGES, choose_device, pack_and_report, read_run
-from solution.stages import Pipeline
 from solution.strips import check_picture, write_strips
 from solution.submission import (
     check_different,
     check_submission,
     check_writable,
-    count_hidden,
+    hidden_numbers,
     load_submission,
     load_truth,
 )
@@ -40,7 +41,7 @@ from solution.submission import (
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Also write a page that shows where points were lost.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw typical objects (.png, .jpg), with --run.")
-@click.option("--record", type=click.Path(path_type=Path), help="Also write the scores of --run as a JSON result.")
+@click.option("--record", type=click.Path(path_type=Path), help="Also add the scores of --run to this JSON file.")
 @click.option("--device", "device_name", help="cpu or cuda, for --run. Default: cuda where there is one.")
 @exits_cleanly
 def main(
@@ -70,7 +71,7 @@ def main(
         with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
             scores = score_run(run_name, data, device_name, report, picture, record)
         if as_json:
-            methods = {name: found.as_json() for name, found in scores.items()}
+            methods = {name: reached.as_json() for name, reached in scores.items()}
             click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
         else:
             print_table(scores)
@@ -100,12 +101,14 @@ def check_known(truth: np.ndarray | Tensor, source: Path) -> None:
 
 def check_format(file: Path, hidden: Path) -> None:
     """Print every problem of a leaderboard file's format; exit code 1 if there is one."""
-    problems = check_submission(file, hidden)
+    numbers = hidden_numbers(hidden)
+    problems = check_submission(file, len(numbers))
     for problem in problems:
         click.echo(f"{file}: {problem}")
     if problems:
         raise SystemExit(1)
-    click.echo(f"{file} has the right format for {count_hidden(hidden)} hidden videos.")
+    gap = first_gap(numbers)
+    click.echo(f"{file} has the right format for {len(numbers)} hidden videos{gap and f' ({gap})'}.")
 
 
 def score_run(
@@ -125,8 +128,8 @@ def score_run(
     val = packed["val"]
     truth = val.masks[:, -1]
     check_known(truth, Path(val.masks.filename).parent)
-    found = fates(val.masks)
-    groups = fate_groups(found)
+    fate = fates(val.masks)
+    groups = fate_groups(fate)
     evaluation = evaluate(pipeline.system(), val.frames, pipeline.seen(val), truth, pipeline.device, groups)
     if val.frames is None:
         best = {FORESIGHT: foresight(val.masks, groups)}
@@ -134,25 +137,26 @@ def score_run(
         best = ceilings(pipeline, val.frames[:, -1], truth, groups)
     scores = evaluation.scores | best
     save_validation(run_name, data, scores)
-    material = material_of_run(run_name, pipeline, evaluation, scores, found)
+    material = material_of_run(run_name, pipeline, evaluation, scores, fate)
     if report:
         write_page(report, material)
     if picture:
         write_strips(picture, material)
     if record:
-        record_run(record, scores, pipeline, f"run {run_name} of {data.name}, scored on its {len(val)} val videos")
+        described = f"run {run_name} of {data.name}, scored on its {len(val)} val videos"
+        record_run(run_name, scores, pipeline, described, record)
     return scores
 
 
-def print_score(found: Score, as_json: bool) -> None:
+def print_score(reached: Score, as_json: bool) -> None:
     """Print the score of one prediction for people, or as JSON."""
     if as_json:
-        click.echo(json.dumps(found.as_json()))
+        click.echo(json.dumps(reached.as_json()))
         return
-    click.echo(f"Jaccard {found.jaccard:.4f} on {found.videos} videos ({found.videos_left_out} left out)")
-    click.echo(f"object IoU {found.object_iou:.4f} ± {found.object_iou_se:.4f} over {found.objects} objects")
-    click.echo(f"{found.ignored:.2%} of the pixels are ignored")
-    for name, iou in found.per_class.items():
+    click.echo(f"Jaccard {reached.jaccard:.4f} on {reached.videos} videos ({reached.videos_left_out} left out)")
+    click.echo(f"object IoU {reached.object_iou:.4f} ± {reached.object_iou_se:.4f} over {reached.objects} objects")
+    click.echo(f"{reached.ignored:.2%} of the pixels are ignored")
+    for name, iou in reached.per_class.items():
         click.echo(f"  {name:24} {iou:.4f}")
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +18,30 @@ import numpy as np
 
 from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.errors import UserError
+from data_prep.labels import BadFile, check_regular, read_npy, value_problems, without_ones
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 SPLITS = ("train", "val", "unlabeled", "hidden")
 LABELLED = ("train", "val")
 FRAMES_OF_SPLIT = {"train": NUM_FRAMES, "val": NUM_FRAMES, "unlabeled": NUM_FRAMES, "hidden": CLIP_FRAMES}
 
-VIDEO_NAME = re.compile(r"video_(\d+)")
-FRAME_NAME = re.compile(r"image_(\d+)\.png")
+VIDEO_NAME = re.compile(r"video_(\d+)", re.IGNORECASE)
+NOT_LOOKED_INTO = re.compile(r"\.|__|video_", re.IGNORECASE)
+FRAME_NAME = re.compile(r"(?i:image_(\d+)\.(png|jpe?g))")
+USED_NAME = re.compile(FRAME_NAME.pattern + r"|mask\.npy")
 
+SPLIT_OF = {split: split for split in SPLITS} | {
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "unlabelled": "unlabeled",
+}
+"""What folders may be called, in any case, and the split that they are."""
+LEVELS = 3
+"""So many folders down a split may lie in the folder that a user names."""
 
-class BadFile(Exception):
-    """A frame or mask that cannot be used as it is; the message says what is wrong with it."""
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+COLOURS_OF_PNG = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and transparent", 6: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -46,62 +59,108 @@ class Competition:
 
     Attributes:
         splits: for every split that has videos, its folders by video number, in the order of the numbers.
-        problems: what is unexpected about the layout, by split; files inside the video folders are not looked at.
+        first: the number of the first frame in every one of these splits, 0 or 1.
+        problems: what is unusual about the layout, by split; of the video folders only the names in them are looked at.
     """
 
     splits: dict[str, dict[int, Path]]
+    first: dict[str, int]
     problems: dict[str, list[Problem]]
 
 
-def find_competition(data_dir: Path, required: Collection[str] = ("train", "hidden")) -> Competition:
-    """Find the splits in ``data_dir`` or in a folder inside it such as ``Dataset_Student``; ``hidden`` also beside it.
+def find_competition(
+    data_dir: Path, required: Collection[str] = ("train", "hidden"), allow_gaps: bool = False
+) -> Competition:
+    """Find the splits in ``data_dir`` or in folders inside it such as ``Dataset_Student``; ``hidden`` also beside it.
 
     A stand-in competition inside it is another one and not looked at.
 
     Args:
         data_dir: the folder that a user names.
         required: splits without which nothing can be done; the others may be absent, which is reported.
+        allow_gaps: whether numbers may be left out in ``hidden`` where it is required.
 
     Raises:
         UserError: no such folder, an empty one, a required split that is absent or empty, a split that is there twice,
-            a video number that is there twice, or a train split without a single mask.
+            a video number that is there twice or left out in ``hidden``, frames whose numbers could mean two things,
+            or a train split without a single mask.
     """
     if not data_dir.is_dir():
         raise UserError(
             f"{data_dir} is {'not a folder' if data_dir.exists() else 'no existing folder'}; name the data."
         )
     root = data_dir.resolve()
-    inside = sorted(
-        child
-        for child in root.iterdir()
-        if child.is_dir() and not child.name.startswith((".", "__")) and not (child / "standin.json").is_file()
-    )
     if not any(root.iterdir()):
         raise UserError(f"{data_dir} is empty; expected train, val, unlabeled and hidden folders in it.")
-    splits, problems = {}, {}
+    folders, others = split_folders(root)
+    splits, first, problems = {}, {}, {}
     for split in SPLITS:
-        places = [folder for folder in (root / split, *(child / split for child in inside)) if folder.is_dir()]
+        places = folders[split]
         if not places and split == "hidden" and "train" in splits:
             places = [folder for folder in (root.parent / split,) if folder.is_dir()]
         found = [(folder, videos) for folder in places if (videos := video_folders(folder))]
         if len(found) > 1:
             raise UserError(f"{split} is there twice, {found[0][0]} and {found[1][0]}; keep one of them.")
-        problems[split] = []
         if found:
             folder, splits[split] = found[0]
-            problems[split] = layout_problems(split, folder, splits[split])
-        elif split in required:
-            state = f"{places[0]} holds no video_N folders" if places else f"{data_dir} has no folder {split}"
+            if split == "hidden" and split in required and not allow_gaps:
+                refuse_gap(folder, splits[split])
+            first[split], unusual = first_frame(split, splits[split])
+            problems[split] = layout_problems(split, folder, splits, root) + unusual
+            continue
+        elsewhere = f", but videos in {', '.join(map(str, others))}" if others else ""
+        if split in required:
+            state = (
+                f"{places[0]} holds no video_N folders{contents(places[0])}"
+                if places
+                else f"{data_dir} has no folder {split}{elsewhere}"
+            )
             raise UserError(f"{state}; {split} is needed, with folders video_N of frames image_0.png and so on.")
-        else:
-            problems[split] = [Problem(str(root / split), "no videos" if places else "no such folder", "done without")]
+        absent = "no videos" if places else "no such folder"
+        problems[split] = [Problem(str(root / split), absent + elsewhere, "done without")]
     if not splits:
         raise UserError(f"{data_dir} has no train, val, unlabeled or hidden folder with videos; name the folder above.")
     if "train" in splits and not any((folder / "mask.npy").is_file() for folder in splits["train"].values()):
-        raise UserError(
-            f"no video in {next(iter(splits['train'].values())).parent} has a mask.npy; add the train masks."
-        )
-    return Competition(splits, problems)
+        video = next(iter(splits["train"].values()))
+        raise UserError(f"no video in {video.parent} has a mask.npy{contents(video)}; add the train masks.")
+    return Competition(splits, first, problems)
+
+
+def split_folders(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the folders in ``root`` that are called like splits, by split, and all others that hold videos.
+
+    Systems' leftovers, stand-in competitions and what may not be read are not looked into.
+    """
+    splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    others = []
+    level = [root]
+    for _ in range(LEVELS + 1):
+        below = []
+        for folder in level:
+            with suppress(PermissionError):
+                names = sorted(os.listdir(folder))
+                holds_videos = any(map(VIDEO_NAME.fullmatch, names))
+                split = SPLIT_OF.get(folder.name.casefold()) if folder != root else None
+                if split:
+                    splits[split].append(folder)
+                elif holds_videos:
+                    others.append(folder)
+                if not holds_videos or folder == root:
+                    children = (folder / name for name in names if not NOT_LOOKED_INTO.match(name))
+                    below += [child for child in children if child.is_dir() and not is_standin(child)]
+        level = below
+    return splits, others
+
+
+def is_standin(folder: Path) -> bool:
+    """Return whether a folder holds a stand-in competition."""
+    return (folder / "standin.json").is_file()
+
+
+def contents(folder: Path) -> str:
+    """Return in words what a folder holds apart from frames and masks, to be put after what it lacks."""
+    names = [name for name in sorted(os.listdir(folder)) if not USED_NAME.fullmatch(name)]
+    return f" ({folder.name} holds {', '.join(names[:3])}{', …' * (len(names) > 3)})" if names else ""
 
 
 def video_folders(folder: Path) -> dict[int, Path]:
@@ -123,68 +182,175 @@ def video_folders(folder: Path) -> dict[int, Path]:
     return dict(sorted(videos.items()))
 
 
-def layout_problems(split: str, folder: Path, videos: dict[int, Path]) -> list[Problem]:
-    """Return what else lies in a split's folder, and for ``hidden`` where its numbers have a gap."""
+def layout_problems(split: str, folder: Path, splits: dict[str, dict[int, Path]], root: Path) -> list[Problem]:
+    """Return what is unusual about a split's folder and numbers; ``splits`` has those found so far, itself included."""
+    videos = splits[split]
     expected = {video.name for video in videos.values()}
     problems = [
         Problem(str(folder / name), "unexpected file or folder", "ignored")
         for name in sorted(os.listdir(folder))
         if name not in expected
     ]
-    numbers = list(videos)
-    if split == "hidden" and len(numbers) != numbers[-1] - numbers[0] + 1:
-        gap = next(number for number in range(numbers[0], numbers[-1]) if number not in videos)
-        text = f"{len(numbers)} videos numbered {numbers[0]} to {numbers[-1]}, the first gap at {gap}"
-        problems.append(Problem(str(folder), text, "one row per folder that is there"))
+    if folder.name != split:
+        problems.append(Problem(str(folder), f"a folder called {folder.name}", f"taken for {split}"))
+    if root in folder.parents[2:]:
+        problems.append(Problem(str(folder), "a folder deeper down than expected", f"taken for {split}"))
+    if gap := first_gap(videos):
+        action = "one row per folder that is there" if split == "hidden" else "done without"
+        problems.append(Problem(str(folder), gap, action))
+    for other, others in splits.items():
+        if other != split and (shared := videos.keys() & others.keys()):
+            text = f"{len(shared)} video numbers that are in {other} as well, the first {min(shared)}"
+            problems.append(Problem(str(folder), text, "both kept"))
     return problems
 
 
-def frame_files(folder: Path, split: str) -> tuple[dict[int, str], list[Problem]]:
-    """Return the paths of a video's frames by index, and what in its folder is unexpected."""
+def first_gap(numbers: Collection[int]) -> str:
+    """Return in words where the numbers of a split's videos have a gap; nothing if they have none."""
+    first, last = min(numbers), max(numbers)
+    if len(numbers) == last - first + 1:
+        return ""
+    gap = next(number for number in range(first, last) if number not in numbers)
+    return f"{len(numbers)} videos numbered {first} to {last}, the first gap at {gap}"
+
+
+def refuse_gap(folder: Path, numbers: Collection[int]) -> None:
+    """Raise ``UserError`` if numbers are left out in ``hidden``, since a leaderboard file has a row for each."""
+    if gap := first_gap(numbers):
+        raise UserError(
+            f"{folder} holds {gap}, so that rows of the file would be missing; add the videos, or say --allow-gaps."
+        )
+
+
+def sorted_files(folder: Path) -> tuple[dict[int, str], list[str]]:
+    """Return the names of a video's frames by the number in them, and all other names.
+
+    Raises:
+        UserError: two frames have the same number.
+    """
     frames: dict[int, str] = {}
-    problems = []
+    others = []
     for name in sorted(os.listdir(folder)):
         match = FRAME_NAME.fullmatch(name)
-        index = int(match[1]) if match else -1
-        if 0 <= index < FRAMES_OF_SPLIT[split] and index not in frames:
-            frames[index] = os.path.join(folder, name)
-        elif name != "mask.npy" or split not in LABELLED:
-            problems.append(Problem(str(folder / name), "unexpected file or folder", "ignored"))
-    return frames, problems
+        if not match:
+            others.append(name)
+        elif (first := frames.setdefault(int(match[1]), name)) != name:
+            raise UserError(f"{folder} has one frame twice, {first} and {name}; keep one of them.")
+    return frames, others
+
+
+def first_frame(split: str, videos: dict[int, Path]) -> tuple[int, list[Problem]]:
+    """Return the number of the first frame in the videos of a split, 0 or 1, and what is unusual about their names.
+
+    A frame may be missing anywhere, so that a video often leaves both open; all together have to agree.
+
+    Raises:
+        UserError: they do not, they begin at another number, no video has some frame, or one has a frame twice.
+    """
+    length = FRAMES_OF_SPLIT[split]
+    ranges: list[tuple[int, int, Path]] = []  # between which the first frame's number must be
+    found: set[int] = set()
+    suffixes: dict[str, Path] = {}
+    for folder in videos.values():
+        frames, _ = sorted_files(folder)
+        if frames:
+            lowest, highest = min(frames), max(frames)
+            ranges.append((min(highest - length + 1, lowest), lowest, folder))
+            found |= frames.keys()
+            for name in frames.values():
+                suffixes.setdefault(os.path.splitext(name)[1], folder / name)
+    if not ranges:
+        return 0, []
+    late, early = max(ranges), min(ranges, key=lambda each: each[1])
+    first, place = max(late[0], 0), early[2].parent
+    if first > early[1]:
+        raise UserError(
+            f"frames are numbered from {early[1]} in {early[2]} but from {late[1]} in {late[2]}, so that a clip would "
+            "be another clip; number them alike in all videos, from 0."
+        )
+    missing = [number for number in range(first, first + length) if number not in found]
+    if first > 1 or (missing and len(ranges) > 1):
+        raise UserError(
+            f"no video in {place} has a frame image_{0 if first > 1 else missing[0]}.png, they have numbers from "
+            f"{min(found)} to {max(found)}; expected {length} frames each, numbered from 0 (or all from 1)."
+        )
+    problems = [
+        Problem(str(path), f"frames called *{suffix}", "taken for frames")
+        for suffix, path in suffixes.items()
+        if suffix != ".png"
+    ]
+    if first:
+        problems.append(Problem(str(place), "frames numbered from 1 instead of 0", "numbered one less"))
+    return first, problems
+
+
+def frame_files(folder: Path, split: str, first: int = 0) -> tuple[dict[int, str], list[Problem]]:
+    """Return the paths of a video's frames by index, and what in its folder is unexpected.
+
+    Args:
+        folder: of the video.
+        split: that it is in.
+        first: the number in the name of the frame with index 0.
+    """
+    named, others = sorted_files(folder)
+    span = range(first, first + FRAMES_OF_SPLIT[split])
+    frames = {number - first: os.path.join(folder, named[number]) for number in span if number in named}
+    others += [name for number, name in named.items() if number not in span]
+    expected = ("mask.npy",) if split in LABELLED else ()
+    unexpected = (name for name in sorted(others) if name not in expected)
+    return frames, [Problem(str(folder / name), "unexpected file or folder", "ignored") for name in unexpected]
 
 
 def read_frame(path: str | Path) -> np.ndarray:
-    """Return one frame, (160, 240, 3) uint8 RGB; errors as in :func:`read_png`."""
-    frame = cv2.imdecode(np.frombuffer(read_png(path), np.uint8), cv2.IMREAD_COLOR_RGB)
-    if frame is None or frame.shape != (HEIGHT, WIDTH, 3):
-        raise BadFile("damaged PNG")
-    return frame
+    """Return one frame, (160, 240, 3) uint8 RGB; errors as in :func:`read_image`."""
+    return decode(read_image(path)[0])
 
 
-def read_png(path: str | Path) -> bytes:
-    """Return the bytes of a frame's file, checked but not decoded.
+def read_image(path: str | Path) -> tuple[bytes, str]:
+    """Return the bytes of a frame's file, checked but not decoded, and what is unusual about the image, if anything.
 
     Raises:
-        BadFile: the file is missing, no PNG, truncated, damaged, or of another size.
+        BadFile: the file is missing, no PNG or JPEG, truncated, damaged, or of another size.
     """
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise BadFile(f"unreadable ({error.strerror})") from None
-    check_png(data)
-    return data
+    return data, check_image(data)
 
 
-def check_png(data: bytes) -> None:
-    """Raise ``BadFile`` unless ``data`` is a whole PNG of the right size whose checksums agree.
+def decode(data: bytes) -> np.ndarray:
+    """Return the (160, 240, 3) uint8 RGB frame in checked bytes, however its file stores it."""
+    frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    if frame is None:
+        raise BadFile("damaged image")
+    check_size(frame.shape[1], frame.shape[0])
+    if frame.dtype == np.uint16:  # of which some writers fill the low bits only
+        frame = (frame if frame.max() < 256 else frame >> 8).astype(np.uint8)
+    return frame
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ``BadFile`` unless a frame has the right size."""
+    if (width, height) != (WIDTH, HEIGHT):
+        raise BadFile(f"{width} wide and {height} high instead of {WIDTH} and {HEIGHT}")
+
+
+def check_image(data: bytes) -> str:
+    """Return what is unusual about a whole PNG whose checksums agree, or a whole JPEG; raise ``BadFile`` for others.
 
     A decoder is never shown a file that fails: it would write to standard error and might return half an image.
     """
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        raise BadFile("empty file" if not data else "not a PNG")
+    if data.startswith(JPEG):
+        if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise BadFile("truncated JPEG")
+        return "JPEG instead of 8-bit RGB PNG"
+    if not data.startswith(PNG):
+        raise BadFile("not a PNG" if data else "empty file")
     view = memoryview(data)
-    start, kind = 8, b""
+    start, kind, form = 8, b"", ""
     while kind != b"IEND":
         length = int.from_bytes(data[start : start + 4], "big")
         kind = data[start + 4 : start + 8]
@@ -194,31 +360,36 @@ def check_png(data: bytes) -> None:
         if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise BadFile("damaged PNG")
         if kind == b"IHDR":
-            width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-            if (width, height) != (WIDTH, HEIGHT):
-                raise BadFile(f"{width} wide and {height} high instead of {WIDTH} and {HEIGHT}")
+            check_size(*(int.from_bytes(data[at : at + 4], "big") for at in (16, 20)))
+            form = f"{data[24]}-bit {COLOURS_OF_PNG.get(data[25])}"
         start = end
+    return "" if form == "8-bit RGB" else f"{form} PNG instead of 8-bit RGB PNG"
 
 
-def read_mask(path: str | Path) -> tuple[np.ndarray, bool]:
-    """Return a video's (22, 160, 240) uint8 mask, 255 where a value is no class, and whether there is such a value.
+def read_mask(path: str | Path) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Return a video's (22, 160, 240) uint8 mask, 255 where a value is no class, and what was done to what in it.
 
     Raises:
-        BadFile: the file is missing, no plain array, truncated, not of integers, or of another shape.
+        BadFile: the file is missing, no plain array, truncated, not of whole numbers, or of another shape.
     """
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise BadFile(f"unreadable ({error.strerror})") from None
-    except (ValueError, EOFError):
-        raise BadFile("truncated, or no plain NumPy array") from None
+    stored = read_npy(path)
     expected = (NUM_FRAMES, HEIGHT, WIDTH)
-    if not isinstance(stored, np.ndarray) or stored.shape != expected:
-        raise BadFile(f"shape {getattr(stored, 'shape', 'unknown')} instead of {expected}")
+    mask, changes = without_ones(stored, len(expected)), []
+    if sorted(mask.shape) == sorted(expected):  # the frames' axis may be elsewhere; turned frames could be mirrored too
+        mask = np.moveaxis(mask, mask.shape.index(NUM_FRAMES), 0)
+    if mask.shape != expected:
+        turned = ", rows and columns in the wrong order" if mask.shape == (NUM_FRAMES, WIDTH, HEIGHT) else ""
+        raise BadFile(f"shape {stored.shape} instead of {expected}{turned}")
+    if stored.shape != expected:
+        changes.append((f"masks of shape {stored.shape}", f"taken as {expected}"))
     if stored.dtype.kind not in "iu":
-        raise BadFile(f"{stored.dtype} instead of integers")
-    no_class = (stored < 0) | (stored >= NUM_CLASSES)
-    return np.where(no_class, IGNORE, stored).astype(np.uint8), bool(no_class.any())
+        if problems := value_problems(mask):
+            raise BadFile(problems[0])
+        changes.append((f"masks of {stored.dtype} instead of integers", "taken as whole numbers"))
+    no_class = (mask < 0) | (mask >= NUM_CLASSES)
+    if no_class.any():
+        changes.append(("values that are no class", "pixels ignored"))
+    return np.where(no_class, IGNORE, mask).astype(np.uint8, order="C"), changes
 
 
 def integrity_report(problems: Iterable[Problem], full_report: Path) -> str:

@@ -1,16 +1,23 @@
 """A time limit for a whole command: work that can go on later stops at its next checkpoint once the time is up.
 
-What a checkpoint is, and what is kept there, is the business of whoever works.
+A signal to stop is such a limit too. What a checkpoint is, and what is kept there, is the business of whoever works.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 _END: ContextVar[float] = ContextVar("end", default=float("inf"))
+_SIGNAL: ContextVar[int | None] = ContextVar("signal", default=None)
+
+SAME_SIGNAL_SECONDS = 1.0
+"""So soon a second signal is the first again: torchrun passes on what a terminal has told its processes itself."""
 
 
 class TimeIsUp(Exception):
@@ -27,9 +34,53 @@ def deadline(seconds: float) -> Iterator[None]:
         _END.reset(token)
 
 
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM mean that the time is up for whatever runs inside; a second one ends it at once.
+
+    Processes forked inside do as before, so that a terminal's Ctrl-C, which reaches them too, leaves them working.
+
+    Raises:
+        KeyboardInterrupt: a second signal came.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
+        yield
+        return
+    process, token = os.getpid(), _SIGNAL.set(None)
+    came: list[float] = []
+
+    def stop(number: int, _) -> None:
+        now = time.monotonic()
+        if os.getpid() != process or (came and now < came[0] + SAME_SIGNAL_SECONDS):
+            return
+        if came:
+            raise KeyboardInterrupt
+        came.append(now)
+        _SIGNAL.set(number)
+        # Not by print, which may be what the signal interrupted.
+        os.write(2, b"\nStopping at the next checkpoint, to keep everything; Ctrl-C again stops at once.\n")
+
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    untouched = (signal.SIG_IGN, None)  # as in the background of a script, or not Python's
+    earlier = {number: handler for number, handler in found.items() if handler not in untouched}
+    for number in earlier:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        _SIGNAL.reset(token)
+
+
+def stop_signal() -> int | None:
+    """Return the signal by which the command was told to stop, if it was."""
+    return _SIGNAL.get()
+
+
 def time_is_up() -> bool:
-    """Return whether the time limit has passed; without one it never does."""
-    return time.monotonic() >= _END.get()
+    """Return whether the time limit has passed or a signal came; without either it never does."""
+    return time.monotonic() >= _END.get() or _SIGNAL.get() is not None
 
 
 def stop_if_time_is_up() -> None:

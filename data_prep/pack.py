@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -28,15 +28,19 @@ from data_prep.competition import (
     FRAMES_OF_SPLIT,
     LABELLED,
     SPLITS,
+    USED_NAME,
     BadFile,
     Competition,
     Problem,
+    contents,
+    decode,
     find_competition,
     frame_files,
     integrity_report,
-    read_frame,
+    read_image,
     read_mask,
 )
+from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import create_part, finish, part_of, read_json, write_row, write_text
@@ -46,10 +50,23 @@ from data_prep.sole import sole_maker
 GREY = 124
 """A hidden video without one readable frame becomes this grey, the middle of the real background's gradient."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the packed arrays change, so that older ones are packed again."""
 
 ROW_KEPT_ALWAYS = ("val", "hidden")
+
+
+LEFT_OUT, NOT_SCORED, GREY_ROW = "video left out", "row kept, not scored", "row kept, plain grey"
+"""What is done with a video that cannot be used, of train and unlabeled, of val and of hidden."""
+
+
+@dataclass(frozen=True)
+class PackedVideo:
+    """What became of a video: whether it can be used, a hash of what was read of it, and what was wrong with it."""
+
+    usable: bool
+    content: str
+    problems: list[Problem]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +78,7 @@ class PackedSplit:
         videos: the number of the video in every row.
         frames: (N, T, 160, 240, 3) uint8 RGB; T is 22, of ``hidden`` 11. None in a stand-in of masks only.
         masks: (N, T, 160, 240) uint8, 255 = ignore; None where the split has no masks.
-        problems: what was wrong with the raw files.
+        problems: what was wrong with the files of the videos.
         source: JSON values that say where the arrays come from; equal ones, apart from ``folder``, mean equal arrays.
     """
 
@@ -123,25 +140,31 @@ def open_split(folder: Path) -> PackedSplit:
     return PackedSplit(folder.name, videos, frames, masks, problems, source)
 
 
-def write_index(folder: Path, videos: Sequence[int], problems: Sequence[Problem], source: dict) -> None:
+def write_index(
+    folder: Path, videos: Sequence[int], problems: Sequence[Problem], source: dict, files: str | None = None
+) -> None:
     """Declare a packed split complete: write its ``index.json`` atomically.
 
     Args:
         folder: the split's folder, which already holds its arrays.
         videos: the number of the video in every row.
-        problems: what was wrong with the raw files.
+        problems: what was wrong with the files of the videos.
         source: JSON values that say where the arrays come from.
+        files: see :func:`state_of_files`; None where nothing was packed.
     """
     index = {
         "split": folder.name,
         "videos": [int(number) for number in videos],
         "problems": [asdict(problem) for problem in problems],
         "source": source,
+        "files": files,
     }
     write_text(folder / "index.json", json.dumps(index, indent=1))
 
 
-def pack(data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
+def pack(
+    data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "hidden"), allow_gaps: bool = False
+) -> dict[str, PackedSplit]:
     """Pack a raw competition on all cores; take up interrupted work, and do nothing where nothing changed.
 
     Every problem of the data goes to ``out_dir/problems.json``. Killed at any point and started again, the result has
@@ -151,15 +174,17 @@ def pack(data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "h
         data_dir: a raw competition, or a packed one, which is returned as it is.
         out_dir: where the packed splits go.
         required: see :func:`find_competition`.
+        allow_gaps: see :func:`find_competition`.
 
     Raises:
         UserError: ``find_competition`` finds no usable competition, not one video of a split is readable, or
             ``out_dir`` holds arrays of something else.
         OSError: the disk is full; finished videos are kept.
+        TimeIsUp: see ``data_prep.deadline``; finished videos are kept.
     """
     if is_packed(data_dir):
         return open_packed(data_dir)
-    competition = find_competition(data_dir, required)
+    competition = find_competition(data_dir, required, allow_gaps)
     for split in SPLITS:
         if split not in competition.splits and (out_dir / split).is_dir():
             raise UserError(f"{out_dir / split} exists, but {data_dir} has no {split}; delete it or pack elsewhere.")
@@ -168,8 +193,8 @@ def pack(data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "h
             if split in competition.splits:
                 pack_split(competition, split, out_dir / split)
         packed = open_packed(out_dir)
-        absent = [problem for split, found in competition.problems.items() if split not in packed for problem in found]
-        problems = [*absent, *(problem for split in packed.values() for problem in split.problems)]
+        problems = [problem for found in competition.problems.values() for problem in found]
+        problems += [problem for split in packed.values() for problem in split.problems]
         write_text(out_dir / "problems.json", json.dumps([asdict(problem) for problem in problems], indent=1))
     return packed
 
@@ -181,7 +206,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
     the last good rows, which stay where they are until the files are cut, so that a kill in between does no harm.
     """
     videos = competition.splits[split]
-    source = {"folder": str(next(iter(videos.values())).parent), "fingerprint": fingerprint(videos)}
+    source, files = {"folder": str(next(iter(videos.values())).parent)}, state_of_files(videos)
     journal = folder / "packing.jsonl"
     shape = (len(videos), FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
     shapes = {folder / "frames.npy": (*shape, 3)}
@@ -189,17 +214,18 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
         shapes[folder / "masks.npy"] = shape
 
     if (folder / "index.json").is_file():
-        earlier = read_json(folder / "index.json", f"delete {folder} and pack again")["source"]
+        index = read_json(folder / "index.json", f"delete {folder} and pack again")
+        earlier = index["source"]
         if "fingerprint" not in earlier:
             raise UserError(f"{folder} holds arrays that were not packed from PNG files; choose another folder.")
-        if earlier["fingerprint"] == source["fingerprint"] and all(path.exists() for path in shapes):
+        if index.get("files") == files and all(path.exists() for path in shapes):
             journal.unlink(missing_ok=True)
             return
         if earlier["folder"] != source["folder"]:
             raise UserError(f"{folder} holds what was packed from {earlier['folder']}; delete it or pack elsewhere.")
     elif not journal.is_file() and (strange := next(filter(Path.exists, shapes), None)):
         raise UserError(f"{strange} was not packed here; move it away or pack elsewhere.")
-    done = read_journal(journal, source["fingerprint"])
+    done = read_journal(journal, files)
     if done is None or not all(path.exists() or part_of(path).exists() for path in shapes):
         done = {}
         discard(folder)
@@ -210,30 +236,31 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
         except OSError:
             discard(folder)
             raise
-        write_text(journal, json.dumps({"fingerprint": source["fingerprint"]}) + "\n")
+        write_text(journal, json.dumps({"fingerprint": files}) + "\n")
     if len(done) < len(videos):
-        pack_rows(split, list(videos.values()), list(shapes), journal, done)
+        pack_rows(split, competition.first[split], list(videos.values()), list(shapes), journal, done)
 
-    usable = [row for row in range(len(videos)) if done[row][0]]
-    problems = competition.problems[split] + [problem for row in sorted(done) for problem in done[row][1]]
+    usable = [row for row in range(len(videos)) if done[row].usable]
+    problems = [problem for row in sorted(done) for problem in done[row].problems]
     if not usable and split != "val":  # which is only scored
         discard(folder)
-        first = next(problem for problem in done[0][1] if "ignored" not in problem.action)
+        example = next(problem for problem in done[0].problems if problem.action in (LEFT_OUT, GREY_ROW))
         raise UserError(
-            f"not one of the {len(videos)} videos in {source['folder']} can be used, for example {first.file} "
-            f"({first.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT}"
-            f"{' and mask.npy' * (split in LABELLED)} in every video."
+            f"not one of the {len(videos)} videos in {source['folder']} can be used, for example {example.file} "
+            f"({example.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT}"
+            f"{' and mask.npy' * (split in LABELLED)} in every video{contents(next(iter(videos.values())))}."
         )
     rows = list(range(len(videos))) if split in ROW_KEPT_ALWAYS else fill_holes(usable)
     for path, full_shape in shapes.items():
         finish(path, full_shape, rows)
     numbers = list(videos)
-    write_index(folder, [numbers[row] for row in rows], problems, source)
+    source["fingerprint"] = digest([LAYOUT, *(done[row].content for row in rows)])
+    write_index(folder, [numbers[row] for row in rows], problems, source, files)
     journal.unlink()
 
 
 def pack_rows(
-    split: str, folders: list[Path], paths: list[Path], journal: Path, done: dict[int, tuple[bool, list[Problem]]]
+    split: str, first: int, folders: list[Path], paths: list[Path], journal: Path, done: dict[int, PackedVideo]
 ) -> None:
     """Decode the videos whose row is not in ``done`` on all cores, and add what became of each to it."""
     todo = [row for row in range(len(folders)) if row not in done]
@@ -241,54 +268,63 @@ def pack_rows(
         files = [stack.enter_context(open(part_of(path), "r+b", buffering=0)) for path in paths]
         log = stack.enter_context(open(journal, "a", buffering=1))
         threads = stack.enter_context(ThreadPoolExecutor(num_cores()))
-        jobs = {threads.submit(pack_video, split, folders[row], row, files): row for row in todo}
+        jobs = {threads.submit(pack_video, split, first, folders[row], row, files): row for row in todo}
         progress = tqdm(total=len(folders), initial=len(done), desc=f"packing {split}", unit="video", disable=None)
         stack.enter_context(progress)
         try:
             for job in as_completed(jobs):
                 row = jobs[job]
-                usable, problems = done[row] = job.result()
-                log.write(json.dumps({"row": row, "usable": usable, "problems": [asdict(p) for p in problems]}) + "\n")
+                done[row] = job.result()
+                log.write(json.dumps({"row": row} | asdict(done[row])) + "\n")
                 progress.update()
+                stop_if_time_is_up()
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
 
 
-def pack_video(split: str, folder: Path, row: int, files: list[FileIO]) -> tuple[bool, list[Problem]]:
-    """Write one video to its row; return whether it can be used, and what was wrong with it."""
-    paths, problems = frame_files(folder, split)
+def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileIO]) -> PackedVideo:
+    """Write one video, whose frames are numbered from ``first``, to its row; return what became of it."""
+    paths, problems = frame_files(folder, split, first)
     frames: dict[int, np.ndarray] = {}
     bad: dict[str, str] = {}
+    unusual: dict[str, str] = {}
+    content: list = []
     for index in range(FRAMES_OF_SPLIT[split]):
-        path = paths.get(index, str(folder / f"image_{index}.png"))
+        path = paths.get(index, str(folder / f"image_{index + first}.png"))
         try:
-            frames[index] = read_frame(path)
+            data, form = read_image(path)
+            frames[index] = decode(data)
+            content.append((index, digest(data)))
+            if form:
+                unusual.setdefault(form, path)
         except BadFile as error:
             bad[path] = str(error)
+    for form, path in unusual.items():
+        problems.append(Problem(path, f"frames in {form}", "read without colour" if "grey" in form else "read as that"))
     mask = None
     if split in LABELLED:
         path = str(folder / "mask.npy")
         try:
-            mask, has_no_class = read_mask(path)
-            if has_no_class:
-                problems.append(Problem(path, "values that are no class", "pixels ignored"))
+            mask, changes = read_mask(path)
+            content.append(digest(mask))
+            problems += [Problem(path, found, action) for found, action in changes]
         except BadFile as error:
             bad[path] = str(error)
 
     if split == "hidden":
         usable = bool(frames)
-        action = "nearest readable frame repeated" if usable else "row kept, plain grey"
+        action = "nearest readable frame repeated" if usable else GREY_ROW
     else:
         usable = not bad
-        action = "row kept, not scored" if split == "val" else "video left out"
+        action = NOT_SCORED if split == "val" else LEFT_OUT
     problems += [Problem(path, text, action) for path, text in bad.items()]
     if usable or split in ROW_KEPT_ALWAYS:
         write_row(files[0], row, repeat_nearest(frames, FRAMES_OF_SPLIT[split]))
         if split in LABELLED:
             size = (FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
             write_row(files[1], row, [mask if usable else np.full(size, IGNORE, np.uint8)])
-    return usable, problems
+    return PackedVideo(usable, digest([usable, *content]), problems)
 
 
 def repeat_nearest(frames: dict[int, np.ndarray], length: int) -> list[np.ndarray]:
@@ -305,7 +341,7 @@ def fill_holes(usable: list[int]) -> list[int]:
     return [row if row in kept else next(last) for row in range(len(usable))]
 
 
-def read_journal(path: Path, source: str) -> dict[int, tuple[bool, list[Problem]]] | None:
+def read_journal(path: Path, source: str) -> dict[int, PackedVideo] | None:
     """Return what became of the rows that an interrupted run finished; None where there was none of these files.
 
     The last line may be torn; it is cut off.
@@ -319,7 +355,10 @@ def read_journal(path: Path, source: str) -> dict[int, tuple[bool, list[Problem]
     records = [json.loads(line) for line in lines]
     if not records or records[0].get("fingerprint") != source:
         return None
-    return {r["row"]: (r["usable"], [Problem(**problem) for problem in r["problems"]]) for r in records[1:]}
+    return {
+        r["row"]: PackedVideo(r["usable"], r.get("content", ""), [Problem(**problem) for problem in r["problems"]])
+        for r in records[1:]
+    }
 
 
 def read_problems(folder: Path) -> list[Problem]:
@@ -337,14 +376,22 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def fingerprint(videos: dict[int, Path]) -> str:
-    """Return a hash of the names, sizes and modification times of all files of a split's videos."""
-    digest = hashlib.blake2b(f"layout {LAYOUT}".encode(), digest_size=16)
+def state_of_files(videos: dict[int, Path]) -> str:
+    """Return a hash of names, sizes and modification times of a split's frames and masks: the same, nothing changed."""
+    state: list = [LAYOUT]
     for folder in videos.values():
         with os.scandir(folder) as entries:
-            files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
-        digest.update(f"{folder.name} {files}".encode())
-    return digest.hexdigest()
+            used = [entry for entry in entries if USED_NAME.fullmatch(entry.name)]
+        for entry in sorted(used, key=lambda entry: entry.name):
+            with suppress(OSError):  # a link to nowhere
+                state.append((folder.name, entry.name, entry.stat().st_size, entry.stat().st_mtime_ns))
+    return digest(state)
+
+
+def digest(content: np.ndarray | bytes | list) -> str:
+    """Return a hash of bytes, of an array's, or of those of a list as JSON."""
+    data = json.dumps(content).encode() if isinstance(content, list) else content
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def decode_rate(paths: Sequence[str | Path]) -> float:
@@ -360,8 +407,9 @@ def decode_rate(paths: Sequence[str | Path]) -> float:
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option("--allow-gaps", is_flag=True, help="Take hidden videos even if their numbers have a gap.")
 @exits_cleanly
-def main(data: Path, out: Path) -> None:
+def main(data: Path, out: Path, allow_gaps: bool) -> None:
     """Pack the raw competition DATA into memory-mapped arrays under OUT."""
     source, target = data.resolve(), out.resolve()
     if source.is_relative_to(target) or target.is_relative_to(source):
@@ -369,7 +417,7 @@ def main(data: Path, out: Path) -> None:
     if is_packed(data):
         raise UserError(f"{data} is packed already and {out} was not made; give {data} as --data as it is.")
     start = time.perf_counter()
-    packed = pack(data, out)
+    packed = pack(data, out, allow_gaps=allow_gaps)
     for split in packed.values():
         click.echo(f"{split.name:9} {len(split):6} videos, frames {split.frames.shape}")
     click.echo(integrity_report(read_problems(out), out / "problems.json"))

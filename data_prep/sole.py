@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 from filelock import FileLock, Timeout
+
+from data_prep.deadline import stop_if_time_is_up
 
 
 @contextmanager
@@ -16,6 +18,9 @@ def sole_maker(folder: Path) -> Iterator[None]:
 
     The system lets go of the lock, a file ``.lock`` in the folder, however a process ends. A file system without locks
     is used without.
+
+    Raises:
+        TimeIsUp: see ``data_prep.deadline``; the other still works on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -24,7 +29,10 @@ def sole_maker(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             click.echo(f"  waiting for another command that makes {folder}")
-            lock.acquire()
+            while not lock.is_locked:
+                stop_if_time_is_up()
+                with suppress(Timeout):
+                    lock.acquire(timeout=1)
     except NotImplementedError:
         pass
     try:

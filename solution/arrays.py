@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data_prep.errors import is_out_of_memory
 from data_prep.files import create_part, part_of, write_row, write_text
 from solution import processes
 
@@ -84,8 +85,8 @@ class Portions:
                 found.append(rows(first, first + size))
                 first += size
                 continue
-            except torch.OutOfMemoryError:
-                if size == 1:
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not is_out_of_memory(error):
                     raise
                 self.most = size // 2
             # Out of the handler, whose traceback keeps what filled the memory.

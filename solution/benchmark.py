@@ -1,12 +1,13 @@
-"""How fast the kit is here: scoring, packing, rendering the stand-in, SimVP against plain float32, single steps.
+"""How fast the kit is here: scoring, packing, and the whole kit on a competition of full size.
 
-Every command prints its numbers and records them with commit, hardware and versions. Nothing is trained but by
-``full``, the whole kit on a stand-in competition of any size, which lives in a file of its own.
+Every command prints its numbers and records them with commit, hardware and versions. ``full`` can be stopped at a time
+limit, and the same command goes on; what it adds up to is one recorded result.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -17,51 +18,43 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from data_prep import pack as packing
 from data_prep.competition import find_competition
-from data_prep.device import num_cores
+from data_prep.deadline import TimeIsUp, deadline, stop_signal
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import write_text
-from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from data_prep.pack import PackedSplit, open_packed
 from data_prep.standin.physics import simulate, video_seed
-from data_prep.standin.writer import Settings, Source, make_videos, paint_videos
-from solution.full_size import full
-from solution.machine import commit, hardware, peak_gib, reset_peak, versions
+from data_prep.standin.writer import Settings, make_standin, paint_videos
+from solution import processes
+from solution.evaluation import print_table, score_split
 from solution.metrics import score as score_masks
-from solution.models.simvp import TRANSLATORS, SimVP
+from solution.pipeline import Pipeline, configured
 from solution.presets import PRESETS
-from solution.profiling import jobs, peak_flops, profile_job, with_batch
-from solution.runs import choose_device
-from solution.training import autocast, autocast_dtype
+from solution.report import record_run
+from solution.results_table import record_result
+from solution.runs import STAGES, Positive, choose_device
+from solution.stages import Stage, counted
+from solution.submission import load_truth
 
-RECORDS = Path(__file__).parent / "results" / "benchmarks"
-DEVICE = click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
+DATA = Path("data")
+FULL_SIZE = {"train": 1000, "val": 1000, "unlabeled": 13_000, "hidden": 5000}
+LEAST = 2
+SEED = 1
+"""Other videos than those of the small stand-in, on which the kit was developed."""
 
 
 def record(name: str, rows: list[dict], device: torch.device) -> None:
-    """Print rows of numbers and write them to ``RECORDS``, with what they were measured on."""
+    """Print rows of numbers and record them, with what they were measured on."""
     for row in rows:
         click.echo(json.dumps(row))
-    made = {
-        "command": shlex.join(["python", "-m", "solution.benchmark", *sys.argv[1:]]),
-        "commit": commit(),
-        "hardware": hardware(device),
-        "cores": num_cores(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    write_text(RECORDS / f"{name}.json", json.dumps(made, indent=1) + "\n")
+    command = shlex.join(["python", "-m", "solution.benchmark", *sys.argv[1:]])
+    record_result(f"benchmark-{name}", rows, command=command, seeds=[], data="", device=device)
 
 
 @click.group()
 def main() -> None:
-    """Measure this machine; the numbers go to solution/results/benchmarks, those of full to solution/results."""
-
-
-main.add_command(full)
+    """Measure this machine, or the whole kit; the numbers go to solution/results/results.json."""
 
 
 @main.command()
@@ -106,63 +99,6 @@ def pack(data: Path) -> None:
     record("pack", [row | {"ratio": max(rates) / bare}], torch.device("cpu"))
 
 
-@main.command()
-@click.option("--videos", default=None, type=click.IntRange(1), help="[default: 256 on a GPU, else 8]")
-@DEVICE
-@exits_cleanly
-def render(videos: int | None, device_name: str | None) -> None:
-    """Film stand-in videos, physics and masks included, on one device; writing them is not measured."""
-    device = choose_device(device_name)
-    on_gpu = device.type == "cuda"
-    videos, at_once = videos or (256 if on_gpu else 8), 32 if on_gpu else 4
-    numbers, source = list(range(videos)), Source(Settings(videos, 0, 0, 0, 0, "packed"))
-
-    def make() -> None:
-        for first in range(0, videos, at_once):
-            make_videos(numbers[first : first + at_once], source, device.type, NUM_FRAMES)
-
-    seconds = best_seconds(make, 2, device)
-    frames = videos * NUM_FRAMES
-    record("render", [{"frames": frames, "frames_per_s": frames / seconds, "threads": torch.get_num_threads()}], device)
-
-
-def measure(model: SimVP, clip: torch.Tensor, repeats: int, plain: bool) -> dict[str, float | str]:
-    """Return training and forward clips/s (best of ``repeats``) and the peak memory in GiB.
-
-    ``plain`` is what anybody would write first: float32, contiguous, not compiled.
-    """
-    device = clip.device
-    reset_peak(device)
-    if not plain:
-        model = model.to(memory_format=torch.channels_last)
-        if device.type == "cuda":
-            model.compile()
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
-
-    def forward() -> torch.Tensor:
-        with torch.autocast(device.type, enabled=False) if plain else autocast(device):
-            return model(clip)
-
-    def train() -> None:
-        F.mse_loss(forward().float(), clip).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    def infer() -> None:
-        with torch.inference_mode():
-            forward()
-
-    train_seconds = best_seconds(train, repeats, device)
-    model.eval()
-    forward_seconds = best_seconds(infer, repeats, device)
-    return {
-        "precision": "float32" if plain else str(autocast_dtype(device)).removeprefix("torch."),
-        "train_clips_per_s": len(clip) / train_seconds,
-        "forward_clips_per_s": len(clip) / forward_seconds,
-        "peak_gib": peak_gib(device),
-    }
-
-
 def best_seconds(run: Callable[[], None], repeats: int, device: torch.device) -> float:
     """Return the seconds of the fastest of ``repeats`` runs, after one that warms up."""
     seconds = []
@@ -176,45 +112,73 @@ def best_seconds(run: Callable[[], None], repeats: int, device: torch.device) ->
 
 
 @main.command()
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="[default: full on a GPU, else quick]")
-@click.option("--batch", default=None, type=click.IntRange(2), help="Samples a step.  [default: the preset's]")
-@DEVICE
+@click.option("--scale", default=1.0, show_default=True, type=Positive(), help="1: full size.")
+@click.option("--unlabeled", type=click.IntRange(0), help="Unlabeled videos.  [default: 13,000 times the scale]")
+@click.option("--minutes", type=Positive(), help="Stop after so many; call again to go on.")
+@click.option("--recipe", type=click.Choice(sorted(PRESETS)), default="full", show_default=True, help="A preset.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
+@click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @exits_cleanly
-def profile(preset: str | None, batch: int | None, device_name: str | None) -> None:
-    """Take a few training steps of every network of a preset: seconds, operations, share of the peak, what is slow."""
-    device = choose_device(device_name)
-    preset = preset or ("full" if device.type == "cuda" else "quick")
-    peak = peak_flops(device)
-    about = {"preset": preset, "precision": str(autocast_dtype(device)).removeprefix("torch."), "peak_flops": peak}
-    about["threads"] = torch.get_num_threads()
-    config = PRESETS[preset] if batch is None else with_batch(PRESETS[preset], batch)
-    record(
-        f"profile-{preset}",
-        [{"network": name} | about | profile_job(make, device, peak) for name, make in jobs(config).items()],
-        device,
-    )
+@processes.together
+def full(
+    scale: float,
+    unlabeled: int | None,
+    minutes: float | None,
+    recipe: str,
+    settings: tuple[str, ...],
+    device_name: str | None,
+) -> None:
+    """Train a preset on a stand-in competition, predict its hidden videos, and score every method."""
+    config, device = configured(recipe, settings), choose_device(device_name)
+    counts = {split: max(LEAST, round(scale * count)) for split, count in FULL_SIZE.items()}
+    size = f"{scale:g}"
+    if unlabeled is not None:
+        counts["unlabeled"], size = unlabeled, f"{size}-unlabeled-{unlabeled}"
+    data = DATA / f"standin-{size}"
+    pipeline = None
+    try:
+        with deadline(math.inf if minutes is None else 60 * minutes):
+            packed, made = make_data(data, counts, device)
+            pipeline = Pipeline(config, packed, STAGES, device)
+            scores = run(pipeline, data)
+    except TimeIsUp:
+        click.echo(state(pipeline))
+        if stop_signal():
+            raise
+        return
+    if processes.is_first():
+        print_table(scores)
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
+        name = f"full-{recipe}-{size}"
+        record_run(name, scores, pipeline, f"stand-in of {sizes} videos, scored on hidden", before={"stand-in": made})
+        click.echo(f"The result is recorded as {name}.")
 
 
-@main.command()
-@DEVICE
-@click.option("--batch", default=None, type=click.IntRange(1), help="Clips at a time.  [default: 16 on a GPU, else 1]")
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--hid-s", "hid_S", default=64, show_default=True)
-@click.option("--hid-t", "hid_T", default=256, show_default=True)
-@exits_cleanly
-def simvp(device_name: str | None, batch: int | None, repeats: int, hid_S: int, hid_T: int) -> None:
-    """Train and run SimVP on clips of the competition's size, as this kit does and as plain float32."""
-    device = choose_device(device_name)
-    clips = batch or (16 if device.type == "cuda" else 1)
-    rows = []
-    for translator in TRANSLATORS:
-        for plain in (True, False):
-            torch.manual_seed(0)
-            model = SimVP(hid_S=hid_S, hid_T=hid_T, translator=translator).to(device)
-            clip = torch.rand(clips, CLIP_FRAMES, 3, HEIGHT, WIDTH, device=device)
-            about = {"translator": translator, "threads": torch.get_num_threads(), "clips": clips}
-            rows.append(about | measure(model, clip, repeats, plain))
-    record("simvp", rows, device)
+def make_data(data: Path, counts: dict[str, int], device: torch.device) -> tuple[dict[str, PackedSplit], Stage]:
+    """Return a packed stand-in competition of so many videos, made unless it is there, and what that took."""
+    spent = data.with_name(f"{data.name}.json")
+    data.parent.mkdir(exist_ok=True)
+    with processes.first_goes_first():
+        if processes.is_first() and not (data / "hidden_truth.pt").exists():
+            with counted(spent, device):
+                make_standin(data, Settings(**counts, seed=SEED, kind="packed"), device.type)
+        packed = open_packed(data)
+    cost = json.loads(spent.read_text())
+    return packed, Stage(data, "", cost["seconds"], cost["peak_gib"])
+
+
+def run(pipeline: Pipeline, data: Path) -> dict:
+    """Make every stage and return the scores on hidden by method."""
+    hidden = pipeline.packed["hidden"]
+    pipeline.predictions(hidden)
+    truth = load_truth(data / "hidden_truth.pt").masks.numpy()
+    return score_split(pipeline, hidden, np.load(data / "hidden_last_frames.npy", mmap_mode="r"), truth)
+
+
+def state(pipeline: Pipeline | None) -> str:
+    """Return what is done, in words."""
+    done = ", ".join(["stand-in", *pipeline.done]) if pipeline else "nothing"
+    return f"Time is up. Done: {done}. The same command goes on from here."
 
 
 if __name__ == "__main__":

@@ -1,37 +1,202 @@
-"""One configuration for everything: frozen sections with recommended defaults, presets, and typed overrides.
+"""Every setting: frozen sections with recommended defaults, and typed overrides of them; nothing here trains.
 
-A preset is a value; the merged result is saved as JSON beside what it produced.
+The defaults are for one GPU and all videos. What no preset and no table of results needs otherwise is a constant.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
-import types
-import typing
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, field
+from typing import Annotated, ClassVar, Literal
 
-import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from data_prep.errors import UserError
-from solution.edges import EdgesConfig
-from solution.ensemble import EnsembleConfig
-from solution.members import MEMBERS
-from solution.models.simvp import TRANSLATORS
-from solution.predictors.frames import NETWORKS, FramesConfig
-from solution.predictors.jepa import JepaConfig
-from solution.predictors.masks import MasksConfig
-from solution.predictors.objects import ObjectsConfig
-from solution.segmenter import SegmenterConfig, build_segmenter
+
+section = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+Count = Annotated[int, Field(ge=1)]
+CountOrOff = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[Count, Count, Count, Count]
 
 
-@dataclass(frozen=True)
+@section
+class SegmenterConfig:
+    """The U-Net and how it is trained.
+
+    Attributes:
+        encoder: of segmentation-models-pytorch.
+        decoder_channels: coarse to fine; their number is the depth of the encoder.
+        downscale: 2 works at half resolution.
+        crop: height and width of what a training step sees of a frame.
+        region_weight: of the Dice loss beside cross-entropy.
+        pasted: share of the crops into which another frame's objects are put.
+    """
+
+    encoder: str = "resnet34"
+    decoder_channels: tuple[Count, ...] = (256, 128, 64, 64, 64)
+    downscale: Count = 1
+    crop: tuple[Count, Count] = (128, 128)
+    steps: Count = 6000
+    batch: Count = 64
+    learning_rate: Number = 2e-3
+    region_weight: Number = 0.5
+    pasted: Share = 0.9
+
+
+@section
+class EdgesConfig:
+    """The network that reads places off frames, and how it is trained.
+
+    Attributes:
+        first_share: of the steps, so many more in a first training, which learns where the labelled objects are from
+            their masks; the second learns it from what the first then sees. 0: there is none.
+        steps: 0 reads places off the segmenter's masks instead.
+        batch: in outlines.
+    """
+
+    width: Count = 160
+    first_share: Share = 0.5
+    steps: CountOrOff = 6_000
+    batch: Count = 192
+    learning_rate: ClassVar[float] = 3e-3
+
+    @property
+    def first_steps(self) -> int:
+        """Of the first training."""
+        return round(self.first_share * self.steps)
+
+
+@section
+class ObjectsConfig:
+    """Motion of objects on the floor.
+
+    Attributes:
+        dynamics: ``simulated``: the simulator alone; ``corrected``: a network corrects it.
+        modes: trajectories per object, of which the first follows the mean state.
+        samples: positions per object that a probability is averaged from.
+        width: of the network.
+    """
+
+    dynamics: Literal["simulated", "corrected"] = "simulated"
+    modes: Count = 48
+    samples: Count = 96
+    width: Count = 256
+    steps: Count = 30_000
+    layers: ClassVar[int] = 5
+    batch_size: ClassVar[int] = 64
+    learning_rate: ClassVar[float] = 1e-3
+
+
+@section
+class MasksConfig:
+    """SimVP on masks.
+
+    Attributes:
+        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times, one object beside all
+            others at a time; ``published`` rolls out with a channel for each class and learns by cross-entropy alone.
+        slots: how many objects a clip may have, but for ``published``.
+        downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
+        patch: side in these pixels of the squares that SimVP sees as one pixel.
+        horizons: how many of the last frames ``oneshot`` predicts.
+        size: hid_S, hid_T, N_S and N_T of SimVP.
+    """
+
+    form: Literal["oneshot", "rollout", "published"] = "oneshot"
+    slots: Count = 8
+    downscale: Count = 2
+    patch: Count = 2
+    horizons: Count = 11
+    translator: Literal["inception", "gsta"] = "gsta"
+    size: Size = (64, 512, 4, 8)
+    steps: Count = 4000
+    batch_size: Count = 16
+    learning_rate: Number = 1e-3
+
+    @property
+    def rolls(self) -> bool:
+        return self.form != "oneshot"
+
+
+@section
+class FramesConfig:
+    """SimVP on frames, and its tuning together with the U-Net.
+
+    Attributes:
+        network: SimVP by its translator, or in its place ``convlstm`` with N_S layers of hid_S channels.
+        size: hid_S, hid_T, N_S and N_T.
+        downscale: SimVP sees and draws frames whose sides are this many times smaller.
+        plain: draws whole frames instead of what changes after frame 11, all as important as the last, with no weight
+            decay: as the published SimVP + U-Net.
+        ssim_weight: of 1 − SSIM beside the squared error.
+        tuned: what is tuned through the mask loss, one after the other: the U-Net (``segmenter``) on predicted frames,
+            both networks (``joint``), both with unlabeled videos and the segmenter's masks of them too (``pseudo``).
+        tuning_steps: of each.
+    """
+
+    network: Literal["gsta", "inception", "convlstm"] = "gsta"
+    size: Size = (64, 256, 4, 8)
+    downscale: Count = 2
+    plain: bool = False
+    ssim_weight: Number = 0.1
+    steps: Count = 6000
+    batch_size: Count = 16
+    tuned: tuple[Literal["segmenter", "joint", "pseudo"], ...] = ("segmenter", "joint", "pseudo")
+    tuning_steps: Count = 1000
+    tuning_rate: Number = 1e-4
+    learning_rate: ClassVar[float] = 1e-3
+    jaccard_weight: ClassVar[float] = 1.0
+
+    @property
+    def last_weight(self) -> float:
+        """Of frame 22's error, where the other predicted frames weigh 1."""
+        return 1.0 if self.plain else 3.0
+
+    @property
+    def weight_decay(self) -> float:
+        return 0.0 if self.plain else 0.01
+
+
+@section
+class JepaConfig:
+    """I-JEPA, ViViT and mask decoder; what they are is fixed in ``predictors/jepa.py``.
+
+    Attributes:
+        size: the report's, or what two CPU cores can try in minutes.
+        pseudo: the decoder learns from unlabeled frames with the segmenter's masks first.
+    """
+
+    size: Literal["report", "quick"] = "report"
+    pseudo: bool = True
+
+
+@section
+class EnsembleConfig:
+    """Who predicts and how it is combined.
+
+    Attributes:
+        members: predictors that vote; ``solution.pipeline`` lists all.
+        views: test-time views that members average, beside the plain one.
+        decode: ``fitted`` weights and threshold, or plain ``argmax`` of the mean.
+        copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities
+            of copies are averaged.
+    """
+
+    members: Annotated[tuple[str, ...], Field(min_length=1)] = ("objects", "masks", "frames")
+    views: tuple[Literal["flip"], ...] = ("flip",)
+    decode: Literal["fitted", "argmax"] = "fitted"
+    copies: Count = 1
+
+
+@section
 class Config:
     """Everything that decides a result, apart from the data and the machine."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     edges: EdgesConfig = field(default_factory=EdgesConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
@@ -41,135 +206,43 @@ class Config:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
 
 
-CHOICES = {
-    "ensemble.members": tuple(MEMBERS),
-    "ensemble.views": ("flip", "slots", "turn"),
-    "ensemble.decode": ("fitted", "argmax"),
-    "objects.edges": ("frames", "masks"),
-    "objects.augmented": ("floor", "bystanders", "later"),
-    "objects.dynamics": ("simulated", "interactions", "direct", "corrected"),
-    "masks.form": ("oneshot", "rollout"),
-    "masks.translator": tuple(TRANSLATORS),
-    "frames.network": tuple(NETWORKS),
-    "frames.translator": tuple(TRANSLATORS),
-}
-
-
-def check_possible(config: Config, label: str) -> None:
-    """Build what can be built in no time, so that an impossible value is refused before hours of work.
-
-    Raises:
-        UserError: names the ``label``.
-    """
-    failed = None
-    for device in ("meta", "cpu"):  # some encoders look at values while they are built
-        try:
-            with torch.device(device):
-                build_segmenter(config.segmenter)
-                for member in config.ensemble.members:
-                    MEMBERS[member].networks(config)
-            return
-        except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-            failed = error
-    text = str(failed.args[0] if failed.args else failed).splitlines()[0]
-    raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.")
-
-
-LARGEST_SEED = 2**31 - 1
-"""That generators of random numbers take."""
-AT_LEAST_ONE = frozenset(
-    {
-        "batch",
-        "batch_size",
-        "copies",
-        "crop",
-        "decoder_channels",
-        "downscale",
-        "heads",
-        "hid_S",
-        "hid_T",
-        "layers",
-        "modes",
-        "N_S",
-        "N_T",
-        "patch",
-        "samples",
-        "slots",
-        "steps",
-        "view_count",
-        "width",
-    }
-)
-"""Keys of any section; 0 of another number switches something off."""
-SHARES = frozenset({"first_share", "momentum", "pasted"})
+CONFIG = TypeAdapter(Config)
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
     """Return the config with ``section.key=value`` settings applied.
 
     Raises:
-        UserError: a setting has no ``=``, its key is unknown (the nearest is named) or its value has another type.
+        UserError: a setting has no ``=``, its key is unknown (the nearest is named) or its value is impossible.
     """
+    values = asdict(config)
     for setting in settings:
-        name, found, text = setting.partition("=")
-        if not found:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals:
             raise UserError(f"--set {setting}: expected section.key=value, for example segmenter.steps=200.")
-        config = _replaced(config, name.strip().split("."), text.strip(), name.strip())
-    return config
-
-
-def _replaced(section, path: list[str], text: str, name: str):
-    kinds = typing.get_type_hints(type(section))
-    if path[0] not in kinds or (len(path) > 1) != is_dataclass(kinds[path[0]]):
-        known = list(_names(Config()))
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0) or known[:1]
-        raise UserError(f"setting {name}: there is no such key; the nearest is {near[0]}.")
-    if len(path) > 1:
-        return replace(section, **{path[0]: _replaced(getattr(section, path[0]), path[1:], text, name)})
-    value = _parsed(kinds[path[0]], text, name)
-    parts = value if isinstance(value, tuple) else (value,)
-    for part in parts:
-        if name in CHOICES and part not in CHOICES[name]:
-            raise UserError(f"setting {name}: expected one of {', '.join(CHOICES[name])}, found {part!r}.")
-    if name == "ensemble.members" and (not parts or len(set(parts)) < len(parts)):
-        raise UserError(f"setting {name}: expected one or more different members, found {text!r}.")
-    least = 1 if path[0] in AT_LEAST_ONE else 0
-    most = 1 if path[0] in SHARES else LARGEST_SEED if name == "seed" else math.inf
-    for part in parts:
-        if isinstance(part, (int, float)) and not (math.isfinite(part) and least <= part <= most):
-            limits = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
-            raise UserError(f"setting {name}: expected a number of {limits}, found {part}.")
-    return replace(section, **{path[0]: value})
-
-
-def _names(section, prefix: str = ""):
-    for item in fields(section):
-        value = getattr(section, item.name)
-        if is_dataclass(value):
-            yield from _names(value, f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name
-
-
-def _parsed(kind, text: str, name: str):
-    """Return ``text`` as a value of the annotated type ``kind``."""
-    if isinstance(kind, types.UnionType):
-        if text.lower() == "none":
-            return None
-        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+        known = dict(_places(values))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise UserError(f"setting {name}: there is no such key; the nearest is {near[0]}.")
+        place, key = known[name]
+        is_list = isinstance(place[key], (tuple, list))
+        place[key] = [part.strip() for part in text.strip("()[]").split(",") if part.strip()] if is_list else text
     try:
-        if typing.get_origin(kind) is tuple:
-            parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
-            count = len(typing.get_args(kind))
-            if ... not in typing.get_args(kind) and len(parts) != count:
-                raise UserError(f"setting {name}: expected {count} values, found {text!r}.")
-            return tuple(_parsed(typing.get_args(kind)[0], part, name) for part in parts)
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text)
-    except (ValueError, KeyError):
-        wanted = getattr(kind, "__name__", str(kind))
-        raise UserError(f"setting {name}: expected a value of type {wanted}, found {text!r}.") from None
+        return CONFIG.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(part for part in first["loc"] if isinstance(part, str))
+        expected = first["msg"].replace("Input should be", "expected").removesuffix(" after validation")
+        raise UserError(f"setting {name}: {expected}, found {first['input']!r}.") from None
+
+
+def _places(values: dict, prefix: str = "") -> Iterator[tuple[str, tuple[dict, str]]]:
+    """Yield the name of every setting with the dict and the key that hold its value."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _places(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, (values, key)
 
 
 def to_json(config: Config) -> str:
@@ -178,19 +251,5 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Return the config that :func:`to_json` wrote."""
-    return _from_dict(Config, json.loads(text))
-
-
-def _from_dict(kind, values: dict):
-    kinds = typing.get_type_hints(kind)
-    return kind(
-        **{
-            name: _from_dict(kinds[name], value)
-            if is_dataclass(kinds[name])
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-            for name, value in values.items()
-        }
-    )
+    """Return the config that :func:`to_json` wrote; ``ValueError`` if it is of another version of the kit."""
+    return CONFIG.validate_json(text)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import HEIGHT, RADIUS, WIDTH, floor_depth, project
-from solution.models.dynamics import Forecast
+from solution.forecast import Forecast
 from solution.tracks import Tracks, edge_normals, outline, side
 
 ROUND_NORMALS = 64

@@ -17,6 +17,7 @@ from torch import Tensor
 from data_prep.classes import CUBE
 from data_prep.errors import UserError
 from data_prep.scene import HEIGHT, WIDTH
+from solution.config import EdgesConfig
 from solution.losses import share
 from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, OUTLINES_AT_ONCE, QUARTER, Outlines, Tracks, find_tracks, prior
@@ -36,27 +37,6 @@ ERRORS = ((0.75, 0.01), (0.25, 0.04))
 ROUNDS = 2
 KEPT = (400.0, 400.0, 8.0)
 """Information on x, y and yaw (per unit² and radian²) that keeps an outline in place where no edge is seen."""
-
-
-@dataclass(frozen=True)
-class EdgesConfig:
-    """The network and how it is trained; ``batch`` counts outlines.
-
-    Attributes:
-        first_share: of the steps, so many more in a first training, which learns where the labelled objects are from
-            their masks; the second learns it from what the first then sees. 0: there is none.
-    """
-
-    width: int = 160
-    first_share: float = 0.5
-    steps: int = 6_000
-    batch: int = 192
-    learning_rate: float = 3e-3
-
-    @property
-    def first_steps(self) -> int:
-        """Of the first training."""
-        return round(self.first_share * self.steps)
 
 
 @dataclass(frozen=True)

@@ -7,41 +7,27 @@ exceeds J / (1 + J), J being the Jaccard reached (Dinkelbach's method for a rati
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, IGNORE
+from data_prep.scene import CLIP_FRAMES
 from solution.arrays import Portions
-from solution.predictors import Clip, Predictor, View
+from solution.config import EnsembleConfig
+from solution.predictors import VIEWS, Clip, Predictor
 
 THRESHOLDS = np.arange(0.02, 0.98, 0.02)
 WEIGHT_STEPS = 4
 """Weights of an ensemble are multiples of 1 / this."""
-
-
-@dataclass(frozen=True)
-class EnsembleConfig:
-    """Who predicts and how it is combined.
-
-    Attributes:
-        members: predictors that vote, of ``objects``, ``masks``, ``frames`` and ``jepa``.
-        views: symmetries used at test time, of ``flip``, ``slots`` and ``turn``; members use those they learned.
-        view_count: how many views of a clip a member averages, at most.
-        decode: ``fitted`` threshold or plain ``argmax``.
-        copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities
-            of copies are averaged.
-    """
-
-    members: tuple[str, ...] = ("objects", "masks", "frames")
-    views: tuple[str, ...] = ("flip", "slots", "turn")
-    view_count: int = 8
-    decode: str = "fitted"
-    copies: int = 1
+CLIP_BYTES = 160 * 2**20
+"""Of a GPU's memory for one clip in prediction: some twenty times the 7.5 MB of its 49 channels."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +45,6 @@ class Decoding:
     alone: dict[str, float | None]
 
 
-def views_of(predictor: Predictor, config: EnsembleConfig) -> list[View]:
-    """Return the distinct views of a predictor: at most ``view_count``, the plain one first, flips alternating."""
-    used = predictor.symmetries & set(config.views)
-    views = [
-        View(
-            flip="flip" in used and i % 2 == 1,
-            slot_seed=i // 2 if "slots" in used and i > 1 else None,
-            turn=2 * math.pi * (i // 2) / math.ceil(config.view_count / 2) if "turn" in used else 0.0,
-        )
-        for i in range(config.view_count)
-    ]
-    return list(dict.fromkeys(views))
-
-
 class Copies:
     """A deep ensemble (Lakshminarayanan et al., NeurIPS 2017): predictors that were trained alike from other seeds.
 
@@ -82,9 +54,9 @@ class Copies:
     def __init__(self, predictors: list[Predictor]):
         self.predictors, self.symmetries = predictors, predictors[0].symmetries
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         seen = zip(self.predictors, (clip, *clip.copies), strict=True)
-        first, *others = (predictor.predict(each, view) for predictor, each in seen)
+        first, *others = (predictor.predict(each) for predictor, each in seen)
         return sum(others, first) / len(self.predictors)
 
 
@@ -95,21 +67,19 @@ class WithinMemory:
         self.predictor, self.symmetries = predictor, predictor.symmetries
         self.portions = Portions(most)
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
-        some = lambda first, last: self.predictor.predict(clip[first:last], view)  # noqa: E731
+    def predict(self, clip: Clip) -> Tensor:
+        some = lambda first, last: self.predictor.predict(clip[first:last])  # noqa: E731
         parts = self.portions.collect(some, 0, len(clip))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def member_probabilities(predictor: Predictor, clip: Clip, views: list[View]) -> Tensor:
-    """Return the (B, 49, 160, 240) float32 mean of a predictor's probabilities over views."""
-    total = None
-    for view in views:
-        seen = clip.flipped() if view.flip else clip
-        probabilities = predictor.predict(seen, view)
-        probabilities = probabilities.flip(-1) if view.flip else probabilities
-        total = probabilities if total is None else total.add_(probabilities)
-    return total.div_(len(views))
+def member_probabilities(predictor: Predictor, clip: Clip, views: Collection[str]) -> Tensor:
+    """Return (B, 49, 160, 240) float32, the mean of a predictor over a clip and those of the views that it learned."""
+    total = predictor.predict(clip)
+    used = [VIEWS[name] for name in VIEWS if name in views and name in predictor.symmetries]
+    for view in used:
+        total.add_(view.back(predictor.predict(view.see(clip))))
+    return total.div_(1 + len(used))
 
 
 def decode(probabilities: Tensor, threshold: float | None) -> Tensor:
@@ -206,16 +176,92 @@ def fit_decoding(
     for probabilities, truth in batches:
         for mixture, table in tables.items():
             table.add(weighted(probabilities, dict(zip(members, mixture, strict=True))), truth)
-    found = {mixture: table.best() for mixture, table in tables.items()}
+    fits = {mixture: table.best() for mixture, table in tables.items()}
     alone = {name: tuple(float(m == name) for m in members) for name in members}
-    chosen = max(found, key=lambda mixture: found[mixture].jaccard)
-    best_alone = max(alone.values(), key=lambda mixture: found[mixture].jaccard)
-    if not found[chosen].is_better(found[best_alone]):
+    chosen = max(fits, key=lambda mixture: fits[mixture].jaccard)
+    best_alone = max(alone.values(), key=lambda mixture: fits[mixture].jaccard)
+    if not fits[chosen].is_better(fits[best_alone]):
         chosen = best_alone
     decoding = Decoding(
         dict(zip(members, chosen, strict=True)),
-        found[chosen].threshold,
-        {name: found[mixture].threshold for name, mixture in alone.items()},
+        fits[chosen].threshold,
+        {name: fits[mixture].threshold for name, mixture in alone.items()},
     )
-    scores = {name: found[mixture].jaccard for name, mixture in alone.items()}
-    return decoding, scores | {"ensemble": found[chosen].jaccard}
+    scores = {name: fits[mixture].jaccard for name, mixture in alone.items()}
+    return decoding, scores | {"ensemble": fits[chosen].jaccard}
+
+
+def load_decoding(folder: Path) -> Decoding:
+    """Return what the stage ``decoding`` fitted."""
+    fitted = json.loads((folder / "decoding.json").read_text())
+    return Decoding(fitted["weights"], fitted["threshold"], fitted["alone"])
+
+
+@dataclass(frozen=True)
+class System:
+    """Trained members and how their probabilities become a mask."""
+
+    members: dict[str, Predictor]
+    decoding: Decoding
+    config: EnsembleConfig
+
+    def predict(self, clip: Clip) -> np.ndarray:
+        """Return the (B, 160, 240) uint8 masks of frame 22."""
+        used = {name: member for name, member in self.members.items() if self.decoding.weights[name] > 0}
+        return self.decode(system_probabilities(used, clip, self.config))
+
+    def combine(self, probabilities: dict[str, Tensor]) -> Tensor:
+        """Return the ensemble's (B, 49, 160, 240) probabilities from the members'."""
+        return weighted(probabilities, self.decoding.weights)
+
+    def decode(self, probabilities: dict[str, Tensor]) -> np.ndarray:
+        """Return the ensemble's (B, 160, 240) uint8 masks from the members' probabilities."""
+        return decode(self.combine(probabilities), self.decoding.threshold).cpu().numpy()
+
+    def decode_alone(self, name: str, probabilities: dict[str, Tensor]) -> np.ndarray:
+        """Return the (B, 160, 240) uint8 masks of one member by itself."""
+        return decode(probabilities[name], self.decoding.alone[name]).cpu().numpy()
+
+
+@torch.inference_mode()
+def system_probabilities(members: dict[str, Predictor], clip: Clip, config: EnsembleConfig) -> dict[str, Tensor]:
+    """Return every member's (B, 49, 160, 240) probabilities, averaged over its views."""
+    return {name: member_probabilities(m, clip, config.views) for name, m in members.items()}
+
+
+def make_clip(
+    frames: np.ndarray | None, masks: list[np.ndarray], rows: slice | np.ndarray, device: torch.device
+) -> Clip:
+    """Return the clip of the first 11 frames of some rows.
+
+    Args:
+        frames: (N, T, 160, 240, 3) uint8; None in a stand-in of masks only.
+        masks: (N, T, 160, 240) uint8, as the segmenter of every copy sees them.
+        rows: which of the N videos.
+        device: of the clip's tensors.
+    """
+
+    def first(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array[rows, :CLIP_FRAMES])).to(device)
+
+    images = None if frames is None else first(frames)
+    clip, *copies = [Clip(images, first(each)) for each in masks]
+    return replace(clip, copies=tuple(copies))
+
+
+def batch_size(device: torch.device) -> int:
+    """Return how many clips are predicted at a time, by members that can take them (``Member.at_once``).
+
+    The filter is hundreds of thousands of small operations, however many clips it follows: a GPU is given all that fit.
+    """
+    return max(1, torch.cuda.mem_get_info(device)[1] // CLIP_BYTES) if device.type == "cuda" else 32
+
+
+def clips(
+    frames: np.ndarray | None, masks: list[np.ndarray], device: torch.device, rows: np.ndarray | None = None
+) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
+    rows = np.arange(len(masks[0])) if rows is None else rows
+    for first in range(0, len(rows), batch_size(device)):
+        chosen = rows[first : first + batch_size(device)]
+        yield make_clip(frames, masks, chosen, device), chosen

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.classes import IGNORE
@@ -19,28 +19,19 @@ from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.drawing import draw
-from solution.ensemble import decode
+from solution.ensemble import System, batch_size, clips, decode, make_clip, system_probabilities
+from solution.forecast import Forecast
 from solution.metrics import Score, score
-from solution.models.dynamics import Forecast
-from solution.predictors import Clip, View
+from solution.pipeline import Pipeline
+from solution.predictors import Clip
 from solution.predictors.baselines import BASELINES
-from solution.predictors.jepa import load_patch_segmenter
 from solution.results_table import number
-from solution.segmenter import load_segmenter, segment, segment_in_chunks
-from solution.stages import (
-    Pipeline,
-    System,
-    batch_size,
-    clips,
-    make_clip,
-    system_probabilities,
-)
+from solution.segmenter import segment, segment_in_chunks
 from solution.tracking import TRACKED_AT_ONCE
 from solution.tracks import find_tracks
 
-CEILING, FORESIGHT = "U-Net on the true frame 22", "true positions of seen objects"
-DECODER_CEILING = "mask decoder on true frame 22"
-"""What perfect foresight would reach: with frames, in a stand-in of masks only, and with the decoder of ``jepa``."""
+FORESIGHT = "true positions of seen objects"
+"""What perfect foresight would reach in a stand-in of masks only."""
 RELIABILITY_BINS = 10
 LEAST_PROBABILITY = 0.01
 """Below it nearly everything is floor far from any object, which would drown the rest."""
@@ -73,8 +64,9 @@ class Reliability:
         objects = torch.where((truth != IGNORE)[:, None], probabilities, 0)[:, 1:]
         own = objects.gather(1, (truth.long() - 1).clamp(0, objects.shape[1] - 1)[:, None])[:, 0]
         own = own[(truth > 0) & (truth != IGNORE) & (own > LEAST_PROBABILITY)]
-        some = objects[objects > LEAST_PROBABILITY]
-        for values, weights, total in ((some, None, self.pairs), (some, some, self.predicted), (own, None, self.true)):
+        likely = objects[objects > LEAST_PROBABILITY]
+        sums = (likely, None, self.pairs), (likely, likely, self.predicted), (own, None, self.true)
+        for values, weights, total in sums:
             bins = (values * RELIABILITY_BINS).long().clamp_max(RELIABILITY_BINS - 1)
             total += torch.bincount(bins, weights, RELIABILITY_BINS).double().cpu().numpy()
 
@@ -104,8 +96,8 @@ def evaluate(
     with tqdm(total=len(truth), desc="scoring", unit="video", disable=None, leave=False) as bar:
         for clip, rows in clips(frames, seen, device):
             probabilities = system_probabilities(system.members, clip, system.config)
-            for name, found in method_masks(system, clip, probabilities).items():
-                masks[name][rows] = found
+            for name, drawn in method_masks(system, clip, probabilities).items():
+                masks[name][rows] = drawn
             true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
             combined = system.combine(probabilities)
             presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
@@ -125,25 +117,17 @@ def score_baselines(
     """Score what learns nothing on one segmenter's masks, by name; see :func:`evaluate` for the arguments."""
     masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
     for clip, rows in clips(frames, [seen], device):
-        for name, found in baseline_masks(clip).items():
-            masks[name][rows] = found
-    return {name: score(found, truth, groups) for name, found in masks.items()}
-
-
-def segmenters_of(pipeline: Pipeline) -> dict[str, nn.Module]:
-    """Return the networks that segment true frames, by the name of what they reach with perfect foresight."""
-    found = {CEILING: load_segmenter(pipeline.config.segmenter, pipeline.make("segmenter").folder, pipeline.device)}
-    if "jepa" in pipeline.config.ensemble.members:
-        found[DECODER_CEILING] = load_patch_segmenter(pipeline.make("jepa").folder, pipeline.device)
-    return found
+        for name, drawn in baseline_masks(clip).items():
+            masks[name][rows] = drawn
+    return {name: score(drawn, truth, groups) for name, drawn in masks.items()}
 
 
 def ceilings(
     pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray, groups: dict[str, np.ndarray] | None = None
 ) -> dict[str, Score]:
     """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
-    segmenters = segmenters_of(pipeline).items()
-    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth, groups) for name, s in segmenters}
+    readers = pipeline.readers().items()
+    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth, groups) for name, s in readers}
 
 
 def methods_of(system: System) -> list[str]:
@@ -159,7 +143,7 @@ def method_masks(system: System, clip: Clip, probabilities: dict[str, Tensor]) -
 
 def baseline_masks(clip: Clip) -> dict[str, np.ndarray]:
     """Return the (B, 160, 240) uint8 masks of what learns nothing."""
-    return {name: each.predict(clip, View()).argmax(1).byte().cpu().numpy() for name, each in BASELINES.items()}
+    return {name: baseline.predict(clip).argmax(1).byte().cpu().numpy() for name, baseline in BASELINES.items()}
 
 
 def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
@@ -171,14 +155,14 @@ def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray,
         last_frames: (N, 160, 240, 3) uint8 true frames 22.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
     """
-    system, seen, segmenters = pipeline.system(), pipeline.seen(split), segmenters_of(pipeline)
-    names = [*methods_of(system), *segmenters]
+    system, seen, readers = pipeline.system(), pipeline.seen(split), pipeline.readers()
+    names = [*methods_of(system), *readers]
 
     def build(folder: Path) -> None:
         def rows(first: int, last: int) -> np.ndarray:
             clip = make_clip(split.frames, seen, slice(first, last), pipeline.device)
-            masks = method_masks(system, clip, system_probabilities(system.members, clip, pipeline.config))
-            best = [segment(network, last_frames[first:last], pipeline.device) for network in segmenters.values()]
+            masks = method_masks(system, clip, system_probabilities(system.members, clip, system.config))
+            best = [segment(network, last_frames[first:last], pipeline.device) for network in readers.values()]
             return np.stack([*masks.values(), *best], 1)
 
         shape = (len(split), len(names), HEIGHT, WIDTH)
@@ -199,8 +183,9 @@ def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) ->
         there = torch.where(seen & tracks.visible[:, -1], 20.0, -20.0)
         turn = torch.stack(((4 * tracks.yaw[:, -1]).cos(), (4 * tracks.yaw[:, -1]).sin()), -1)[:, :, None]
         place = tracks.position[:, -1, :, None, None]
-        known = Forecast(torch.zeros_like(place[..., 0, 0]), place, torch.full_like(place[..., 0], 1e-4), turn, there)
-        drawn.append(decode(draw(known, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
+        certain = torch.full_like(place[..., 0], 1e-4)
+        forecast = Forecast(torch.zeros_like(place[..., 0, 0]), place, certain, turn, there)
+        drawn.append(decode(draw(forecast, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
     return score(np.concatenate(drawn), masks[:, -1], groups)
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from data_prep.classes import IGNORE, NUM_CLASSES
+from data_prep.classes import IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CLIP_FRAMES, RADIUS
-from solution.tracks import find_tracks
+from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, stand
 
 FATES = ("late", "collided", "occluded", "moved", "still")
 MEANING = {
@@ -27,6 +28,10 @@ NEAR = 3.2 * RADIUS
 """Between centres; two cubes touch at up to 2.83 radii, and contact falls between two frames."""
 HIDDEN = 0.75
 MOVED = 0.2 * RADIUS
+FIRST = CLIP_FRAMES - 2
+"""Index of the first frame that is looked at: two steps before the first unseen one."""
+WIDTHS = (10, 6, 4, 3)
+"""Pixels by either side of an outline in which its edge is searched, in every step of the fit."""
 VIDEOS_AT_ONCE = 16
 
 
@@ -46,50 +51,68 @@ def fate_groups(found: np.ndarray) -> dict[str, np.ndarray]:
 
 def _fates(masks: np.ndarray) -> np.ndarray:
     known = np.where(masks == IGNORE, 0, masks)
-    tracks = find_tracks(torch.from_numpy(np.ascontiguousarray(known)))
-    position, visible = tracks.position.numpy(), tracks.visible.numpy()
-    # What the image's edge cuts is not hidden by another object.
-    hidden = visible & (tracks.shown.numpy() < HIDDEN) & ~tracks.border.numpy()
-    collided = _broken(position, visible & ~tracks.border.numpy() & ~hidden)
-    found = np.full((len(masks), NUM_CLASSES), -1, np.int8)
-    for video in range(len(masks)):
-        counts = [np.bincount(frame.reshape(-1), minlength=NUM_CLASSES) for frame in known[video]]
-        seen = np.sum(counts[:CLIP_FRAMES], 0) > 0
-        slots = {int(c): slot for slot, c in enumerate(tracks.classes[video]) if c}
-        for label in np.flatnonzero(counts[-1][1:]) + 1:
-            if not seen[label]:
-                found[video, label] = FATES.index("late")
-                continue
-            slot = slots.get(int(label))
-            if slot is None:
-                found[video, label] = FATES.index("occluded")  # too little of it was ever to be seen for a track
-                continue
-            ends = [CLIP_FRAMES - 1, masks.shape[1] - 1]
-            start, end = position[video, ends, slot]
-            if collided[video, slot]:
-                fate = "collided"
-            elif hidden[video, ends, slot].any() or not visible[video, -1, slot]:
-                fate = "occluded"
-            elif not visible[video, ends[0], slot] or np.linalg.norm(end - start) > MOVED:
-                fate = "moved"
+    position, visible, hidden, border = (part.numpy() for part in coarse_places(torch.from_numpy(known[:, FIRST:])))
+    hidden &= visible & ~border  # what the image's edge cuts is not hidden by another object
+    collided = _broken(position, visible & ~border & ~hidden)
+    fate = np.full((len(masks), NUM_CLASSES), -1, np.int8)
+    start, end = CLIP_FRAMES - 1 - FIRST, -1
+    for video, frames in enumerate(known):
+        pixels = np.stack([np.bincount(frame.reshape(-1), minlength=NUM_CLASSES) for frame in frames])
+        for label in np.flatnonzero(pixels[-1][1:]) + 1:
+            there, covered = visible[video, :, label], hidden[video, :, label]
+            if not pixels[:CLIP_FRAMES, label].any():
+                name = "late"
+            elif collided[video, label]:
+                name = "collided"
+            elif covered[[start, end]].any() or not there[end]:
+                name = "occluded"
+            elif not there[start] or np.linalg.norm(np.subtract(*position[video, [start, end], label])) > MOVED:
+                name = "moved"
             else:
-                fate = "still"
-            found[video, label] = FATES.index(fate)
-    return found
+                name = "still"
+            fate[video, label] = FATES.index(name)
+    return fate
+
+
+def coarse_places(masks: Tensor) -> tuple[Tensor, ...]:
+    """Return where the objects of (V, T, 160, 240) uint8 masks stand, to a pixel: much faster than ``find_tracks``.
+
+    Returns:
+        (V, T, 49, 2) places on the floor, and (V, T, 49) bool which are known, which others hide over a quarter of, and
+        which the image's edge cuts.
+    """
+    videos, frames = masks.shape[:2]
+    rows, columns = profiles(masks)
+    video, frame, label = (rows.sum(-1) >= MIN_PIXELS).nonzero(as_tuple=True)
+    video, frame, label = (part[label > 0] for part in (video, frame, label))
+    box, cut = boxes(rows[video, frame, label], columns[video, frame, label])
+    shape = torch.from_numpy(SHAPE_OF_CLASS)[label]
+    fit = Outlines(masks.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE)
+    position, yaw = stand(box, cut), torch.zeros(len(label))
+    for width in WIDTHS:
+        position, yaw = fit.improve(position, yaw, width, turns=True)
+    support, shown, _ = fit.judge(position, yaw)
+
+    def spread(values: Tensor) -> Tensor:
+        out = values.new_zeros(videos, frames, NUM_CLASSES, *values.shape[1:])
+        out[video, frame, label] = values
+        return out
+
+    return tuple(spread(part) for part in (position, (support > 0.5) & (shown > 0.04), shown < HIDDEN, cut.any(-1)))
 
 
 def _broken(position: np.ndarray, clear: np.ndarray) -> np.ndarray:
     """Return (V, K) bool: the step changes abruptly after frame 11, with another object near.
 
     Args:
-        position: (V, 22, K, 2) on the floor.
-        clear: (V, 22, K) bool, where a position is exact enough to be differentiated twice.
+        position: (V, T, K, 2) on the floor, from frame ``FIRST`` on.
+        clear: (V, T, K) bool, where a position is exact enough to be differentiated twice.
     """
     step = np.diff(position, axis=1)
-    change = np.linalg.norm(np.diff(step, axis=1), axis=-1)  # (V, 20, K), around frames 2 to 21
+    change = np.linalg.norm(np.diff(step, axis=1), axis=-1)  # (V, T - 2, K)
     exact = clear[:, :-2] & clear[:, 1:-1] & clear[:, 2:]
-    gap = np.linalg.norm(position[:, :, :, None] - position[:, :, None], axis=-1)  # (V, 22, K, K)
+    gap = np.linalg.norm(position[:, :, :, None] - position[:, :, None], axis=-1)  # (V, T, K, K)
     both = clear[:, :, :, None] & clear[:, :, None]
     gap = np.where(both & ~np.eye(gap.shape[-1], dtype=bool), gap, np.inf).min(-1)
     near = np.minimum(np.minimum(gap[:, :-2], gap[:, 1:-1]), gap[:, 2:]) < NEAR
-    return (exact & near & (change > BROKEN_COURSE))[:, CLIP_FRAMES - 2 :].any(1)
+    return (exact & near & (change > BROKEN_COURSE)).any(1)

@@ -13,7 +13,7 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, IGNORE
-from solution.models.dynamics import Forecast
+from solution.forecast import Forecast
 from solution.processes import total
 
 

@@ -180,7 +180,7 @@ FIXED = {"mass": (2,)}
 FREE, STRUCK = 0.005, 0.03
 """Standard deviations, about, of errors of solids that nothing hits in a window, and of others, units."""
 JUDGED_FRAMES = (1, 2, 4)
-MOST_WINDOWS = 1500
+MOST_WINDOWS = 500
 STEP = 0.3
 """Deviations of the prior by which constants are changed to find slopes."""
 MOST_ITERATIONS = 7

@@ -92,7 +92,7 @@ def page(material: Material) -> str:
     """Return the page's HTML."""
     own = material.scores[material.own]
     counts = video_confusions(material.prediction, material.truth)
-    objects, found = object_table(counts), material.fates
+    objects, fate = object_table(counts), material.fates
     rows, groups = choose_videos(counts)
     left_out = f", {own.videos_left_out} videos left out" if own.videos_left_out else ""
     return Template(TEMPLATE.read_text()).substitute(
@@ -103,7 +103,7 @@ def page(material: Material) -> str:
         objects=own.objects,
         left_out=left_out,
         methods=method_table(material),
-        fates=fate_bars(objects, found),
+        fates=fate_bars(objects, fate),
         classes=class_bars(own),
         confusions=confusion_table(counts.sum(0)),
         reliability=reliability_plot(material.reliability),
@@ -112,7 +112,7 @@ def page(material: Material) -> str:
         key="".join(f'<span><i style="background:rgb{colour}"></i>{name}</span>' for name, colour in KEY),
         class_options="".join(f'<option value="{c}">{class_name(c)}</option>' for c in range(1, NUM_CLASSES)),
         strips="".join(
-            card(material, row, group, counts[row], objects[row], None if found is None else found[row])
+            card(material, row, group, counts[row], objects[row], None if fate is None else fate[row])
             for row, group in zip(rows, groups, strict=True)
         ),
         about="".join(about(heading, value) for heading, value in material.about.items()),
@@ -140,22 +140,22 @@ def video_scores(counts: np.ndarray) -> np.ndarray:
 def method_table(material: Material) -> str:
     rows = "".join(
         f"<tr{' class=own' if name == material.own else ''}><td>{escape(name)}</td>"
-        f'<td class="n">{number(found.jaccard)}</td>'
-        f'<td class="n">{with_error(found.object_iou, found.object_iou_se, ".3f")}</td></tr>'
-        for name, found in material.scores.items()
+        f'<td class="n">{number(reached.jaccard)}</td>'
+        f'<td class="n">{with_error(reached.object_iou, reached.object_iou_se, ".3f")}</td></tr>'
+        for name, reached in material.scores.items()
     )
     note = "" if len(material.scores) > 2 else "<p>Other baselines and the ceiling need a run: --run with --data.</p>"
     head = '<tr><th>method</th><th class="n">Jaccard</th><th class="n">object IoU</th></tr>'
     return f"<table>{head}{rows}</table>{note}"
 
 
-def fate_bars(objects: np.ndarray, found: np.ndarray | None) -> str:
+def fate_bars(objects: np.ndarray, fates: np.ndarray | None) -> str:
     """Return bars of the mean IoU by fate, from (N, 49) IoUs and (N, 49) fates."""
-    if found is None:
+    if fates is None:
         return "<p>Not available: it is read off the true masks of all 22 frames, and only frame 22's are known.</p>"
     bars = []
     for index, name in enumerate(FATES):
-        values = objects[found == index]
+        values = objects[fates == index]
         mean, error = mean_and_error(values)
         count = int(np.isfinite(values).sum())
         label = f"{name} <small>({count})</small>"
@@ -196,20 +196,20 @@ def confusion_table(confusion: np.ndarray) -> str:
     return f'<table><tr><th>truth</th><th>prediction</th><th class="n">pixels</th></tr>{rows}</table>'
 
 
-def reliability_plot(found: Reliability | None) -> str:
+def reliability_plot(reliability: Reliability | None) -> str:
     """Return a plot of how often a pixel was the object it was predicted to be, by probability."""
-    if found is None:
+    if reliability is None:
         return "<p>Not available: a file of labels holds no probabilities; use --run with --data.</p>"
-    some = found.pairs > 0
-    predicted, true = found.predicted[some] / found.pairs[some], found.true[some] / found.pairs[some]
+    there = reliability.pairs > 0
+    predicted, true = (sums[there] / reliability.pairs[there] for sums in (reliability.predicted, reliability.true))
     points = [(20 + 200 * p, 220 - 200 * t) for p, t in zip(predicted, true, strict=True)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#0072b2">'
         f"<title>predicted {p:.2f}, true {t:.2f}, {n:,.0f} pixels</title></circle>"
-        for (x, y), p, t, n in zip(points, predicted, true, found.pairs[some], strict=True)
+        for (x, y), p, t, n in zip(points, predicted, true, reliability.pairs[there], strict=True)
     )
-    off = float(np.abs(found.predicted - found.true).sum() / max(1.0, found.pairs.sum()))
+    off = float(np.abs(reliability.predicted - reliability.true).sum() / max(1.0, reliability.pairs.sum()))
     return (
         '<svg viewBox="0 0 260 262" width="360" role="img" aria-label="reliability diagram" font-size="11">'
         '<rect x="20" y="20" width="200" height="200" fill="#f3f4f6"/>'
@@ -237,7 +237,7 @@ def strips_note(material: Material, count: int) -> str:
 
 
 def card(
-    material: Material, row: int, group: str, counts: np.ndarray, ious: np.ndarray, found: np.ndarray | None
+    material: Material, row: int, group: str, counts: np.ndarray, ious: np.ndarray, fates: np.ndarray | None
 ) -> str:
     """Return one video: its score, its strip of pictures, and what became of each object."""
     scored = float(video_scores(counts[None])[0])
@@ -246,9 +246,9 @@ def card(
     texts = []
     for label in present:
         if np.isfinite(ious[label]):
-            fate = f", {FATES[found[label]]}" if found is not None and found[label] >= 0 else ""
+            label_fate = f", {FATES[fates[label]]}" if fates is not None and fates[label] >= 0 else ""
             style = ' class="bad"' if ious[label] < 0.2 else ""
-            texts.append(f"<span{style}>{class_name(label)} {ious[label]:.2f}{fate}</span>")
+            texts.append(f"<span{style}>{class_name(label)} {ious[label]:.2f}{label_fate}</span>")
         else:
             texts.append(f'<span class="bad">{class_name(label)}: drawn, not there</span>')
     figures = "".join(

@@ -34,30 +34,30 @@ class Constants:
     Triples are of cubes, spheres and cylinders. The defaults were read off real videos of the competition.
     """
 
-    deceleration: tuple[float, float, float] = (0.145, 0.145, 0.145)
+    deceleration: tuple[float, float, float] = (0.145, 0.06, 0.138)
     """Loss of speed by Coulomb friction while a solid slides, units/s²; a sphere slides until it rolls."""
-    damping: float = 0.04
+    damping: float = 0.035
     """Relative loss of speed per second, and of spin."""
-    drag: float = 0.025
+    drag: float = 0.035
     """The same per unit/s of the speed."""
-    spin_deceleration: float = 1.2
+    spin_deceleration: float = 0.4
     """Radians/s², of all solids; only cubes are seen to turn."""
-    mass: tuple[float, float, float] = (1.0, 0.75, 1.0)
-    restitution: tuple[float, ...] = (0.3, 0.25, 0.3, 0.3, 0.35, 0.35)
+    mass: tuple[float, float, float] = (1.0, 0.78, 1.0)
+    restitution: tuple[float, ...] = (0.4, 0.18, 0.35, 0.45, 0.5, 0.45)
     """Of fast hits between shapes, in the order of ``PAIRS``."""
-    dullness: float = 0.1
+    dullness: float = 0.2
     """Units/s that a hit takes off the speed at which two solids part: slow ones stay together."""
-    friction: float = 0.1
+    friction: float = 0.035
     """Between two solids."""
-    rolled: float = 0.5
+    rolled: float = 0.9
     """Share of the speed that a hit gives a sphere with which it rolls at once."""
-    size: float = 1.02
+    size: float = 1.015
     """Of the solids when they touch, against what is seen of them."""
-    edge_noise: float = 3.0
+    edge_noise: float = 4.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
     hit_noise: float = 0.05
     """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""
-    drift: float = 0.001
+    drift: float = 0.005
     """Standard deviation that a frame adds to each component of the velocity, units/s."""
     margin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Pixels by which the labels of cubes, spheres and cylinders reach beyond their silhouettes."""

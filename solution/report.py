@@ -19,20 +19,21 @@ from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit, open_split
 from solution import processes
+from solution.ensemble import make_clip
 from solution.evaluation import Evaluation
 from solution.fates import fates
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
 from solution.page import Material
-from solution.predictors import View
+from solution.pipeline import Pipeline
 from solution.predictors.baselines import BASELINES
 from solution.results_table import (
-    OTHER_RESULTS,
+    ALL_RESULTS,
     README,
-    SHOWN,
+    all_results,
     markdown_table,
     number,
-    other_results,
+    read_results,
     record_result,
     results_block,
     with_error,
@@ -40,12 +41,12 @@ from solution.results_table import (
     without_paths,
 )
 from solution.runs import RUNS
-from solution.stages import Pipeline, Stage, make_clip
+from solution.stages import Stage
 from solution.submission import Truth
 
 
 def material_of_run(
-    name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score], found: np.ndarray
+    name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score], fate: np.ndarray
 ) -> Material:
     """Return the material of a run's page on val.
 
@@ -54,7 +55,7 @@ def material_of_run(
         pipeline: of the run, on the data that was predicted.
         evaluation: what was predicted.
         scores: of every method, the ceiling among them.
-        found: (N, 49) fates of the objects of val.
+        fate: (N, 49) fates of the objects of val.
     """
     val = pipeline.packed["val"]
     seconds = {stage: f"{done.seconds:.0f} s" for stage, done in pipeline.done.items()}
@@ -66,7 +67,7 @@ def material_of_run(
         own="ensemble",
         videos=val.videos,
         frames=val.frames,
-        fates=found,
+        fates=fate,
         presence=evaluation.presence,
         reliability=evaluation.reliability,
         about={
@@ -133,37 +134,43 @@ def matching_split(known: Truth, truth: Path, packed: dict[str, PackedSplit]) ->
 
 def baselines_on_truth(all_masks: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
     """Score the baselines on (N, 22, 160, 240) true masks, as if a flawless segmenter had seen frames 1–11."""
-    found = {}
+    scores = {}
     for name, baseline in list(BASELINES.items())[1:]:
         drawn = []
         for first in range(0, len(all_masks), 4):
             masks = np.where(all_masks[first : first + 4] > 48, BACKGROUND, all_masks[first : first + 4])
             clip = make_clip(None, [masks], slice(None), torch.device("cpu"))
-            drawn.append(baseline.predict(clip, View()).argmax(1).numpy().astype(np.uint8))
-        found[f"{name}, from true masks"] = score(np.concatenate(drawn), truth)
-    return found
+            drawn.append(baseline.predict(clip).argmax(1).numpy().astype(np.uint8))
+        scores[f"{name}, from true masks"] = score(np.concatenate(drawn), truth)
+    return scores
 
 
 def save_validation(run_name: str, data: Path, scores: dict[str, Score]) -> None:
-    """Remember what ``validate.py --run`` found beside the run."""
+    """Remember what ``validate.py --run`` reached beside the run."""
     record = {
         "data": str(data),
         "commit": commit(),
-        "scores": {name: found.as_json() for name, found in scores.items()},
+        "scores": {name: reached.as_json() for name, reached in scores.items()},
     }
     write_text(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
 
 
 def record_run(
-    path: Path, scores: dict[str, Score], pipeline: Pipeline, data: str, before: dict[str, Stage] | None = None
+    name: str,
+    scores: dict[str, Score],
+    pipeline: Pipeline,
+    data: str,
+    path: Path | None = None,
+    before: dict[str, Stage] | None = None,
 ) -> None:
     """Record the scores of one run as a result, with the command that was given but not the folder of the data.
 
     Args:
-        path: of the result.
+        name: of the result.
         scores: by method.
         pipeline: of the run; its minutes count, but not those of scoring.
         data: what it was trained and scored on, in words.
+        path: of the file of results; by default the kit's own.
         before: what was made before the run's own stages.
     """
     program = Path(sys.argv[0])
@@ -174,18 +181,18 @@ def record_run(
     rows = [
         {
             "method": name,
-            "jaccard": found.jaccard,
+            "jaccard": reached.jaccard,
             "jaccard_sd": None,
-            "object_iou": found.object_iou,
-            "object_iou_se": found.object_iou_se,
+            "object_iou": reached.object_iou,
+            "object_iou_se": reached.object_iou_se,
             "n": 1,
             "minutes": minutes if name in ("submission", "ensemble") else None,
-            "by_group": found.as_json()["by_group"],
+            "by_group": reached.as_json()["by_group"],
         }
-        for name, found in scores.items()
+        for name, reached in scores.items()
     ]
     record_result(
-        path,
+        name,
         rows,
         command=" ".join(["python", *words]),
         seeds=[pipeline.config.seed],
@@ -193,6 +200,7 @@ def record_run(
         device=pipeline.device,
         stages={name: {"seconds": stage.seconds, "peak_gib": stage.peak_gib} for name, stage in stages.items()},
         note=f"Minutes are those of all stages together, in {processes.count()} process(es).",
+        path=path,
     )
 
 
@@ -218,15 +226,15 @@ def compare_runs(names: tuple[str, ...]) -> str:
     return f"{first}\n\n{markdown_table(['seconds', *names], times)}"
 
 
-def described(found: dict | None) -> str:
-    if found is None:
+def described(reached: dict | None) -> str:
+    if reached is None:
         return "–"
-    return f"{number(found['jaccard'])} ({with_error(found['object_iou'], found['object_iou_se'], '.3f')})"
+    return f"{number(reached['jaccard'])} ({with_error(reached['object_iou'], reached['object_iou_se'], '.3f')})"
 
 
 @click.command()
 @click.argument("runs", nargs=-1)
-@click.option("--readme", is_flag=True, help="Rewrite the tables of results from solution/results/*.json.")
+@click.option("--readme", is_flag=True, help="Rewrite the tables of results from solution/results/results.json.")
 @exits_cleanly
 def main(runs: tuple[str, ...], readme: bool) -> None:
     """Compare RUNS by their scores on val and the time of their stages."""
@@ -235,9 +243,10 @@ def main(runs: tuple[str, ...], readme: bool) -> None:
     if runs:
         click.echo(compare_runs(runs))
         return
-    write_text(README, with_results(README.read_text(), results_block(SHOWN)))
-    write_text(OTHER_RESULTS, other_results())
-    click.echo(f"{README} and {OTHER_RESULTS} show the results of solution/results.")
+    results = read_results()
+    write_text(README, with_results(README.read_text(), results_block(results)))
+    write_text(ALL_RESULTS, all_results(results))
+    click.echo(f"{README} and {ALL_RESULTS} show the recorded results.")
 
 
 if __name__ == "__main__":

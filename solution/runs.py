@@ -15,14 +15,15 @@ from pathlib import Path
 import click
 import torch
 
-from data_prep.competition import integrity_report
+from data_prep.competition import integrity_report, refuse_gap
 from data_prep.device import usable_device
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import Config, from_json, to_json
-from solution.stages import Pipeline, Stage, finished
+from solution.pipeline import Pipeline
+from solution.stages import Stage, finished
 
 RUNS = Path("runs")
 STAGES = RUNS / "stages"
@@ -70,8 +71,19 @@ def standin_data(device: torch.device) -> Path:
     return STANDIN
 
 
-def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden")) -> dict[str, PackedSplit]:
+def pack_and_report(
+    data: Path,
+    required: Collection[str] = ("train", "hidden"),
+    allow_gaps: bool = False,
+    run: str | None = None,
+) -> dict[str, PackedSplit]:
     """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
+
+    Args:
+        data: see :func:`data_prep.competition.find_competition`, as for the next two.
+        required: splits without which nothing can be done.
+        allow_gaps: whether numbers may be left out in ``hidden``.
+        run: the name of a run that is about to learn from the data; where it has learned from others, that is said.
 
     Raises:
         UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
@@ -81,12 +93,17 @@ def pack_and_report(data: Path, required: Collection[str] = ("train", "hidden"))
         absent = [split for split in required if split not in packed]
         if absent:
             raise UserError(f"{data} has no packed {absent[0]} split, which is needed; pack one that has.")
-        return packed
-    place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
-    folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
-    packed = pack(data, folder, required)
-    click.echo(", ".join(f"{len(split)} {name}" for name, split in packed.items()) + f" videos of {data}")
-    click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
+        if "hidden" in required and not allow_gaps:
+            refuse_gap(data / "hidden", packed["hidden"].videos)
+    else:
+        place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+        folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
+        packed = pack(data, folder, required, allow_gaps)
+        click.echo(", ".join(f"{len(split)} {name}" for name, split in packed.items()) + f" videos of {data}")
+        click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
+    if run and learned_from(run) not in (None, data_key(packed)):
+        path = run_folder(run) / "run.json"
+        click.echo(f"{path} is of other data: all is made anew for these; give --run another name to keep that run.")
     return packed
 
 
@@ -100,6 +117,20 @@ def run_folder(name: str) -> Path:
     if Path(name).name != name or name in ("..", *OTHER_FOLDERS) or (folder.exists() and not folder.is_dir()):
         raise UserError(f"--run {name}: {folder} cannot be the folder of a run; choose a plain name of your own.")
     return folder
+
+
+def data_key(packed: dict[str, PackedSplit]) -> str:
+    """Return a hash of the content of what a run learns from."""
+    content = [packed[split].content for split in ("train", "unlabeled") if split in packed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def learned_from(name: str) -> str | None:
+    """Return the :func:`data_key` that a run of this name remembers; None where there is none."""
+    try:
+        return json.loads((run_folder(name) / "run.json").read_text())["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def save_run(name: str, pipeline: Pipeline) -> None:
@@ -116,6 +147,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
             stage: {"folder": str(done.folder), "key": done.key, "seconds": done.seconds}
             for stage, done in pipeline.done.items()
         },
+        "data": data_key(pipeline.packed),
         "device": str(pipeline.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

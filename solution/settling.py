@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
-from data_prep.scene import CLIP_FRAMES
+from data_prep.scene import CLIP_FRAMES, floor_depth
 from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, side, stand
 
 LOOKALIKES = 16
@@ -42,6 +42,16 @@ NEAR = 0.8
 """World units that an object moves from one frame to the next, and the fits of two classes to it differ, at most."""
 GHOST = 0.4
 """Share of a class's pixels that another object must account for."""
+
+
+class Hypotheses(Outlines):
+    """Outlines of which several are fitted to one body; in front of others it is where the nearest of them is."""
+
+    def remember(self, position: Tensor) -> None:
+        nearest = torch.full((self.images * 256,), torch.inf, device=position.device)
+        nearest.scatter_reduce_(0, self.image * 256 + self.label, floor_depth(position), "amin")
+        self.depth = torch.where(nearest.isinf(), -torch.inf, nearest).view(self.images, 256)
+        self.depth[:, BACKGROUND] = torch.inf
 
 
 def settle(masks: Tensor) -> Tensor:
@@ -79,12 +89,12 @@ def settle_shapes(masks: Tensor) -> Tensor:
     image = (video * frames + frame[video, look, body]).repeat(3)
     shape = torch.arange(3, device=device).repeat_interleave(len(video))
     label = (body + 1).repeat(3)
-    fit = Outlines(clip.reshape(-1), image, label, shape, videos * frames, *COARSE)
+    fit = Hypotheses(clip.reshape(-1), image, label, shape, videos * frames, *COARSE)
     position = stand(box.flatten(0, 1)[image, label - 1], cut.flatten(0, 1)[image, label - 1])
     position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
     for width in (6, 4, 3):
         position, yaw = fit.improve(position, yaw, width, turns=True)
-    fit = Outlines(clip.reshape(-1), image, label, shape, videos * frames, *FINE)
+    fit = Hypotheses(clip.reshape(-1), image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(2):
         position, yaw = fit.improve(position, yaw, 3, turns=True)

@@ -17,6 +17,8 @@ from solution.tracks import Tracks, join
 
 TRACKED_AT_ONCE = 32
 TRACKS = "tracks.safetensors"
+FIELDS = [field.name for field in fields(Tracks)]
+"""Of kept tracks; those with others are made anew."""
 
 
 def find_all(folder: Path, rows: dict[str, np.ndarray], find: Callable[[tuple[str, np.ndarray]], Tracks]) -> None:

@@ -8,9 +8,9 @@ import click
 
 from data_prep.errors import exits_cleanly
 from solution import processes
-from solution.presets import PRESETS, configured
+from solution.pipeline import MAKERS, Pipeline, configured
+from solution.presets import PRESETS
 from solution.runs import STAGES, choose_device, default_data, pack_and_report, run_folder, save_run, standin_data
-from solution.stages import MAKERS, Pipeline
 
 
 @click.command()
@@ -36,7 +36,7 @@ def main(
     run_name = run_name or preset
     run_folder(run_name)
     with processes.first_goes_first():
-        packed = pack_and_report(data or default_data() or standin_data(device), ("train",))
+        packed = pack_and_report(data or default_data() or standin_data(device), ("train",), run=run_name)
     pipeline = Pipeline(config, packed, STAGES, device)
     done = pipeline.make(stage)
     if processes.is_first():

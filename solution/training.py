@@ -1,7 +1,8 @@
 """The one training loop: mixed precision, EMA, schedule, checkpoint, resume, log.
 
-It knows no data set and no task: a batch is a pure function of the step, and so is the learning rate, which makes a
-resumed run equal to an uninterrupted one, and several processes, each with its share of every batch, equal to one.
+It knows no data set and no task: a batch is a pure function of the step, and so is the learning rate. So a resumed run
+equals an uninterrupted one, bit by bit on a CPU; on a GPU, and with several processes, each with its share of every
+batch, up to the order in which sums are added.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import cv2
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -31,8 +33,10 @@ CHECKPOINT_SECONDS = 60.0
 COMPILED_FROM = 3000
 """Steps that are worth the minute that compiling a network can take."""
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_BYTES = 2 * 2**30
-"""Batches made ahead of time take up to half of it."""
+AHEAD = 2
+"""Batches that a process makes ahead of time."""
+ENOUGH = 4
+"""Processes from which it is not worth a word that there could be more."""
 LOG_ROWS = 100
 TIMES = ("data_s", "step_s", "data_share")
 """Logged seconds per step: waiting for its batch, working on it; and the share of the former."""
@@ -93,7 +97,7 @@ class _Steps(Dataset):
 def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: torch.device):
     """Yield ``batch(step)`` for every step in order, moved to the device, made ahead of time where cores are spare."""
     on_gpu = device.type == "cuda"
-    workers = num_workers() if on_gpu else 0
+    workers = num_workers(batch(steps.start)) if on_gpu and len(steps) else 0
     loader = DataLoader(
         _Steps(batch, steps.stop),
         batch_size=None,
@@ -101,21 +105,35 @@ def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: tor
         num_workers=workers,
         pin_memory=on_gpu,
         multiprocessing_context="fork" if workers else None,  # a batch is a closure over memory-mapped arrays
+        prefetch_factor=AHEAD if workers else None,
+        worker_init_fn=_use_one_core,
     )
     for tensors in loader:
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in processes.own_share(tensors).items()}
 
 
-def num_workers() -> int:
-    """Return how many processes make batches ahead of time: those of the other cores, if they can hand them over."""
-    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < SHARED_BYTES:
+def _use_one_core(worker: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV, which augments, would start threads for all cores in every worker
+
+
+def num_workers(tensors: dict[str, Tensor]) -> int:
+    """Return how many processes make batches like this one ahead of time.
+
+    At most those of the other cores, and so many that what they hold ahead takes half of the shared memory.
+    """
+    wanted = min(15, (num_cores() - 1) // processes.count_here())
+    if not SHARED_MEMORY.is_dir():
+        return wanted
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    each = AHEAD * sum(tensor.nbytes for tensor in tensors.values()) * processes.count_here()
+    fitting = min(wanted, int(free / 2 / each))
+    if fitting < min(wanted, ENOUGH):
         tqdm.write(
-            f"{SHARED_MEMORY} has {free / 2**20:.0f} MB: too few to make batches ahead of time, so training is slower; "
-            "give the container more (--shm-size=8g).",
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MB: {fitting} instead of {wanted} processes make batches ahead "
+            "of time, so training may be slower; give the container more (--shm-size=8g).",
             sys.stderr,
         )
-        return 0
-    return min(15, (num_cores() - 1) // processes.count_here())
+    return fitting
 
 
 class _Clock:
@@ -191,8 +209,10 @@ def fit(
     try:
         return _fit(*arguments, rate_share=1.0)
     except FloatingPointError as error:
-        tqdm.write(f"{error}; going on from there once, at half the rate.", sys.stderr)
-        return _fit(*arguments, rate_share=0.5)
+        problem = str(error)
+    # Out of the handler, whose traceback keeps optimiser, EMA and loader alive.
+    tqdm.write(f"{problem}; going on from there once, at half the rate.", sys.stderr)
+    return _fit(*arguments, rate_share=0.5)
 
 
 def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share: float) -> nn.Module:

@@ -28,13 +28,10 @@ TINY = {
     "edges.width": "8",
     "edges.steps": "6",
     "edges.batch": "4",
-    "objects.width": "16",
-    "objects.layers": "1",
+    "objects.width": "32",
     "objects.modes": "1",
     "objects.steps": "6",
-    "objects.batch_size": "4",
     "objects.samples": "4",
-    "ensemble.view_count": "2",
 }
 """Networks that learn nothing, for what does not depend on how good they are."""
 

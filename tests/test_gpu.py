@@ -7,25 +7,26 @@ import torch
 from data_prep.pack import open_packed, pack
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import override
+from solution.ensemble import batch_size
 from solution.evaluation import score_split
+from solution.pipeline import Pipeline
+from solution.predictors import jepa
 from solution.presets import QUICK
-from solution.stages import Pipeline, batch_size
 from tests.conftest import TINY
 from tests.pretended_gpu import GPU, OnGpu, seeming_gpu
 
-FRAMES = {"hid_S": 8, "hid_T": 16, "N_T": 2, "segmenter_steps": 2, "joint_steps": 2, "pseudo_steps": 2}
-MASKS = {"hid_S": 8, "hid_T": 16, "N_T": 2}
-JEPA = {
-    "encoder": {"width": 24, "layers": 1, "epochs": 1, "steps": 2, "batch_size": 2},
-    "generator": {"width": 24, "layers": 1, "steps": 2, "batch_size": 2},
-    "decoder": {"layers": 1, "pseudo_steps": 2, "labelled_steps": 2, "tuning_steps": 2, "batch_size": 2},
-}
+FRAMES = {"size": "8,16,4,2", "steps": 2, "batch_size": 2, "tuning_steps": 2}
+MASKS = {"size": "8,16,4,2", "steps": 2, "batch_size": 2}
 SMALL = [
-    *(f"{key}={value}" for key, value in (TINY | {"objects.width": "32", "objects.modes": "2"}).items()),
-    *(f"frames.{key}={value}" for key, value in (FRAMES | {"steps": 2, "batch_size": 2}).items()),
-    *(f"masks.{key}={value}" for key, value in (MASKS | {"steps": 2, "batch_size": 2}).items()),
-    *(f"jepa.{part}.{key}={value}" for part, values in JEPA.items() for key, value in values.items()),
+    *(f"{key}={value}" for key, value in (TINY | {"objects.modes": "2"}).items()),
+    *(f"frames.{key}={value}" for key, value in FRAMES.items()),
+    *(f"masks.{key}={value}" for key, value in MASKS.items()),
 ]
+SMALL_JEPA = jepa.JepaSizes(
+    jepa.EncoderConfig(width=24, layers=1, epochs=1, steps=2, batch_size=2),
+    jepa.GeneratorConfig(width=24, layers=1, steps=2, batch_size=2),
+    jepa.DecoderConfig(layers=1, pseudo_steps=2, labelled_steps=2, tuning_steps=2, batch_size=2),
+)
 
 
 @pytest.fixture
@@ -59,12 +60,13 @@ def test_as_many_clips_are_predicted_at_a_time_as_memory_holds(monkeypatch, gib,
 @pytest.mark.parametrize(
     "settings",
     [
-        ["ensemble.members=objects,masks,frames", "objects.dynamics=interactions"],
-        ["ensemble.members=objects,masks,jepa", "objects.dynamics=direct", "masks.form=rollout"],
+        ["ensemble.members=objects,masks,frames"],
+        ["ensemble.members=masks,jepa", "masks.form=rollout"],
     ],
     ids=lambda settings: " ".join(settings),
 )
-def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu):
+def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu, monkeypatch):
+    monkeypatch.setitem(jepa.SIZES, "quick", SMALL_JEPA)
     packed = pack(raw_standin, tmp_path / "packed")
     pipeline = Pipeline(override(QUICK, [*SMALL, *settings]), packed, tmp_path / "stages", GPU)
     assert pipeline.predictions(packed["hidden"]).shape == (5, 160, 240)

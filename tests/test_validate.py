@@ -212,6 +212,33 @@ def test_the_format_of_a_right_file(workspace):
     assert found.exit_code == 0 and "right format for 5 hidden videos" in found.output
 
 
+def test_a_prediction_of_another_type_is_scored_and_said(prediction, truth_file, tmp_path):
+    guess = torch.load(prediction)
+    expected = only_object(run_validate(prediction, "--truth", truth_file, "--json").stdout)
+    np.save(tmp_path / "guess.npy", guess.numpy().astype(">f4")[..., None])
+    found = run_validate(tmp_path / "guess.npy", "--truth", truth_file, "--json")
+    assert only_object(found.stdout) == expected
+    assert found.stderr.splitlines() == [
+        f"{tmp_path / 'guess.npy'}: float32 taken as uint8",
+        f"{tmp_path / 'guess.npy'}: shape (5, 160, 240, 1) taken as (5, 160, 240)",
+    ]
+    found = run_validate(tmp_path / "guess.npy", "--hidden", truth_file.parent)
+    assert (
+        found.exit_code == 1 and "found a NumPy array" in found.output and "a dimension of 1 too many" in found.output
+    )
+
+
+def test_the_format_check_says_where_hidden_has_a_gap(workspace, tmp_path):
+    hidden = shutil.copytree(workspace.data / "hidden", tmp_path / "hidden")
+    shutil.rmtree(hidden / "video_15002")
+    torch.save(torch.load(workspace.submission)[1:], tmp_path / "four.pt")
+    found = run_validate(tmp_path / "four.pt", "--hidden", hidden)
+    assert (
+        found.exit_code == 0
+        and "4 hidden videos (4 videos numbered 15000 to 15004, the first gap at 15002)" in found.output
+    )
+
+
 def test_every_problem_of_the_format_is_listed(workspace, tmp_path):
     wrong = torch.zeros(4, 160, 240)
     wrong[0, 0, 0], wrong[1, 1, 1] = 49, -1

@@ -5,54 +5,15 @@ Takes and returns plain tensors on the ground plane; features and drawing are ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 from torch.nn import functional
+
+from solution.forecast import Forecast
 
 SMALLEST_SCALE = 0.004
 """World units (a third of a pixel): the likelihood gains nothing from being surer than the tracks are."""
 HEAD_WIDTH = 32
 """Features of a head of attention."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Mixtures of M trajectories for B clips of K objects over the frames to come."""
-
-    logits: Tensor
-    """(B, K, M) of the mixture's weights."""
-    mean: Tensor
-    """(B, K, M, F, 2) world positions."""
-    scale: Tensor
-    """(B, K, M, F) Laplace scale of both coordinates, world units."""
-    turn: Tensor
-    """(B, K, M, 2) cosine and sine, up to a factor, of four times the yaw in the last frame."""
-    visible: Tensor
-    """(B, K) logit that the object is seen in the last frame."""
-
-
-class Offsets(nn.Module):
-    """All frames to come at once, as corrections of an anchor."""
-
-    def __init__(self, width: int, horizon: int):
-        super().__init__()
-        self.horizon = horizon
-        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3 * horizon + 3))
-        nn.init.normal_(self.layers[-1].weight, std=0.005)
-        nn.init.zeros_(self.layers[-1].bias)
-
-    def forward(
-        self, hidden: Tensor, present: Tensor, anchor: Tensor, facing: Tensor, velocity: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the first four of a :class:`Forecast`.
-
-        ``hidden`` (B, K, M, width) is what is known of the objects; see ``Dynamics.forward`` for the others.
-        """
-        out = self.layers(hidden).float()
-        logits, turn, path = out[..., 0], out[..., 1:3], out[..., 3:].unflatten(-1, (self.horizon, 3))
-        scale = SMALLEST_SCALE + functional.softplus(path[..., 2] - 2.0)
-        return logits, anchor + path[..., :2], scale, turn * 10 + facing
 
 
 class Block(nn.Module):
@@ -83,11 +44,11 @@ class Block(nn.Module):
 class Dynamics(nn.Module):
     """See the file's docstring. So many features per object, per ordered pair of objects, and per mode of an object.
 
-    The ``head`` turns what is known of each object into trajectories.
+    What is known of each object becomes corrections of an anchor, in all frames to come at once.
     """
 
     def __init__(
-        self, features: int, pair_features: int, mode_features: int, head: nn.Module, width: int = 192, layers: int = 5
+        self, features: int, pair_features: int, mode_features: int, horizon: int, width: int = 192, layers: int = 5
     ):
         super().__init__()
         if width % HEAD_WIDTH:
@@ -97,7 +58,10 @@ class Dynamics(nn.Module):
         self.leave = nn.LayerNorm(width)
         self.visible = nn.Linear(width, 1)
         self.mode = nn.Linear(mode_features, width)
-        self.head = head
+        self.horizon = horizon
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3 * horizon + 3))
+        nn.init.normal_(self.head[-1].weight, std=0.005)
+        nn.init.zeros_(self.head[-1].bias)
 
     def forward(
         self,
@@ -107,7 +71,6 @@ class Dynamics(nn.Module):
         modes: Tensor,
         anchor: Tensor,
         facing: Tensor,
-        velocity: Tensor,
     ) -> Forecast:
         """Forecast every object.
 
@@ -116,13 +79,15 @@ class Dynamics(nn.Module):
             pairs: (B, K, K, pair_features) float32.
             present: (B, K) bool; absent objects are not attended to.
             modes: (B, K, M, mode_features) float32, what makes each trajectory of the mixture special.
-            anchor: (B, K, M, F, 2) world positions that the head corrects, or starts from.
-            facing: (B, K, M, 2) cosine and sine of four times the yaw, in the last frame or at the start; 0 for discs.
-            velocity: (B, K, 2) when last seen, units per frame.
+            anchor: (B, K, M, F, 2) world positions that are corrected.
+            facing: (B, K, M, 2) cosine and sine of four times the yaw in the last frame; 0 for discs.
         """
         x = self.enter(features)
         for block in self.blocks:
             x = block(x, pairs, present)
         x = self.leave(x)
-        paths = self.head(x[:, :, None] + self.mode(modes), present, anchor, facing, velocity)
-        return Forecast(*paths, self.visible(x).float()[..., 0])
+        out = self.head(x[:, :, None] + self.mode(modes)).float()  # (B, K, M, 3 + 3 F)
+        logits, turn, path = out[..., 0], out[..., 1:3], out[..., 3:].unflatten(-1, (self.horizon, 3))
+        scale = SMALLEST_SCALE + functional.softplus(path[..., 2] - 2.0)
+        mean, turn = anchor + path[..., :2], turn * 10 + facing
+        return Forecast(logits, mean, scale, turn, self.visible(x).float()[..., 0])

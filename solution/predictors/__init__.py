@@ -8,15 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from solution.config import Config
-    from solution.stages import Pipeline, Stage
 
 
 @dataclass(frozen=True)
@@ -46,49 +40,27 @@ class Clip:
         return Clip(frames, self.masks.flip(-1), tuple(copy.flipped() for copy in self.copies))
 
 
-@dataclass(frozen=True)
-class View:
-    """One test-time view of a clip; the default is the clip as it is.
-
-    Attributes:
-        flip: mirror left to right; done outside the predictor, which never sees this flag set.
-        slot_seed: seed of the order in which objects take slots; ``None`` is the order of their classes.
-        turn: rotation of the ground plane in radians.
-    """
-
-    flip: bool = False
-    slot_seed: int | None = None
-    turn: float = 0.0
-
-
 class Predictor(Protocol):
     """Anything that maps a clip to probabilities of frame 22.
 
     Attributes:
-        symmetries: which views it was trained to be invariant to, of ``flip``, ``slots`` and ``turn``.
+        symmetries: which of ``VIEWS`` it was trained to be invariant to.
     """
 
     symmetries: frozenset[str]
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         """Return (B, 49, 160, 240) float32 probabilities that sum to 1 over the classes, on the clip's device."""
         ...
 
 
 @dataclass(frozen=True)
-class Member:
-    """A predictor that an ensemble can have as a member; ``solution.members`` lists all.
+class View:
+    """A test-time view: how to look at a clip, and how to bring back the (B, 49, 160, 240) probabilities of that."""
 
-    Attributes:
-        stages: by name, what makes the stages that it is trained in, from the pipeline, which has everything to learn
-            from; the last has the name of the member.
-        load: returns the predictor that the last stage left in its folder.
-        networks: builds untrained networks of a config, which shows whether it can be done.
-        at_once: clips that it is shown at a time, at most; the largest tensors of 32 in any preset stay below the
-            2**31 elements that convolutions on a GPU can be relied on to index.
-    """
+    see: Callable[[Clip], Clip]
+    back: Callable[[Tensor], Tensor]
 
-    stages: dict[str, Callable[[Pipeline], Stage]]
-    load: Callable[[Path, torch.device], Predictor]
-    networks: Callable[[Config], object]
-    at_once: int = 32
+
+VIEWS = {"flip": View(Clip.flipped, lambda probabilities: probabilities.flip(-1))}
+"""A member averages the plain clip and those of these that it learned; training mirrors clips as well."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
-from solution.predictors import Clip, View
+from solution.predictors import Clip
 
 DAMPING = 0.3
 """Mean step of the coming eleven frames as a share of the last one: the best of .3, .5, .7 on stand-in videos."""
@@ -27,7 +27,7 @@ class Background:
 
     symmetries: frozenset[str] = frozenset()
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         return one_hot(torch.zeros_like(clip.masks[:, 0]))
 
 
@@ -36,7 +36,7 @@ class Copy:
 
     symmetries: frozenset[str] = frozenset()
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         return one_hot(clip.masks[:, -1])
 
 
@@ -45,7 +45,7 @@ class DampedVelocity:
 
     symmetries: frozenset[str] = frozenset()
 
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         before, last = one_hot(clip.masks[:, -2]), one_hot(clip.masks[:, -1])
         step = (_centre(last) - _centre(before)) * _whole(last) * _whole(before)
         shift = torch.round(DAMPING * (NUM_FRAMES - CLIP_FRAMES) * step).long()  # (B, 49, 2) rows, columns

@@ -1,112 +1,32 @@
 """The frame-space predictor: SimVP draws frame 22, the U-Net segments what it drew, and both are tuned together.
 
-SimVP learns from all videos, fine-tuning from those with masks; each kind of fine-tuning is a stage with a name and is
-off when it has no steps.
+SimVP learns from all videos, fine-tuning from those with masks.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from data_prep.files import write_saved
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
-from solution.clips import FrameVideos, draw_videos
-from solution.losses import frame_loss, mask_loss, structural_similarity
-from solution.metrics import score
+from solution.clips import FrameVideos
+from solution.config import FramesConfig, SegmenterConfig
+from solution.losses import frame_loss, mask_loss
 from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
-from solution.predictors import Clip, Member, View
-from solution.segmenter import SegmenterConfig, build_segmenter, load_segmenter
-from solution.training import Recipe, autocast, fit
-
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
-
-STRIP_CLIPS = 3
-EVALUATION_CLIPS = 64
-
-
-@dataclass(frozen=True)
-class FramesConfig:
-    """SimVP's size and training, and how long each kind of fine-tuning goes on; the defaults are for a GPU.
-
-    Attributes:
-        network: ``simvp``, or in its place ``convlstm`` with ``N_S`` layers of ``hid_S`` channels, for comparison.
-        downscale: SimVP sees and draws frames whose sides are this many times smaller.
-        residual: SimVP draws what changes after frame 11, ConvLSTM what changes at every step, and not whole frames.
-        ssim_weight: of 1 − SSIM beside the squared error.
-        last_weight: of frame 22's error, where the other predicted frames weigh 1.
-        segmenter_steps: of the U-Net on predicted frames; 0 is off, here and below.
-        joint_steps: of both networks through the mask loss.
-        pseudo_steps: the same with unlabeled videos, whose masks come from the segmenter.
-        jaccard_weight: of the soft Jaccard in fine-tuning.
-    """
-
-    network: str = "simvp"
-    translator: str = "gsta"
-    hid_S: int = 64
-    hid_T: int = 256
-    N_S: int = 4
-    N_T: int = 8
-    downscale: int = 2
-    residual: bool = True
-    ssim_weight: float = 0.1
-    last_weight: float = 3.0
-    steps: int = 6000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    segmenter_steps: int = 500
-    joint_steps: int = 1000
-    pseudo_steps: int = 1000
-    tuning_rate: float = 1e-4
-    jaccard_weight: float = 1.0
-
-
-QUICK = FramesConfig(
-    translator="inception",
-    hid_S=16,
-    hid_T=64,
-    N_T=3,
-    steps=300,
-    batch_size=4,
-    segmenter_steps=60,
-    joint_steps=60,
-    pseudo_steps=60,
-    tuning_rate=3e-4,
-)
-"""What two CPU cores can try in minutes."""
-
-REPORT = FramesConfig(
-    translator="inception",
-    downscale=1,
-    residual=False,
-    ssim_weight=0.0,
-    last_weight=1.0,
-    steps=21_719,
-    weight_decay=0.0,
-    segmenter_steps=0,
-    joint_steps=0,
-    pseudo_steps=0,
-)
-"""The report this system comes from: squared error only, Adam (AdamW without decay), nothing tuned afterwards.
-
-The steps are 25 epochs over 13,900 videos, unlabeled and train without the held-out tenth, at 16 clips a step.
-"""
+from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, video_batches
+from solution.segmenter import build_segmenter
+from solution.training import Recipe, fit
 
 
 class Residual(nn.Module):
@@ -126,16 +46,12 @@ class Residual(nn.Module):
 
 
 def build_simvp(config: FramesConfig) -> nn.Module:
-    """Return the untrained SimVP of a config."""
-    simvp = SimVP(hid_S=config.hid_S, hid_T=config.hid_T, N_S=config.N_S, N_T=config.N_T, translator=config.translator)
-    return Residual(simvp) if config.residual else simvp
-
-
-NETWORKS = {
-    "simvp": build_simvp,
-    "convlstm": lambda config: ConvLSTM(config.hid_S, config.N_S, residual=config.residual),
-}
-"""What draws frames, by the name a config gives it."""
+    """Return the untrained network that draws frames."""
+    hid_S, hid_T, N_S, N_T = config.size
+    if config.network == "convlstm":
+        return ConvLSTM(hid_S, N_S, residual=not config.plain)
+    simvp = SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
+    return simvp if config.plain else Residual(simvp)
 
 
 class FramePipeline(nn.Module):
@@ -146,20 +62,12 @@ class FramePipeline(nn.Module):
         if HEIGHT % config.downscale or WIDTH % config.downscale:
             raise ValueError(f"downscale divides {HEIGHT} and {WIDTH}, {config.downscale} does not")
         self.downscale = config.downscale
-        self.simvp = NETWORKS[config.network](config)
+        self.simvp = build_simvp(config)
         self.segmenter = segmenter
 
     def forward(self, clip: Tensor) -> Tensor:
         """Map a (B, 11, H, W, 3) uint8 clip to (B, 49, H, W) logits of frame 22."""
         return self.segmenter.logits(last_frame(self.simvp, clip, self.downscale))
-
-
-def as_clip(frames: Tensor, downscale: int) -> Tensor:
-    """Return (B, T, 3, H / downscale, W / downscale) float32 in [0, 1] of (B, T, H, W, 3) uint8 frames."""
-    images = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-    if downscale > 1:
-        images = F.avg_pool2d(images, downscale)
-    return images.unflatten(0, frames.shape[:2])
 
 
 def last_frame(simvp: SimVP, clip: Tensor, downscale: int) -> Tensor:
@@ -168,26 +76,6 @@ def last_frame(simvp: SimVP, clip: Tensor, downscale: int) -> Tensor:
     if downscale == 1:
         return drawn
     return F.interpolate(drawn, scale_factor=downscale, mode="bilinear", align_corners=False)
-
-
-class FramesPredictor:
-    """A trained :class:`FramePipeline` behind the protocol; it looks at the clip's frames alone."""
-
-    symmetries = frozenset({"flip"})
-
-    def __init__(self, pipeline: FramePipeline):
-        self.pipeline = pipeline.eval()
-
-    @torch.inference_mode()
-    def predict(self, clip: Clip, view: View) -> Tensor:
-        with autocast(clip.frames.device):
-            logits = self.pipeline(clip.frames)
-        return logits.float().softmax(1)
-
-
-def untuned(config: FramesConfig) -> FramesConfig:
-    """Return what decides SimVP of a config: the rest is only read by fine-tuning."""
-    return replace(config, segmenter_steps=0, joint_steps=0, pseudo_steps=0, tuning_rate=0.0, jaccard_weight=0.0)
 
 
 def train_simvp(
@@ -214,7 +102,8 @@ def train_simvp(
     simvp = FramePipeline(config, segmenter).simvp
 
     def evaluate(simvp: SimVP) -> dict[str, float]:
-        return evaluate_frames(simvp, segmenter, config.downscale, held_out, folder, device)
+        draw = partial(last_frame, simvp, downscale=config.downscale)
+        return evaluate_frames(draw, segmenter, held_out, folder, device)
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
     recipe = Recipe(config.steps, config.learning_rate, config.weight_decay, evaluations=epochs)
@@ -263,14 +152,14 @@ def train_frames(
     load_weights(pipeline.simvp, simvp_folder, device)
     every_video = [labelled] if unlabeled is None else [labelled, unlabeled]
     kinds = (
-        ("segmenter", pipeline.segmenter, [labelled], config.segmenter_steps),
-        ("joint", pipeline, [labelled], config.joint_steps),
-        ("pseudo", pipeline, every_video, config.pseudo_steps),
+        ("segmenter", pipeline.segmenter, [labelled]),
+        ("joint", pipeline, [labelled]),
+        ("pseudo", pipeline, every_video),
     )
-    for name, part, videos, steps in kinds:
-        if steps > 0:
+    for name, part, videos in kinds:
+        if name in config.tuned:
             if not (folder / name / WEIGHTS).exists():
-                tune(config, pipeline, part, steps, videos, held_out, folder / name, device, seed)
+                tune(config, pipeline, part, videos, held_out, folder / name, device, seed)
             load_weights(part, folder / name, device)  # the EMA
     save_weights(pipeline, folder)
     return FramesPredictor(pipeline)
@@ -289,7 +178,6 @@ def tune(
     config: FramesConfig,
     pipeline: FramePipeline,
     part: nn.Module,
-    steps: int,
     videos: Sequence[FrameVideos],
     held_out: FrameVideos,
     folder: Path,
@@ -313,132 +201,9 @@ def tune(
 
     def evaluate(part: nn.Module) -> dict[str, float]:
         simvp, segmenter = (part.simvp, part.segmenter) if whole else (pipeline.simvp, part)
-        return evaluate_frames(simvp, segmenter, config.downscale, held_out, folder, device)
+        draw = partial(last_frame, simvp, downscale=config.downscale)
+        return evaluate_frames(draw, segmenter, held_out, folder, device)
 
+    steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))
     fit(part, loss, video_batches(config.batch_size, videos, seed, False), folder, recipe, device, seed, evaluate)
-
-
-def count_epochs(steps: int, batch_size: int, videos: Sequence[FrameVideos]) -> int:
-    """Return how often training sees every video, rounded, at least 1."""
-    return max(1, round(steps * batch_size / sum(len(part.rows) for part in videos)))
-
-
-def video_batches(
-    batch_size: int, videos: Sequence[FrameVideos], seed: int, with_future: bool
-) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function of the step that draws videos and mirrors half of them.
-
-    Its tensors are uint8: ``clip`` (B, 11, H, W, 3), and either ``future`` (B, 11, H, W, 3) or, for fine-tuning,
-    ``mask`` (B, 1, H, W) of frame 22.
-    """
-
-    def batch(step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((seed, step))
-        tensors: dict[str, list[np.ndarray]] = {}
-        for part, drawn in draw_videos([len(v.rows) for v in videos], batch_size, rng):
-            row = videos[part].rows[drawn]
-            frames = videos[part].frames[row]
-            side = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            tensors.setdefault("clip", []).append(frames[:CLIP_FRAMES, :, side])
-            if with_future:
-                tensors.setdefault("future", []).append(frames[CLIP_FRAMES:, :, side])
-            else:
-                tensors.setdefault("mask", []).append(videos[part].masks[row, -1:, :, side])
-        return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in tensors.items()}
-
-    return batch
-
-
-@torch.inference_mode()
-def evaluate_frames(
-    simvp: SimVP, segmenter: nn.Module, downscale: int, held_out: FrameVideos, folder: Path, device: torch.device
-) -> dict[str, float]:
-    """Return PSNR, SSIM, Jaccard and object IoU of frame 22, and save a strip of a few clips in ``folder``.
-
-    The frame is scored at full size and the masks are what the segmenter makes of it.
-    """
-    errors, similarities, masks = [], [], []
-    chosen = held_out.rows[:: max(1, len(held_out.rows) // EVALUATION_CLIPS)]
-    for start in range(0, len(chosen), 4):
-        frames = torch.from_numpy(held_out.frames[chosen[start : start + 4]]).to(device)
-        with autocast(device):
-            drawn = last_frame(simvp, frames[:, :CLIP_FRAMES], downscale).float().clamp(0, 1)
-            masks.append(segmenter.classes(drawn).cpu())
-        truth = as_clip(frames[:, -1:], 1)[:, 0]
-        errors.append((drawn - truth).square().mean((1, 2, 3)).cpu())
-        similarities.append(structural_similarity(drawn, truth).cpu())
-        if start == 0:
-            last_seen = as_clip(frames[:, CLIP_FRAMES - 1 : CLIP_FRAMES], 1)[:, 0]
-            save_strip(last_seen, truth, drawn, folder)
-    result = score(torch.cat(masks), held_out.masks[chosen, -1])
-    return {
-        "psnr": float(-10 * torch.cat(errors).log10().mean()),
-        "ssim": float(torch.cat(similarities).mean()),
-        "jaccard": result.jaccard,
-        "object_iou": result.object_iou,
-    }
-
-
-def save_strip(last_seen: Tensor, truth: Tensor, drawn: Tensor, folder: Path) -> None:
-    """Save frame 11 · true frame 22 · drawn frame 22 · |error| ×3 of the first clips, one row each, as the next PNG.
-
-    All three: (B, 3, H, W) in [0, 1].
-    """
-    error = (3 * (drawn - truth).abs()).clamp(0, 1)
-    rows = torch.cat((last_seen, truth, drawn, error), -1)[:STRIP_CLIPS]  # (3, 3, H, 4·W)
-    picture = (255 * torch.cat(list(rows), -2)).round().byte().permute(1, 2, 0).cpu().numpy()
-    path = folder / f"strip_{len(list(folder.glob('strip_*.png'))):02d}.png"
-    write_saved(path, lambda file: Image.fromarray(picture).save(file, "png"))
-
-
-def simvp_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``simvp``, what draws the frames; the segmenter scores it meanwhile and decides nothing."""
-    segmenter, config, seed = pipeline.make("segmenter"), untuned(pipeline.config.frames), pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        train_simvp(
-            config,
-            load_segmenter(pipeline.config.segmenter, segmenter.folder, pipeline.device),
-            pipeline.all_frames(),
-            pipeline.labelled_frames(pipeline.held_out_rows),
-            folder,
-            pipeline.device,
-            seed,
-        )
-
-    decided_by = {"config": asdict(config), "data": pipeline.all_content(), "seed": seed}
-    return pipeline.stage("simvp", decided_by, build)
-
-
-def frames_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``frames``: the drawing and the reading of it, tuned."""
-    simvp, segmenter = pipeline.make("simvp"), pipeline.make("segmenter")
-    config, seed = pipeline.config.frames, pipeline.config.seed
-    unlabeled = pipeline.packed.get("unlabeled") if config.pseudo_steps else None
-    keys = {"simvp": simvp.key, "segmenter": segmenter.key}
-    if unlabeled:
-        keys["pseudo"] = pipeline.masks_stage(unlabeled).key
-
-    def build(folder: Path) -> None:
-        train_frames(
-            config,
-            pipeline.config.segmenter,
-            load_segmenter(pipeline.config.segmenter, segmenter.folder, pipeline.device),
-            simvp.folder,
-            pipeline.labelled_frames(pipeline.fit_rows),
-            pipeline.unlabeled_frames() if unlabeled else None,
-            pipeline.labelled_frames(pipeline.held_out_rows),
-            folder,
-            pipeline.device,
-            seed,
-        )
-
-    return pipeline.stage("frames", {"config": asdict(config), "seed": seed} | keys, build)
-
-
-MEMBER = Member(
-    {"simvp": simvp_stage, "frames": frames_stage},
-    load_frames,
-    lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)),
-)

@@ -11,14 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.classes import IGNORE, NUM_CLASSES
+from data_prep.classes import IGNORE
 from data_prep.errors import UserError
 from data_prep.scene import NUM_FRAMES
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
@@ -27,25 +26,21 @@ from solution.metrics import score
 from solution.models.jepa import Encoder, Jepa, draw_patches, spread
 from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
 from solution.models.unet import SegmentationUNet
-from solution.models.vit import GRID, PATCH, PATCHES
 from solution.models.vivit import ViViT
-from solution.predictors import Member
-from solution.predictors.frames import (
+from solution.predictors.drawn import (
     EVALUATION_CLIPS,
     FramesPredictor,
     as_clip,
     evaluate_frames,
     video_batches,
 )
-from solution.segmenter import FRAMES_AT_ONCE, as_images, load_segmenter, segment_in_chunks
+from solution.segmenter import FRAMES_AT_ONCE, as_images, segment_in_chunks
 from solution.training import Recipe, autocast, fit
-
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
 
 COLLAPSED = 0.01
 """A spread of features below this is an encoder that tells frames apart hardly or not at all."""
-PROBE_FRAMES = 192
+LOOKED_AT = 192
+"""Frames whose features are compared."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class JepaConfig:
+class JepaSizes:
     """The three networks and their training."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -114,7 +109,7 @@ class JepaConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
 
-QUICK = JepaConfig(
+QUICK = JepaSizes(
     EncoderConfig(width=96, layers=4, momentum=0.95, epochs=4, steps=200, batch_size=64),
     GeneratorConfig(width=192, layers=4, heads=3, pixel_weight=100.0, steps=300, batch_size=4, learning_rate=1e-3),
     DecoderConfig(
@@ -128,6 +123,8 @@ QUICK = JepaConfig(
     ),
 )
 """What two CPU cores can try in minutes: few steps, so the target follows faster and pixels help the generator."""
+
+SIZES = {"report": JepaSizes(), "quick": QUICK}
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def half_cosine(step: int, last: int) -> float:
 class JepaPipeline(nn.Module):
     """Eleven frames → eleven drawn frames → class logits of the last."""
 
-    def __init__(self, config: JepaConfig):
+    def __init__(self, config: JepaSizes):
         super().__init__()
         encoder, generator, decoder = config.encoder, config.generator, config.decoder
         self.generator = ViViT(generator.width, generator.layers, generator.heads)
@@ -187,7 +184,6 @@ class JepaPipeline(nn.Module):
 def train_encoder(
     config: EncoderConfig,
     videos: Sequence[FrameVideos],
-    labelled: FrameVideos,
     held_out: FrameVideos,
     folder: Path,
     device: torch.device,
@@ -198,8 +194,7 @@ def train_encoder(
     Args:
         config: the networks and their recipe.
         videos: to learn from; masks are not looked at.
-        labelled: videos to which the linear probe is fitted.
-        held_out: labelled videos that are in neither; every epoch ends with looking at the features of their frames.
+        held_out: videos that are not among them; every epoch ends with looking at the features of their frames.
         folder: made if missing; training resumes there.
         device: where to train.
         seed: of everything random.
@@ -222,7 +217,7 @@ def train_encoder(
         return {"loss": F.mse_loss(predicted.float(), target)}
 
     def evaluate(jepa: Jepa) -> dict[str, float]:
-        return look_at_features(jepa.target, labelled, held_out, device)
+        return look_at_features(jepa.target, held_out, device)
 
     fit(network, loss, batch, folder, recipe, device, seed, evaluate)
 
@@ -255,7 +250,7 @@ def train_generator(
         return {"loss": features + config.pixel_weight * pixels, "features": features, "pixels": pixels}
 
     def evaluate(generator: ViViT) -> dict[str, float]:
-        return evaluate_frames(generator, segmenter, 1, held_out, folder, device)
+        return evaluate_frames(lambda clip: generator(as_clip(clip, 1))[:, -1], segmenter, held_out, folder, device)
 
     network = ViViT(config.width, config.layers, config.heads)
     batch = video_batches(config.batch_size, videos, seed, with_future=True)
@@ -263,7 +258,7 @@ def train_generator(
 
 
 def train_jepa(
-    config: JepaConfig,
+    config: JepaSizes,
     encoder_folder: Path,
     generator_folder: Path,
     labelled: FrameVideos,
@@ -310,7 +305,7 @@ def train_jepa(
 def load_jepa(folder: Path, device: torch.device) -> FramesPredictor:
     """Rebuild the predictor that :func:`train_jepa` left in ``folder``."""
     settings = json.loads((folder / "config.json").read_text())
-    config = JepaConfig(
+    config = JepaSizes(
         EncoderConfig(**settings["encoder"]),
         GeneratorConfig(**settings["generator"]),
         DecoderConfig(**settings["decoder"]),
@@ -358,7 +353,7 @@ def train_decoder(
     def evaluate(decoder: MaskDecoder) -> dict[str, float]:
         segmenter = PatchSegmenter(encoder, decoder)
         if drawn:
-            return evaluate_frames(pipeline.generator, segmenter, 1, held_out, folder, device)
+            return evaluate_frames(pipeline.draw, segmenter, held_out, folder, device)
         chosen = held_out.rows[:EVALUATION_CLIPS]
         found = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
         return {"jaccard": found.jaccard, "object_iou": found.object_iou}
@@ -395,122 +390,23 @@ def frame_batches(
 
 
 @torch.inference_mode()
-def look_at_features(
-    encoder: Encoder, labelled: FrameVideos, held_out: FrameVideos, device: torch.device
-) -> dict[str, float]:
-    """Return the ``spread`` of an encoder's features of held-out frames, and the average precision of a linear probe.
-
-    The probe says from one patch's features which classes the patch shows; it is fitted to labelled frames.
+def look_at_features(encoder: Encoder, held_out: FrameVideos, device: torch.device) -> dict[str, float]:
+    """Return the ``spread`` of an encoder's features over frames from all over the held-out videos.
 
     Raises:
         UserError: the encoder collapsed: it gives all frames the same features.
     """
-    (known, shown), (new, true) = (probed_frames(encoder, videos, device) for videos in (labelled, held_out))
-    found = spread(new)
-    if not found >= COLLAPSED:
-        raise UserError(
-            f"the encoder collapsed: its features of different frames differ by {found:.1e} of their scale, expected "
-            f"at least {COLLAPSED}; lower jepa.encoder.learning_rate or raise jepa.encoder.momentum."
-        )
-    return {"spread": found, "probe": probe_precision(known, shown, new, true)}
-
-
-def probed_frames(encoder: Encoder, videos: FrameVideos, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (N, 150, C) features of frames from all over the videos, and the classes of each patch, (N, 150, 48)."""
-    total = len(videos.rows) * NUM_FRAMES
-    rows, times = np.divmod(np.linspace(0, total - 1, min(PROBE_FRAMES, total)).astype(int), NUM_FRAMES)
-    rows = videos.rows[rows]
-    features = []
-    chunk = FRAMES_AT_ONCE[device.type]
+    total = len(held_out.rows) * NUM_FRAMES
+    rows, times = np.divmod(np.linspace(0, total - 1, min(LOOKED_AT, total)).astype(int), NUM_FRAMES)
+    features, chunk = [], FRAMES_AT_ONCE[device.type]
     for i in range(0, len(rows), chunk):
-        frames = torch.from_numpy(videos.frames[rows[i : i + chunk], times[i : i + chunk]]).to(device)
+        frames = torch.from_numpy(held_out.frames[held_out.rows[rows[i : i + chunk]], times[i : i + chunk]]).to(device)
         with autocast(device):
             features.append(encoder(as_images(frames)).float())
-    masks = torch.from_numpy(videos.masks[rows, times]).to(device)
-    return torch.cat(features), classes_of_patches(masks)
-
-
-def classes_of_patches(masks: Tensor) -> Tensor:
-    """Return which of the 48 object classes each patch of (N, 160, 240) uint8 masks shows, (N, 150, 48) bool."""
-    patches = masks.unflatten(1, (GRID[0], PATCH)).unflatten(3, (GRID[1], PATCH)).transpose(2, 3).flatten(3)
-    shown = torch.zeros(len(masks), PATCHES, IGNORE + 1, dtype=torch.bool, device=masks.device)
-    return shown.scatter_(2, patches.flatten(1, 2).long(), True)[..., 1:NUM_CLASSES]
-
-
-def probe_precision(known: Tensor, shown: Tensor, new: Tensor, true: Tensor) -> float:
-    """Return the average precision, over all (patch, class) pairs, of a least-squares fit of classes to features.
-
-    Args:
-        known: (N, 150, C) features to fit to.
-        shown: (N, 150, K) bool, what their patches show.
-        new: (M, 150, C) features to score on.
-        true: (M, 150, K) bool; nan without a True.
-    """
-    known, new = (F.pad(features.flatten(0, 1).double(), (0, 1), value=1) for features in (known, new))
-    ridge = 1e-3 * len(known) * torch.eye(known.shape[1], device=known.device, dtype=known.dtype)
-    weights = torch.linalg.solve(known.T @ known + ridge, known.T @ shown.flatten(0, 1).double())
-    hits = true.flatten()[(new @ weights).flatten().argsort(descending=True)]
-    places = hits.nonzero()[:, 0] + 1
-    return (torch.arange(1, len(places) + 1, device=places.device) / places).mean().item()
-
-
-def encoder_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``jepa_encoder``, from frames alone: masks only show in its log what the features know."""
-    config, seed = pipeline.config.jepa.encoder, pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        labelled, held_out = map(pipeline.labelled_frames, (pipeline.fit_rows, pipeline.held_out_rows))
-        train_encoder(config, pipeline.all_frames(), labelled, held_out, folder, pipeline.device, seed)
-
-    decided_by = {"config": asdict(config), "data": pipeline.all_content(), "seed": seed}
-    return pipeline.stage("jepa_encoder", decided_by, build)
-
-
-def generator_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``jepa_generator``, which draws frames by the encoder's features."""
-    encoder, segmenter = pipeline.make("jepa_encoder"), pipeline.make("segmenter")
-    config, device = pipeline.config.jepa, pipeline.device
-
-    def build(folder: Path) -> None:
-        train_generator(
-            config.generator,
-            load_encoder(config.encoder, encoder.folder, device),
-            load_segmenter(pipeline.config.segmenter, segmenter.folder, device),
-            pipeline.all_frames(),
-            pipeline.labelled_frames(pipeline.held_out_rows),
-            folder,
-            device,
-            pipeline.config.seed,
+    reached = spread(torch.cat(features))
+    if not reached >= COLLAPSED:
+        raise UserError(
+            f"the encoder collapsed: its features of different frames differ by {reached:.1e} of their scale, expected "
+            f"at least {COLLAPSED}; lower its learning_rate or raise its momentum in SIZES of predictors/jepa.py."
         )
-
-    return pipeline.stage("jepa_generator", {"config": asdict(config.generator), "encoder": encoder.key}, build)
-
-
-def jepa_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``jepa``, whose decoder reads masks off what is drawn."""
-    encoder, generator = pipeline.make("jepa_encoder"), pipeline.make("jepa_generator")
-    config = pipeline.config.jepa
-
-    def build(folder: Path) -> None:
-        train_jepa(
-            config,
-            encoder.folder,
-            generator.folder,
-            pipeline.labelled_frames(pipeline.fit_rows),
-            pipeline.unlabeled_frames(),
-            pipeline.labelled_frames(pipeline.held_out_rows),
-            folder,
-            pipeline.device,
-            pipeline.config.seed,
-        )
-
-    decided_by = {"config": asdict(config.decoder), "generator": generator.key, "seed": pipeline.config.seed}
-    decided_by |= pipeline.learned_from()
-    return pipeline.stage("jepa", decided_by, build)
-
-
-MEMBER = Member(
-    {"jepa_encoder": encoder_stage, "jepa_generator": generator_stage, "jepa": jepa_stage},
-    load_jepa,
-    lambda config: JepaPipeline(config.jepa),
-)
+    return {"spread": reached}

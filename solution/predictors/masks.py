@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,16 +21,15 @@ from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, S
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
 from solution.clips import MaskVideos, draw_videos
+from solution.config import MasksConfig
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
-from solution.predictors import Clip, Member, View
+from solution.predictors import Clip
 from solution.training import Recipe, autocast, fit
 
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
-
-FORMS = ("oneshot", "rollout")
+LAST_WEIGHT = 3.0
+"""Of frame 22's cross-entropy in oneshot, where the other horizons weigh 1."""
 EMPTY = -1
 """Shape of a slot that no object of the clip takes."""
 
@@ -39,68 +37,15 @@ MIN_PIXELS = 12
 """A class with fewer pixels in all frames of a clip together is flicker of the segmenter."""
 
 STAYS = 4.0
-"""Logit with which every pixel starts as what it last was. It ties a slot's output to its input, which a network
-that sees slots in random order otherwise spends most of a short training on."""
+"""Logit with which every pixel starts as what it last was, which a short training otherwise is mostly spent on."""
 
 TEACHER_SHARE = 0.5
 """Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
 
 
-@dataclass(frozen=True)
-class MasksConfig:
-    """The mask predictor's network and training; the defaults are for a GPU.
-
-    Attributes:
-        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times.
-        slots: how many objects a clip may have; 48 gives every class its own, without any relabelling.
-        separate: every slot passes through SimVP by itself, beside all others together, instead of as one channel of
-            many; the order of slots is then of no consequence. Not if every class has its own slot.
-        downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
-        patch: side in these pixels of the squares that SimVP sees as one pixel.
-        horizons: how many of the last frames ``oneshot`` predicts.
-        last_weight: of frame 22's cross-entropy in oneshot, where the other horizons weigh 1.
-        jaccard_weight: of frame 22's soft Jaccard.
-    """
-
-    form: str = "oneshot"
-    slots: int = 8
-    separate: bool = True
-    downscale: int = 2
-    patch: int = 2
-    horizons: int = 11
-    translator: str = "gsta"
-    hid_S: int = 64
-    hid_T: int = 512
-    N_S: int = 4
-    N_T: int = 8
-    last_weight: float = 3.0
-    jaccard_weight: float = 1.0
-    steps: int = 4000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-
-
-QUICK = MasksConfig(
-    patch=4,
-    horizons=1,
-    translator="inception",
-    hid_S=16,
-    hid_T=128,
-    N_S=2,
-    N_T=2,
-    steps=2000,
-    batch_size=8,
-    learning_rate=3e-3,
-)
-"""Small enough for CPU cores: a quarter of a second a step on one of them, more the further ``rollout`` goes."""
-
-
-PUBLISHED = MasksConfig(
-    form="rollout", slots=48, downscale=1, patch=1, last_weight=1.0, jaccard_weight=0.0, steps=35_000, batch_size=16
-)
-"""The recipe that scored 0.456: SimVP-gSTA 64/512/4/8 from eleven masks to the next, cross-entropy alone, one cycle up
-to 1e-3; 20 epochs of 14,000 videos for one frame, then as many steps of rolling out further and further. Its optimiser
-was Adam without this kit's weight decay, clipping and EMA; the shapes' planes and ``STAYS`` are this kit's too."""
+def slots_of(config: MasksConfig) -> int:
+    """Return how many slots a network has: one for each class where it has a channel for each."""
+    return NUM_CLASSES - 1 if config.form == "published" else config.slots
 
 
 class SlotSimVP(nn.Module):
@@ -108,23 +53,18 @@ class SlotSimVP(nn.Module):
 
     def __init__(self, config: MasksConfig):
         super().__init__()
-        if config.form not in FORMS:
-            raise ValueError(f"form is one of {', '.join(FORMS)}, not {config.form!r}")
         square = config.downscale * config.patch
         if HEIGHT % square or WIDTH % square:
             raise ValueError(f"downscale × patch divides {HEIGHT} and {WIDTH}, {square} does not")
-        self.patch, self.slots, self.form, self.downscale = config.patch, config.slots, config.form, config.downscale
+        self.patch, self.downscale, self.rolls = config.patch, config.downscale, config.rolls
         self.is_compiled = False
-        self.separate = config.separate and config.slots < NUM_CLASSES - 1
+        self.separate, self.slots = config.form != "published", slots_of(config)
         self.simvp = SimVP(
-            (2 if self.separate else config.slots) + len(SHAPES),
-            (1 if self.separate else config.slots + 1) * config.patch**2,
+            (2 if self.separate else self.slots) + len(SHAPES),
+            (1 if self.separate else self.slots + 1) * config.patch**2,
             CLIP_FRAMES,
-            1 if config.form == "rollout" else config.horizons,
-            config.hid_S,
-            config.hid_T,
-            config.N_S,
-            config.N_T,
+            1 if config.rolls else config.horizons,
+            *config.size,
             config.translator,
         )
 
@@ -134,7 +74,7 @@ class SlotSimVP(nn.Module):
         A rollout calls parts of it and stays as it is.
         """
         self.simvp.compile(*options, **named)
-        self.is_compiled = self.form == "oneshot"
+        self.is_compiled = not self.rolls
 
     def forward(
         self, slots: Tensor, shapes: Tensor, truth: Tensor | None = None, own: Tensor | None = None, steps: int = 11
@@ -149,7 +89,7 @@ class SlotSimVP(nn.Module):
             steps: how far a rollout goes.
         """
         planes, last = self.split(self.planes(slots, shapes), shapes), self.certain(slots[:, -1:])
-        if self.form == "oneshot":
+        if not self.rolls:
             if self.is_compiled:
                 torch._dynamo.maybe_mark_dynamic(planes, 0)
             return self.logits(self.simvp(planes), last, shapes)
@@ -285,19 +225,15 @@ def slot_shapes(classes: Tensor) -> Tensor:
 class MasksPredictor:
     """A trained :class:`SlotSimVP` behind the protocol; it looks at the clip's masks alone."""
 
+    symmetries = frozenset({"flip"})
+
     def __init__(self, network: SlotSimVP):
         self.network = network
-        indifferent = network.separate or network.slots == NUM_CLASSES - 1
-        self.symmetries = frozenset({"flip"} if indifferent else {"flip", "slots"})
 
     @torch.inference_mode()
-    def predict(self, clip: Clip, view: View) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         masks = thin(clip.masks, self.network.downscale)
-        classes = slot_classes(masks, self.network.slots)
-        if view.slot_seed is not None and "slots" in self.symmetries:
-            order = torch.randperm(self.network.slots, generator=torch.Generator().manual_seed(view.slot_seed))
-            classes = classes[:, order]
-        classes = classes.to(clip.masks.device)
+        classes = slot_classes(masks, self.network.slots).to(clip.masks.device)
         with autocast(clip.masks.device):
             logits = self.network(to_slots(masks, classes), slot_shapes(classes))[:, -1]
         return to_classes(thicken(logits, self.network.downscale).softmax(1), classes)
@@ -319,7 +255,7 @@ def thicken(logits: Tensor, downscale: int) -> Tensor:
 
 
 def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function of the step that draws videos, mirrors half of them and shuffles their slots."""
+    """Return the function of the step that draws videos, mirrors half of them and gives classes slots."""
     lengths = [len(part.inputs) for part in videos]
 
     def batch(step: int) -> dict[str, Tensor]:
@@ -327,18 +263,16 @@ def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -
         ahead, own_share = _schedule(config, step)
         inputs, targets = [], []
         for part, row in draw_videos(lengths, config.batch_size, rng):
-            start = rng.integers(NUM_FRAMES - CLIP_FRAMES - ahead + 1) if config.form == "rollout" else 0
-            target_start = start + CLIP_FRAMES if config.form == "rollout" else NUM_FRAMES - ahead
+            start = rng.integers(NUM_FRAMES - CLIP_FRAMES - ahead + 1) if config.rolls else 0
+            target_start = start + CLIP_FRAMES if config.rolls else NUM_FRAMES - ahead
             side = slice(None, None, -1 if rng.random() < 0.5 else 1)
             inputs.append(videos[part].inputs[row, start : start + CLIP_FRAMES, :, side])
             targets.append(videos[part].targets[row, target_start : target_start + ahead, :, side])
         inputs, targets = (thin(torch.from_numpy(np.stack(part)), config.downscale) for part in (inputs, targets))
-        classes = slot_classes(inputs, config.slots)
-        if config.slots < NUM_CLASSES - 1:
-            classes = torch.from_numpy(rng.permuted(classes.numpy(), axis=1))
+        classes = slot_classes(inputs, slots_of(config))
         tensors = {"slots": to_slots(inputs, classes), "shapes": slot_shapes(classes)}
         tensors["target"] = to_slots(targets, classes)
-        if config.form == "rollout":
+        if config.rolls:
             tensors["own"] = torch.from_numpy(rng.random((config.batch_size, ahead)) < own_share)
         return tensors
 
@@ -347,7 +281,7 @@ def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -
 
 def _schedule(config: MasksConfig, step: int) -> tuple[int, float]:
     """Return how many frames to predict at this step and which share of them to feed back."""
-    if config.form == "oneshot":
+    if not config.rolls:
         return config.horizons, 0.0
     longest = NUM_FRAMES - CLIP_FRAMES
     progress = (step / config.steps - TEACHER_SHARE) / (1 - TEACHER_SHARE)
@@ -396,12 +330,12 @@ def slots_loss(config: MasksConfig, network: SlotSimVP, tensors: dict[str, Tenso
     """Return the loss of a batch of :func:`slot_batches`."""
     target = tensors["target"]
     horizon_weights = torch.ones(target.shape[1], device=target.device)
-    if config.form == "oneshot":
-        horizon_weights[-1] = config.last_weight
+    if not config.rolls:
+        horizon_weights[-1] = LAST_WEIGHT
         logits = network(tensors["slots"], tensors["shapes"])
     else:
         logits = network(tensors["slots"], tensors["shapes"], target, tensors["own"], target.shape[1])
-    return mask_loss(logits, target, config.jaccard_weight, horizon_weights)
+    return mask_loss(logits, target, float(config.form != "published"), horizon_weights)
 
 
 def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device) -> dict[str, float]:
@@ -410,7 +344,7 @@ def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device)
     predicted = []
     for start in range(0, len(videos.inputs), 8):
         masks = torch.tensor(videos.inputs[start : start + 8, :CLIP_FRAMES], device=device)
-        predicted.append(predictor.predict(Clip(masks, masks), View()).argmax(1).cpu())
+        predicted.append(predictor.predict(Clip(None, masks)).argmax(1).cpu())
     predicted, truth = torch.cat(predicted), np.asarray(videos.targets[:, -1])
     result = score(predicted.byte(), truth)
     return {"jaccard": result.jaccard, "object_iou": result.object_iou}
@@ -420,17 +354,3 @@ def load_masks(folder: Path, device: torch.device) -> MasksPredictor:
     """Rebuild the predictor that :func:`train_masks` left in ``folder``."""
     config = MasksConfig(**json.loads((folder / "config.json").read_text()))
     return MasksPredictor(load_weights(SlotSimVP(config), folder, device))
-
-
-def masks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``masks``."""
-    config, seed = pipeline.config.masks, pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        train_masks(config, pipeline.mask_videos(), pipeline.held_out(), folder, pipeline.device, seed)
-
-    decided_by = {"config": asdict(config), "seed": seed} | pipeline.learned_from()
-    return pipeline.stage("masks", decided_by, build)
-
-
-MEMBER = Member({"masks": masks_stage}, load_masks, lambda config: SlotSimVP(config.masks))

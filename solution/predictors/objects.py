@@ -9,39 +9,29 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data_prep.classes import CUBE
-from data_prep.errors import UserError
-from data_prep.files import write_bytes
 from data_prep.scene import CAMERA, CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
-from solution import processes
-from solution.checkpoints import WEIGHTS, load_weights
-from solution.clips import with_frames
+from solution.checkpoints import load_weights
+from solution.config import ObjectsConfig
 from solution.drawing import draw, fit_margin
-from solution.edges import EdgesConfig, load_edges, refine, track, train_edges
+from solution.edges import load_edges, track
+from solution.forecast import Forecast
 from solution.losses import forecast_loss
-from solution.models.dynamics import Dynamics, Forecast, Offsets
+from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
-from solution.models.interactions import Interactions
 from solution.motion import find_windows, fit_constants
 from solution.physics import Constants
-from solution.predictors import Clip, Member, View
+from solution.predictors import Clip
 from solution.rollout import Rollout, roll_out
-from solution.tracking import find_all, load_tracks
-from solution.tracks import Tracks, find_tracks
+from solution.tracks import Tracks
 from solution.training import Recipe, fit
-
-if TYPE_CHECKING:
-    from solution.stages import Pipeline, Stage
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
@@ -49,42 +39,9 @@ FITTED_ON = 200
 """Videos, at most, that the simulator's constants are fitted to."""
 EDGES = "edges.safetensors"
 TRUTH = ("position", "seen", "yaw", "judged")
-FIELDS = [field.name for field in fields(Tracks)]
-"""Of kept tracks; those with others are made anew."""
 """Of a training batch: what a network does not see."""
 APART = 3 * RADIUS
 """Units between the centres of two solids; nearer ones may touch, if only between two frames."""
-LATEST_START = 5
-"""Last frame of its video that a training clip may start at; so many frames of its future are then unknown."""
-
-
-@dataclass(frozen=True)
-class ObjectsConfig:
-    """How the objects predictor is built and trained; the defaults are for all videos and a GPU."""
-
-    dynamics: str = "simulated"
-    """``simulated``: the simulator alone; ``corrected``: a network corrects it. Without it, ``direct``: a network says
-    where all objects will be; ``interactions``: it says in what state they are, and moves them step by step,
-    at a cost that grows with ``modes`` (6 were tried)."""
-    augmented: tuple[str, ...] = ("floor", "bystanders", "later")
-    """What a network learns from: clips on a ``floor`` mirrored, turned and shifted, clips without some ``bystanders``
-    (whom a rollout still has; one version in a hundred is hit by one) and, unless it corrects the simulator, clips that
-    start ``later``."""
-    edges: str = "frames"
-    """Where places are read off: ``frames``, if there are any, or the segmenter's ``masks``."""
-    modes: int = 48
-    """Trajectories per object, of which the first follows the mean state."""
-    samples: int = 96
-    """Positions per object that a probability is averaged from."""
-    width: int = 256
-    layers: int = 6
-    steps: int = 60_000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-
-    @property
-    def simulates(self) -> bool:
-        return self.dynamics in ("simulated", "corrected")
 
 
 def moved(tracks: Tracks, angle: Tensor, mirror: Tensor, shift: Tensor) -> Tracks:
@@ -105,16 +62,6 @@ def without_bystanders(tracks: Tracks, random: torch.Generator) -> Tracks:
     met = (both & (gap < APART)).any(1).any(-1)
     stays = met | (torch.rand(met.shape, generator=random) < 0.5)
     return replace(tracks, classes=tracks.classes * stays, visible=visible & stays[:, None])
-
-
-def started_later(tracks: Tracks, frames: Tensor) -> tuple[Tracks, Tensor]:
-    """Return the tracks from frame (B,) on, unseen at their end, and (B, T) bool which frames are known."""
-    count = tracks.visible.shape[1]
-    index = torch.arange(count) + frames[:, None]
-    known, rows = index < count, torch.arange(len(tracks))[:, None]
-    timed = {f.name: getattr(tracks, f.name) for f in fields(Tracks) if f.name != "classes"}
-    later = replace(tracks, **{name: value[rows, index.clamp_max(count - 1)] for name, value in timed.items()})
-    return replace(later, visible=later.visible & known[..., None]), known
 
 
 def move(vectors: Tensor, angle: Tensor, mirror: Tensor) -> Tensor:
@@ -142,16 +89,15 @@ def last_seen(history: Tracks) -> tuple[Tensor, Tensor]:
     return last.clamp_min(0), where
 
 
-def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, modes: int) -> dict[str, Tensor]:
+def network_inputs(history: Tracks, rollout: Rollout, camera: Tensor) -> dict[str, Tensor]:
     """Return what ``Dynamics.forward`` takes.
 
     Args:
         history: tracks of the 11 frames of B clips.
-        rollout: the simulator's expectation for them, or ``None`` to start every trajectory where the object was last.
+        rollout: the simulator's expectation for them.
         camera: (B, 2) the camera's place on the floor, which tells a turned floor from a straight one.
-        modes: trajectories per object, as many as the rollout's versions.
     """
-    batch, frames, objects = history.visible.shape
+    frames, objects = history.visible.shape[1:]
     seen = history.visible
     present = seen.any(1)
     last, origin = last_seen(history)
@@ -167,59 +113,49 @@ def network_inputs(history: Tracks, rollout: Rollout | None, camera: Tensor, mod
     gap = (frames - 1 - last)[..., None] / frames
     view = camera[:, None].expand(-1, objects, -1)
     features = [timed.transpose(1, 2).flatten(2), origin, 4 * velocity, moves[..., None], gap, shape, view / 4]
-    closing = velocity
-    if rollout is None:
-        anchor = origin[:, :, None, None].expand(-1, -1, modes, HORIZON, -1)
-        mode_features = torch.eye(modes, device=origin.device).expand(batch, objects, -1, -1)
-        turn = facing.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0, :, None].expand(-1, -1, modes, -1)
-    else:
-        anchor = rollout.path
-        expected = rollout.path[:, :, 0]
-        aside = rollout.path - expected[:, :, None]
-        spread = aside.square().sum(-1).mean(2).sqrt()  # (B, K, F)
-        is_cube = (history.shape == CUBE)[..., None, None]
-        turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1) * is_cube
-        struck = rollout.hit.clamp_max(2.0)
-        mode_features = torch.cat((4 * aside.flatten(3), struck, turn), -1)
-        closing = rollout.velocity * FRAME_SECONDS
-        features += [
-            4 * (expected - origin[:, :, None]).flatten(2),
-            4 * spread,
-            struck[:, :, 0],
-            struck.mean(2),
-            4 * closing,
-            rollout.doubt.clamp_min(1e-4).log() / 4,
-            turn[:, :, 0],
-        ]
+    expected = rollout.path[:, :, 0]
+    aside = rollout.path - expected[:, :, None]
+    spread = aside.square().sum(-1).mean(2).sqrt()  # (B, K, F)
+    is_cube = (history.shape == CUBE)[..., None, None]
+    turn = torch.stack(((4 * rollout.yaw).cos(), (4 * rollout.yaw).sin()), -1) * is_cube
+    struck = rollout.hit.clamp_max(2.0)
+    mode_features = torch.cat((4 * aside.flatten(3), struck, turn), -1)
+    closing = rollout.velocity * FRAME_SECONDS
+    features += [
+        4 * (expected - origin[:, :, None]).flatten(2),
+        4 * spread,
+        struck[:, :, 0],
+        struck.mean(2),
+        4 * closing,
+        rollout.doubt.clamp_min(1e-4).log() / 4,
+        turn[:, :, 0],
+    ]
     away = origin[:, None] - origin[:, :, None]  # (B, K, K, 2) from each object to each other
     closing = closing[:, None] - closing[:, :, None]
     speed = closing.square().sum(-1)
     meeting = (-(away * closing).sum(-1) / speed.clamp_min(1e-4)).clamp(-5, 20)
     nearest = (away + meeting[..., None] * closing).norm(dim=-1)
     near = [away.norm(dim=-1), meeting / 10, nearest, ((nearest < 0.5) & (meeting > 0)).float()]
-    if rollout is not None:
-        near.append((expected[:, None] - expected[:, :, None]).norm(dim=-1).amin(-1))
+    near.append((expected[:, None] - expected[:, :, None]).norm(dim=-1).amin(-1))
     return {
         "features": torch.cat(features, -1) * present[..., None],
         "pairs": torch.cat((away, 4 * closing, torch.stack(near, -1)), -1),
         "present": present,
         "modes": mode_features,
-        "anchor": anchor,
+        "anchor": rollout.path,
         "facing": turn,
-        "velocity": velocity,
     }
 
 
 def build(config: ObjectsConfig) -> Dynamics:
-    features, pairs, modes = CLIP_FRAMES * 7 + 11, 8, config.modes
-    if config.dynamics == "corrected":
-        features, pairs, modes = features + HORIZON * 5 + 6, pairs + 1, HORIZON * 3 + 2
-    head = (Interactions if config.dynamics == "interactions" else Offsets)(config.width, HORIZON)
-    return Dynamics(features, pairs, modes, head, config.width, config.layers)
+    features, pairs, modes = CLIP_FRAMES * 7 + 11 + HORIZON * 5 + 6, 9, HORIZON * 3 + 2
+    return Dynamics(features, pairs, modes, HORIZON, config.width, config.layers)
 
 
 class Objects:
-    """The predictor; see ``solution.predictors.Predictor``."""
+    """The predictor; mirrored masks are fitted anew, which averages out the errors of the fit."""
+
+    symmetries = frozenset({"flip"})
 
     def __init__(
         self,
@@ -230,42 +166,26 @@ class Objects:
         edges: EdgeNetwork | None = None,
     ):
         self.model, self.constants, self.config, self.device, self.edges = model, constants, config, device, edges
-        # The simulator turns with the floor exactly; mirrored masks are fitted anew, which averages out what fits err.
-        learned = {"flip", "turn"} if "floor" in config.augmented else set()
-        self.symmetries = frozenset({"flip"} if model is None else learned)
 
     @torch.no_grad()
-    def predict(self, clip: Clip, view: View) -> Tensor:
-        return self.predict_tracks(track(self.edges, clip.masks, clip.frames), view)
+    def predict(self, clip: Clip) -> Tensor:
+        return self.predict_tracks(track(self.edges, clip.masks, clip.frames))
 
     @torch.no_grad()
-    def predict_tracks(self, history: Tracks, view: View) -> Tensor:
+    def predict_tracks(self, history: Tracks) -> Tensor:
         """Return the probabilities from tracks of the 11 frames."""
         history = history.to(self.device)
         present = history.visible.any(1)
-        forecast, margin = self.forecast(history, view), self.constants.margin
+        forecast, margin = self.forecast(history), self.constants.margin
         return draw(forecast, history.classes, history.shape, present, self.config.samples, margin)
 
-    def forecast(self, history: Tracks, view: View) -> Forecast:
+    def forecast(self, history: Tracks) -> Forecast:
         """Return where the objects will be, from tracks of the 11 frames on the predictor's device."""
-        device = self.device
-        batch = len(history)
-        angle = torch.full((batch,), view.turn, device=device)
-        plain = torch.zeros(batch, dtype=torch.bool, device=device)
-        shift = torch.zeros(batch, 2, device=device)
-        camera = torch.tensor(CAMERA[:2], device=device).expand(batch, 2)
-        rollout = None
-        if self.config.simulates:
-            rollout = roll_out(history, self.constants, HORIZON, self.config.modes)
-            if self.model is None:
-                return simulated(rollout)
-            rollout = moved_rollout(rollout, angle, plain, shift)
-        inputs = network_inputs(
-            moved(history, angle, plain, shift), rollout, move(camera, angle, plain), self.config.modes
-        )
-        forecast = self.model(**inputs)
-        turned = move(forecast.turn, -4 * angle, plain)
-        return replace(forecast, mean=move(forecast.mean, -angle, plain), turn=turned)
+        rollout = roll_out(history, self.constants, HORIZON, self.config.modes)
+        if self.model is None:
+            return simulated(rollout)
+        camera = torch.tensor(CAMERA[:2], device=self.device).expand(len(history), 2)
+        return self.model(**network_inputs(history, rollout, camera))
 
 
 def simulated(rollout: Rollout) -> Forecast:
@@ -277,12 +197,14 @@ def simulated(rollout: Rollout) -> Forecast:
 
 
 def training_batches(
-    tracks: Tracks, rollout: Rollout | None, config: ObjectsConfig, seed: int
+    tracks: Tracks, rollout: Rollout, config: ObjectsConfig, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function from a step to its batch: videos in random order, augmented."""
+    """Return the function from a step to its batch: videos in random order, augmented.
+
+    The floor is mirrored, turned and shifted, and some bystanders are left out; a rollout still has them, and one
+    version in a hundred is hit by one.
+    """
     videos = len(tracks)
-    floor, bystanders, later = (name in config.augmented for name in ("floor", "bystanders", "later"))
-    later &= rollout is None  # a rollout starts at frame 11
 
     def batch(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -293,25 +215,19 @@ def training_batches(
         ]
         chosen = torch.cat(order)[place : place + config.batch_size]
         size = len(chosen)
-        angle = floor * torch.rand(size, generator=random) * 2 * math.pi
-        mirror = floor & (torch.rand(size, generator=random) < 0.5)
-        shift = floor * torch.randn(size, 2, generator=random) * 0.3
-        video = without_bystanders(tracks[chosen], random) if bystanders else tracks[chosen]
-        start = torch.randint(1, LATEST_START + 1, (size,), generator=random)
-        start *= later & (torch.rand(size, generator=random) < 0.5)
-        video, known = started_later(video, start)
-        video = moved(video, angle, mirror, shift)
-        expected = None
-        if rollout is not None:
-            expected = Rollout(**{f.name: getattr(rollout, f.name)[chosen] for f in fields(Rollout)})
-            expected = moved_rollout(expected, angle, mirror, shift)
+        angle = torch.rand(size, generator=random) * 2 * math.pi
+        mirror = torch.rand(size, generator=random) < 0.5
+        shift = torch.randn(size, 2, generator=random) * 0.3
+        video = moved(without_bystanders(tracks[chosen], random), angle, mirror, shift)
+        expected = Rollout(**{f.name: getattr(rollout, f.name)[chosen] for f in fields(Rollout)})
+        expected = moved_rollout(expected, angle, mirror, shift)
         camera = move(torch.tensor(CAMERA[:2]).expand(size, 2), angle, mirror) + shift
         history, future = video.frames(slice(CLIP_FRAMES)), video.frames(slice(CLIP_FRAMES, None))
-        inputs = network_inputs(history, expected, camera, config.modes)
+        inputs = network_inputs(history, expected, camera)
         seen = future.visible.transpose(1, 2) & inputs["present"][..., None]
         yaw = torch.where(video.shape == CUBE, future.yaw[:, -1], torch.nan)
-        judged = inputs["present"] & known[:, -1:]
-        return inputs | {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw, "judged": judged}
+        truth = {"position": future.position.transpose(1, 2), "seen": seen, "yaw": yaw, "judged": inputs["present"]}
+        return inputs | truth
 
     return batch
 
@@ -343,15 +259,11 @@ def train_objects(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
     future = tracks[slice(min(FITTED_ON, labelled))].frames(slice(CLIP_FRAMES, None))
-    constants = Constants(margin=fit_margin(future))
-    if config.simulates:
-        constants = fit_constants(find_windows(tracks[:FITTED_ON].to("cpu")), constants)
+    constants = fit_constants(find_windows(tracks[:FITTED_ON].to("cpu")), Constants(margin=fit_margin(future)))
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     if config.dynamics == "simulated":
         return Objects(None, constants, config, device)
-    rollout = None
-    if config.dynamics == "corrected":
-        rollout = foreseen(tracks, constants, config, device)
+    rollout = foreseen(tracks, constants, config, device)
     torch.manual_seed(seed)
     model = build(config)
     batch = training_batches(tracks.to("cpu"), rollout, config, seed)
@@ -371,137 +283,8 @@ def foreseen(tracks: Tracks, constants: Constants, config: ObjectsConfig, device
 
 def load_objects(folder: Path, device: torch.device) -> Objects:
     """Return the predictor that :func:`train_objects` left in ``folder``."""
-    values = json.loads((folder / "config.json").read_text())
-    config = ObjectsConfig(**values | {"augmented": tuple(values["augmented"])})
+    config = ObjectsConfig(**json.loads((folder / "config.json").read_text()))
     constants = Constants(**json.loads((folder / "physics.json").read_text()))
     model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
     edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None
     return Objects(model, constants, config, device, edges)
-
-
-def mask_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``mask_tracks``: where the labelled videos' masks say that objects are."""
-    train, rows = pipeline.packed["train"], pipeline.fit_rows
-
-    def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-        return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(pipeline.device))
-
-    def build(folder: Path) -> None:
-        find_all(folder, {"train": rows}, find)
-
-    return pipeline.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
-
-
-def first_edges_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``first_edges``, which reads places off the frames as the masks say that they are."""
-    config = pipeline.config.edges
-    if not config.first_steps:
-        raise UserError("edges.first_share leaves no step to a first training; there are no such stages.")
-    return _edges_stage(pipeline, "first_edges", "mask_tracks", replace(config, steps=config.first_steps))
-
-
-def seen_tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``seen_tracks``: the labelled videos' tracks as ``first_edges`` sees them.
-
-    Each mask errs a little, what a network has learned from thousands of them hardly.
-    """
-    train = with_frames(pipeline.packed["train"])
-    found, edges = pipeline.make("mask_tracks"), pipeline.make("first_edges")
-    place = {row: number for number, row in enumerate(pipeline.fit_rows)}
-
-    def build(folder: Path) -> None:
-        network, tracks = load_edges(edges.folder / WEIGHTS, pipeline.device), load_tracks(found.folder)
-        seen = pipeline.masks_of(train)
-
-        def look(chunk: tuple[str, np.ndarray]) -> Tracks:
-            some = tracks[[place[row] for row in chunk[1]]].to(pipeline.device)
-            masks, frames = (torch.from_numpy(each[chunk[1]]).to(pipeline.device) for each in (seen, train.frames))
-            return refine(network, some, masks, frames)
-
-        find_all(folder, {"train": pipeline.fit_rows}, look)
-
-    return pipeline.stage("seen_tracks", {"tracks": found.key, "edges": edges.key}, build)
-
-
-def edges_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``edges``, which reads places off the frames."""
-    config = pipeline.config.edges
-    return _edges_stage(pipeline, "edges", "seen_tracks" if config.first_steps else "mask_tracks", config)
-
-
-def _edges_stage(pipeline: Pipeline, name: str, learned_from: str, config: EdgesConfig) -> Stage:
-    train, seed = with_frames(pipeline.packed["train"]), pipeline.config.seed
-    truth, masks = pipeline.make(learned_from), pipeline.masks_stage(train)
-
-    def build(folder: Path) -> None:
-        true, seen = load_tracks(truth.folder), pipeline.masks_of(train)
-        train_edges(config, true, train.frames, seen, pipeline.fit_rows, folder, pipeline.device, seed)
-
-    decided_by = {"config": asdict(config), "truth": truth.key, "masks": masks.key, "seed": seed}
-    return pipeline.stage(name, decided_by, build)
-
-
-def needed_edges(pipeline: Pipeline) -> Stage | None:
-    """Return the stage ``edges`` if objects are to be looked for in frames and there are any."""
-    looks = pipeline.config.objects.edges == "frames" and pipeline.packed["train"].frames is not None
-    return pipeline.make("edges") if looks else None
-
-
-def tracks_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``tracks``, which objects learn from: where those of the segmenter's masks are in frames
-    1–11, and those of the labels after them, both as the frames show it.
-
-    The constants of the simulator need few videos, a network needs all. Of unlabeled videos what is seen is the truth.
-    """
-    edges, rows = needed_edges(pipeline), {"train": pipeline.fit_rows}
-    if pipeline.config.objects.dynamics == "simulated":
-        rows["train"] = rows["train"][:FITTED_ON]
-        decided_by = {"train": pipeline.masks_stage(pipeline.packed["train"]).key, "videos": len(rows["train"])}
-    else:
-        decided_by = pipeline.learned_from()
-        if "unlabeled" in pipeline.packed:
-            rows["unlabeled"] = np.arange(len(pipeline.packed["unlabeled"]))
-
-    def build(folder: Path) -> None:
-        network = edges and load_edges(edges.folder / WEIGHTS, pipeline.device)
-        seen = {name: pipeline.masks_of(pipeline.packed[name]) for name in rows}
-
-        def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-            name, some = chunk
-            split, masks = pipeline.packed[name], np.array(seen[name][some])
-            if split.masks is not None:
-                masks[:, CLIP_FRAMES:] = split.masks[some, CLIP_FRAMES:]
-            frames = None if split.frames is None else torch.from_numpy(split.frames[some])
-            return track(network, torch.from_numpy(masks).to(pipeline.device), frames)
-
-        find_all(folder, rows, find)
-
-    return pipeline.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
-
-
-def objects_stage(pipeline: Pipeline) -> Stage:
-    """Make the stage ``objects``."""
-    tracks, edges = pipeline.make("tracks"), needed_edges(pipeline)
-    config, seed = pipeline.config.objects, pipeline.config.seed
-
-    def build(folder: Path) -> None:
-        train_objects(config, load_tracks(tracks.folder), len(pipeline.fit_rows), folder, pipeline.device, seed)
-        if edges and processes.is_first():
-            write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
-
-    return pipeline.stage("objects", {"config": asdict(config), "tracks": tracks.key, "seed": seed}, build)
-
-
-MEMBER = Member(
-    {
-        "mask_tracks": mask_tracks_stage,
-        "first_edges": first_edges_stage,
-        "seen_tracks": seen_tracks_stage,
-        "edges": edges_stage,
-        "tracks": tracks_stage,
-        "objects": objects_stage,
-    },
-    load_objects,
-    lambda config: build(config.objects) if config.objects.dynamics != "simulated" else None,
-    at_once=sys.maxsize,
-)

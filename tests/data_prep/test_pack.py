@@ -20,6 +20,7 @@ from data_prep import pack as packing
 from data_prep.errors import UserError
 from data_prep.pack import GREY, is_packed, open_packed, pack, read_problems, write_index
 from data_prep.standin.writer import Settings, make_standin
+from solution.runs import pack_and_report
 
 FIRST = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
 
@@ -156,13 +157,111 @@ def test_absent_split_is_reported(data, tmp_path):
     assert [(p.file, p.action) for p in read_problems(tmp_path / "out")] == [(str(data / "val"), "done without")]
 
 
+def rename_frames(folder: Path, name: str, step: int = 0) -> None:
+    for video in folder.iterdir():
+        frames = {int(path.stem.split("_")[1]): path for path in video.glob("image_*.png")}
+        for index, path in sorted(frames.items(), reverse=True):
+            path.rename(video / name.format(index + step))
+
+
+@pytest.mark.parametrize("split", ["train", "hidden"])
+def test_frames_numbered_from_1_are_the_same_clip(data, tmp_path, split):
+    expected = np.array(pack(data, tmp_path / "expected")[split].frames)
+    rename_frames(data / split, "image_{}.png", 1)
+    (data / split / f"video_{FIRST[split]}" / "image_5.png").write_text("text")
+    found = CliRunner().invoke(packing.main, [str(data), str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    said = f"1 × frames numbered from 1 instead of 0: numbered one less ({(data / split).resolve()})"
+    assert said in found.output
+    packed = open_packed(tmp_path / "out")[split]
+    if split == "hidden":
+        expected[0, 4] = expected[0, 3]
+    np.testing.assert_array_equal(packed.frames[:1], expected[:1] if split == "hidden" else expected[-1:])
+    np.testing.assert_array_equal(packed.frames[1:], expected[1 : len(packed)])
+
+
+def test_what_lies_around_does_no_harm(data, tmp_path):
+    """Leftovers of editors and systems, links, other names, and a missing frame: the rest has the same bytes."""
+    before = pack(data, tmp_path / "expected")
+    rename_frames(data / "unlabeled", "image_{:02}.PNG")
+    hidden, train = data / "hidden" / "video_15000", data / "train" / "video_4"
+    (hidden / ".#image_3.png").symlink_to("user@machine.1234:5678")
+    (hidden / "image_4.png").unlink()
+    (hidden / "image_4.png").symlink_to(tmp_path / "nowhere")
+    (train / ".ipynb_checkpoints").mkdir()
+    (train / ".ipynb_checkpoints" / "image_3-checkpoint.png").touch()
+    for name in ("._image_3.png", ".DS_Store", "Thumbs.db", "image_3.png.part", "image_3 (1).png", "._mask.npy"):
+        (train / name).write_bytes(b"leftover")
+    os.mkfifo(train / "image_pipe")
+    (data / "__MACOSX" / "train" / "video_4").mkdir(parents=True)
+    (data / "train" / "._video_4").write_bytes(b"leftover")
+    (data / "train" / "video_7").rename(tmp_path / "elsewhere")
+    (data / "train" / "video_7").symlink_to(tmp_path / "elsewhere")
+    (data / "link").symlink_to(tmp_path / "nowhere")
+    names = {path: path.lstat().st_mtime_ns for path in data.rglob("*")}
+    (tmp_path / "mit Ümläut 動画").symlink_to(data)
+    packed = pack(tmp_path / "mit Ümläut 動画", tmp_path / "out")
+    for split in ("train", "val", "unlabeled"):
+        assert packed[split].videos == before[split].videos
+        np.testing.assert_array_equal(packed[split].frames, before[split].frames)
+    assert packed["hidden"].frames[0, :, 0, 0, 1].tolist() == [0, 1, 2, 3, 3, 5, 6, 7, 8, 9, 10]
+    assert names == {path: path.lstat().st_mtime_ns for path in data.rglob("*")}, "nothing is written there"
+    said = {(Path(p.file).name, p.action) for p in read_problems(tmp_path / "out")}
+    assert ("image_4.png", "nearest readable frame repeated") in said
+    assert {(name, "ignored") for name in (".#image_3.png", ".ipynb_checkpoints", "._image_3.png", "._video_4")} <= said
+
+
+def test_frames_and_masks_in_other_forms_are_read_and_said(data, tmp_path):
+    before = pack(data, tmp_path / "expected")
+    train = data / "train"
+    for index in range(22):
+        frame = frame_of(1, index)
+        Image.fromarray(np.dstack((frame, frame[..., :1]))).save(train / "video_1" / f"image_{index}.png")
+    for number, mask in ((2, mask_of(2).astype(">u2")), (3, mask_of(3)[..., None].astype(np.float32))):
+        np.save(train / f"video_{number}" / "mask.npy", np.asfortranarray(mask))
+    np.save(train / "video_11" / "mask.npy", mask_of(11).swapaxes(1, 2))
+    packed, turned = pack(data, tmp_path / "out")["train"], "rows and columns in the wrong order"
+    np.testing.assert_array_equal(packed.frames, before["train"].frames[:11])
+    np.testing.assert_array_equal(packed.masks, before["train"].masks[:11])
+    assert {(Path(p.file).relative_to(train).as_posix(), p.problem, p.action) for p in packed.problems} == {
+        ("video_1/image_0.png", "frames in 8-bit RGBA PNG instead of 8-bit RGB PNG", "read as that"),
+        ("video_3/mask.npy", "masks of shape (22, 160, 240, 1)", "taken as (22, 160, 240)"),
+        ("video_3/mask.npy", "masks of float32 instead of integers", "taken as whole numbers"),
+        ("video_11/mask.npy", f"shape (22, 240, 160) instead of (22, 160, 240), {turned}", "video left out"),
+    }
+
+
+def test_data_are_known_by_content(data, tmp_path):
+    first = {name: split.content for name, split in pack(data, tmp_path / "out").items()}
+    copy = shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert {name: split.content for name, split in pack(copy, tmp_path / "of copy").items()} == first
+    path = copy / "train" / "video_4" / "mask.npy"
+    content = bytearray(path.read_bytes())
+    content[-1 - 8 * 3000] ^= 1
+    path.write_bytes(content)
+    changed = {name: split.content for name, split in pack(copy, tmp_path / "of copy").items()}
+    assert {name for name in first if first[name] != changed[name]} == {"train"}
+
+
+def test_gaps_in_hidden_are_refused_unless_allowed(data, tmp_path):
+    (data / "hidden" / "video_15001").rename(data / "hidden" / "video_15002")
+    found = CliRunner().invoke(packing.main, [str(data), str(tmp_path / "out")])
+    assert found.exit_code == 2 and "2 videos numbered 15000 to 15002, the first gap at 15001" in found.stderr
+    assert found.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    found = CliRunner().invoke(packing.main, [str(data), str(tmp_path / "out"), "--allow-gaps"])
+    assert found.exit_code == 0 and "the first gap at 15001: one row per folder that is there" in found.output
+    with pytest.raises(UserError, match="--allow-gaps"):
+        pack_and_report(tmp_path / "out")
+    assert pack_and_report(tmp_path / "out", allow_gaps=True)["hidden"].videos == [15000, 15002]
+
+
 def count_decoded(monkeypatch) -> list[Path]:
     decoded = []
     original = packing.pack_video
 
-    def counting(split, folder, row, files):
+    def counting(split, first, folder, row, files):
         decoded.append(folder)
-        return original(split, folder, row, files)
+        return original(split, first, folder, row, files)
 
     monkeypatch.setattr(packing, "pack_video", counting)
     return decoded

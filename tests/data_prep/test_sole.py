@@ -12,8 +12,8 @@ import torch
 
 from data_prep.pack import PackedSplit
 from data_prep.sole import sole_maker
+from solution.pipeline import Pipeline
 from solution.presets import PRESETS
-from solution.stages import Pipeline
 
 HOLDS = """
 import sys, time

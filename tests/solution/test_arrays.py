@@ -99,14 +99,19 @@ def test_a_time_limit_keeps_every_chunk(tmp_path):
 class SmallMemory(Rows):
     """Has no memory for more than two rows at a time."""
 
+    def __init__(self, error: BaseException):
+        super().__init__()
+        self.error = error
+
     def __call__(self, first: int, last: int) -> np.ndarray:
         if last - first > 2:
-            raise torch.OutOfMemoryError("out of memory")
+            raise self.error
         return super().__call__(first, last)
 
 
-def test_too_little_memory_halves_what_is_made_at_a_time(tmp_path, capsys):
-    rows = SmallMemory()
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError()], ids=["GPU", "CPU"])
+def test_too_little_memory_halves_what_is_made_at_a_time(tmp_path, capsys, error):
+    rows = SmallMemory(error)
     np.testing.assert_array_equal(fill_rows(tmp_path / "a.npy", SHAPE, 5, rows, "rows"), values(0, 7))
     assert rows.asked == [(0, 2), (2, 4), (4, 5), (5, 7)]
     assert "Not enough memory for 5 videos at a time; going on with 2." in capsys.readouterr().err

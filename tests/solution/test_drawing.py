@@ -5,7 +5,7 @@ import torch
 
 from data_prep.scene import paint_solids
 from solution.drawing import average_silhouette, draw, fit_margin
-from solution.models.dynamics import Forecast
+from solution.forecast import Forecast
 from solution.tracks import find_tracks
 
 CLASSES = torch.tensor([[3, 20, 40]])

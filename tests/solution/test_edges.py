@@ -9,10 +9,10 @@ from data_prep.standin.physics import video_seed
 from data_prep.standin.renderer import film
 from data_prep.standin.writer import paint_videos
 from solution.checkpoints import WEIGHTS
+from solution.config import EdgesConfig
 from solution.edges import (
     FEATURES,
     PROFILES,
-    EdgesConfig,
     colours,
     edge_batches,
     load_edges,

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from solution.config import EnsembleConfig
 from solution.ensemble import (
     THRESHOLDS,
     Copies,
-    EnsembleConfig,
     Fit,
     ThresholdTable,
     WithinMemory,
     decode,
     fit_decoding,
     member_probabilities,
-    views_of,
     weighted,
 )
-from solution.predictors import Clip, View
+from solution.predictors import VIEWS, Clip
 from solution.predictors.baselines import DAMPING, Background, Copy, DampedVelocity, one_hot
 
 
@@ -28,7 +27,7 @@ class Shifted:
 
     symmetries = frozenset({"flip"})
 
-    def predict(self, clip: Clip, view: View) -> torch.Tensor:
+    def predict(self, clip: Clip) -> torch.Tensor:
         return one_hot(clip.masks[:, -1].roll(3, -1))
 
 
@@ -39,29 +38,26 @@ def clip() -> Clip:
     return Clip(torch.zeros(2, 11, 160, 240, 3, dtype=torch.uint8), masks)
 
 
-def test_views_are_distinct_and_limited_to_symmetries():
-    config = EnsembleConfig(view_count=8)
-    assert views_of(Copy(), config) == [View()]
-    assert views_of(Shifted(), config) == [View(), View(flip=True)]
-    turning = type("Turning", (), {"symmetries": frozenset({"flip", "turn"})})()
-    views = views_of(turning, config)
-    assert len(set(views)) == 8 and views[0] == View()
-    assert sum(view.flip for view in views) == 4
-    assert len({view.turn for view in views}) == 4
-
-
 def test_a_flipped_view_is_flipped_back(clip):
-    both = member_probabilities(Shifted(), clip, [View(), View(flip=True)])
+    both = member_probabilities(Shifted(), clip, ["flip"])
     by_hand = (one_hot(clip.masks[:, -1].roll(3, -1)) + one_hot(clip.masks[:, -1].roll(-3, -1))) / 2
     assert torch.equal(both, by_hand)
+    assert torch.equal(member_probabilities(Shifted(), clip, ()), one_hot(clip.masks[:, -1].roll(3, -1)))
+
+
+def test_a_member_uses_only_views_that_it_learned(clip):
+    assert torch.equal(member_probabilities(Copy(), clip, ["flip"]), Copy().predict(clip))
+    assert set(VIEWS) == set(EnsembleConfig.views)
 
 
 def test_every_copy_looks_at_its_own_masks(clip):
     other = Clip(clip.frames, clip.masks.roll(1, 0))
-    together = member_probabilities(Copies([Shifted(), Copy()]), replace(clip, copies=(other,)), [View(flip=True)])
-    shifted, copied = one_hot(clip.masks[:, -1].roll(-3, -1)), one_hot(other.masks[:, -1])
+    together = Copies([Shifted(), Copy()]).predict(replace(clip, copies=(other,)))
+    shifted, copied = one_hot(clip.masks[:, -1].roll(3, -1)), one_hot(other.masks[:, -1])
     assert torch.equal(together, (shifted + copied) / 2)
-    first = Copies([Copy(), Copy()]).predict(replace(clip, copies=(other,))[:1], View())
+    flipped = VIEWS["flip"].see(replace(clip, copies=(other,))).copies[0]
+    assert torch.equal(flipped.masks, other.masks.flip(-1))
+    first = Copies([Copy(), Copy()]).predict(replace(clip, copies=(other,))[:1])
     assert torch.equal(first, (one_hot(clip.masks[:1, -1]) + one_hot(clip.masks[1:, -1])) / 2)
 
 
@@ -71,30 +67,30 @@ class Hungry(Copy):
     def __init__(self):
         self.asked: list[int] = []
 
-    def predict(self, clip: Clip, view: View) -> torch.Tensor:
+    def predict(self, clip: Clip) -> torch.Tensor:
         self.asked.append(len(clip))
         if len(clip) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return super().predict(clip, view)
+        return super().predict(clip)
 
 
 def test_a_member_without_memory_for_all_clips_sees_one_after_the_other(clip, capsys):
     hungry = Hungry()
     member = WithinMemory(hungry, most=2)
     for _ in range(2):
-        assert torch.equal(member.predict(clip, View()), Copy().predict(clip, View()))
+        assert torch.equal(member.predict(clip), Copy().predict(clip))
     assert hungry.asked == [2, 1, 1, 1, 1] and member.symmetries == Copy.symmetries
     assert "Not enough memory for 2 videos at a time; going on with 1." in capsys.readouterr().err
 
 
 def test_a_member_is_shown_no_more_clips_at_a_time_than_it_can_take(clip):
     hungry = Hungry()
-    assert torch.equal(WithinMemory(hungry, most=1).predict(clip, View()), Copy().predict(clip, View()))
+    assert torch.equal(WithinMemory(hungry, most=1).predict(clip), Copy().predict(clip))
     assert hungry.asked == [1, 1]
 
 
 def test_copies_of_one_member_equal_that_member(clip):
-    one = member_probabilities(Copy(), clip, [View()])
+    one = member_probabilities(Copy(), clip, ())
     mixed = weighted({"a": one, "b": one}, {"a": 0.25, "b": 0.75})
     assert torch.allclose(mixed, one)
     assert torch.equal(decode(mixed, 0.4), clip.masks[:, -1])
@@ -197,7 +193,7 @@ def test_argmax_needs_no_fit():
 
 def test_baselines_return_probabilities(clip):
     for baseline in (Background(), Copy(), DampedVelocity()):
-        out = baseline.predict(clip, View())
+        out = baseline.predict(clip)
         assert out.shape == (2, 49, 160, 240) and out.dtype == torch.float32
         assert torch.equal(out.sum(1), torch.ones(2, 160, 240))
 
@@ -213,7 +209,7 @@ def moving_clip(step: tuple[int, int], corner: tuple[int, int]) -> Clip:
 
 def test_damped_velocity_slides_on():
     clip = moving_clip((2, 4), (20, 40))
-    mask = DampedVelocity().predict(clip, View()).argmax(1)[0]
+    mask = DampedVelocity().predict(clip).argmax(1)[0]
     assert (mask[60:70, 20:30] == 5).all()
     rows, columns = (mask == 20).nonzero(as_tuple=True)
     assert (rows.min(), columns.min()) == (20 + 20 + round(DAMPING * 22), 40 + 40 + round(DAMPING * 44))
@@ -222,9 +218,9 @@ def test_damped_velocity_slides_on():
 
 def test_damped_velocity_puts_the_nearer_object_in_front_and_drops_what_leaves():
     towards = moving_clip((0, -4), (66, 80))  # frame 11 at column 40, then on to 40 - 13 on the object at rest
-    mask = DampedVelocity().predict(towards, View()).argmax(1)[0]
+    mask = DampedVelocity().predict(towards).argmax(1)[0]
     assert (mask == 20).sum() == 64
     assert (mask == 5).sum() < 100
     leaves = moving_clip((0, 10), (100, 100))
-    mask = DampedVelocity().predict(leaves, View()).argmax(1)[0]
+    mask = DampedVelocity().predict(leaves).argmax(1)[0]
     assert (mask == 20).sum() == 8 * max(0, 240 - 200 - round(DAMPING * 110))

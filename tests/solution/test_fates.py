@@ -4,8 +4,11 @@ import numpy as np
 import torch
 
 from data_prep.scene import NUM_FRAMES, paint_solids
-from solution.fates import FATES, fate_groups, fates
+from data_prep.standin.writer import paint_videos
+from solution.fates import FATES, coarse_places, fate_groups, fates
 from solution.metrics import score
+from solution.tracks import find_tracks
+from tests.conftest import simulate_many
 
 
 def paint(courses: dict[int, np.ndarray]) -> np.ndarray:
@@ -58,3 +61,20 @@ def test_scores_by_fate():
 def test_ignored_pixels_are_no_object():
     masks = np.full((2, NUM_FRAMES, 160, 240), 255, np.uint8)
     assert (fates(masks) == -1).all()
+
+
+def test_coarse_places_are_those_of_the_tracks():
+    masks = torch.from_numpy(paint_videos(simulate_many(4, 2)))[:, 9:]
+    tracks, (position, visible, hidden, border) = find_tracks(masks), coarse_places(masks)
+    off, agree = [], []
+    for video in range(2):
+        for slot, label in enumerate(tracks.classes[video].tolist()):
+            both = tracks.visible[video, :, slot] & visible[video, :, label]
+            clear = both & ~tracks.border[video, :, slot] & (tracks.shown[video, :, slot] > 0.9)
+            gap = (tracks.position[video, :, slot] - position[video, :, label]).norm(dim=-1)
+            off.append(gap[clear])
+            agree.append((hidden[video, :, label] == (tracks.shown[video, :, slot] < 0.75))[both])
+            agree.append((border[video, :, label] == tracks.border[video, :, slot])[both])
+    off, agree = torch.cat(off), torch.cat(agree)
+    assert len(off) > 50 and off.median() < 0.01 and (off < 0.04).float().mean() > 0.95
+    assert agree.float().mean() > 0.95

@@ -20,13 +20,14 @@ from data_prep.deadline import TimeIsUp, deadline
 from data_prep.errors import UserError
 from solution import edges, processes, training
 from solution.arrays import fill_rows
+from solution.config import MasksConfig, SegmenterConfig
 from solution.losses import frame_loss
-from solution.models.dynamics import Dynamics, Offsets
+from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
-from solution.predictors.masks import MasksConfig, SlotSimVP, slots_loss
+from solution.predictors.masks import SlotSimVP, slots_loss
 from solution.predictors.objects import dynamics_loss
-from solution.segmenter import SegmenterConfig, build_segmenter, crops_loss
+from solution.segmenter import build_segmenter, crops_loss
 from solution.training import Recipe, fit
 from tests.conftest import TINY_OPTIONS
 
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 STEPS = 5
 SEGMENTER = SegmenterConfig("resnet18", (16, 8), 1)
-MASKS = MasksConfig("rollout", slots=3, patch=2, hid_S=8, hid_T=16, N_S=2, N_T=2, last_weight=2.0)
+MASKS = MasksConfig("rollout", slots=3, patch=2, size=(8, 16, 2, 2))
 
 
 def uneven(shape: tuple[int, ...], classes: int, generator: torch.Generator) -> Tensor:
@@ -74,7 +75,6 @@ def objects(step: int) -> dict[str, Tensor]:
         "modes": (4, 3, 2, 2),
         "anchor": (4, 3, 2, 6, 2),
         "facing": (4, 3, 2, 2),
-        "velocity": (4, 3, 2),
         "position": (4, 3, 6, 2),
         "yaw": (4, 3),
     }
@@ -100,7 +100,7 @@ TRAININGS = {
         clips,
     ),
     "edges": (lambda: EdgeNetwork(5, 8), edges.edges_loss, profiles),
-    "objects": (lambda: Dynamics(5, 2, 2, Offsets(32, 6), 32, 1), dynamics_loss, objects),
+    "objects": (lambda: Dynamics(5, 2, 2, 6, 32, 1), dynamics_loss, objects),
 }
 
 

@@ -19,7 +19,7 @@ from solution.evaluation import Reliability
 from solution.fates import FATES
 from solution.metrics import score
 from solution.page import INVENTED, MISSED, MISTAKEN, NOT_SCORED, RIGHT, Material, choose_videos, edges, error_map, page
-from solution.results_table import END, OTHER_RESULTS, START
+from solution.results_table import ALL_RESULTS, END, START
 from solution.strips import SHOWN, typical, write_strips
 from tests.conftest import assert_one_sentence, call, run_validate
 
@@ -199,7 +199,7 @@ def test_readme_is_rewritten(tmp_path, monkeypatch):
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n{START}\n{END}\n")
     monkeypatch.setattr(report, "README", readme)
-    monkeypatch.setattr(report, "OTHER_RESULTS", tmp_path / "OTHER.md")
+    monkeypatch.setattr(report, "ALL_RESULTS", tmp_path / "ALL.md")
     assert call(report.main, "--readme").exit_code == 0
-    assert (tmp_path / "OTHER.md").read_text() == OTHER_RESULTS.read_text()
+    assert (tmp_path / "ALL.md").read_text() == ALL_RESULTS.read_text()
     assert readme.read_text().startswith(f"# Title\n{START}\n") and readme.read_text().count("\n") > 3

@@ -1,7 +1,5 @@
 """Recorded results: what they hold, the Markdown made of them, and README's markers."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,7 +8,9 @@ from solution.results_table import (
     END,
     SHOWN,
     START,
-    other_results,
+    all_results,
+    as_json,
+    read_results,
     record_result,
     results_block,
     with_results,
@@ -40,39 +40,52 @@ ROWS = [
 ]
 
 
-def record(path):
-    cpu = torch.device("cpu")
+def record(path, name="quick", rows=ROWS):
     record_result(
-        path,
-        ROWS,
+        name,
+        rows,
         command="python submit.py",
         seeds=[0, 1, 2],
         data="a stand-in",
-        device=cpu,
+        device=torch.device("cpu"),
         stages={"segmenter": {"seconds": 12.3, "peak_gib": 1.5}},
         note="Small.",
+        path=path,
     )
 
 
-def test_a_result_says_how_it_was_made(tmp_path):
-    record(tmp_path / "quick.json")
-    found = json.loads((tmp_path / "quick.json").read_text())
-    expected = ["name", "command", "commit", "hardware", "versions", "seeds", "data", "rows", "stages", "note"]
-    assert list(found) == expected and found["name"] == "quick" and found["rows"] == ROWS
-    assert found["commit"] and "CPU" in found["hardware"] and "torch" in found["versions"]
-    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
+def test_a_result_says_how_it_was_made_and_takes_the_place_of_an_older_one(tmp_path):
+    path = tmp_path / "results.json"
+    record(path, rows=ROWS[:1])
+    record(path, "other")
+    record(path)
+    other, quick = read_results(path)
+    expected = ["name", "data", "command", "commit", "hardware", "versions", "seeds", "note", "stages", "rows"]
+    assert list(quick) == expected and quick["name"] == "quick" and quick["rows"] == ROWS and other["name"] == "other"
+    assert quick["commit"] and "CPU" in quick["hardware"] and "torch" in quick["versions"]
+    assert path.read_text() == as_json([other, quick]) and list(tmp_path.iterdir()) == [path]
+    path.write_text("[")
+    with pytest.raises(UserError, match="damaged"):
+        record(path)
 
 
-def test_every_result_is_shown_once(tmp_path):
-    assert "No results" in results_block(SHOWN, tmp_path) and "No results" in other_results(tmp_path)
-    for name in ("b", "a", "ablate-dynamics", "quick-standin"):
-        record(tmp_path / f"{name}.json")
-    shown, others = results_block(SHOWN, tmp_path), other_results(tmp_path)
-    assert shown.index("**quick-standin**") < shown.index("**ablate-dynamics**") and "**a**" not in shown
-    assert others.index("**a**") < others.index("**b**") and "**quick-standin**" not in others
-    assert "| ensemble | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 | 0.900 | – | 3 | 12.3 |" in shown
-    assert "| copy | 0.2000 | 0.1900 | – | – | 1 | – |" in shown
-    assert "`python submit.py`" in shown and "seeds 0, 1, 2" in shown and "Small. Stages: segmenter 12 s." in shown
+def test_every_result_is_shown_with_how_it_was_made(tmp_path):
+    path = tmp_path / "results.json"
+    record(path)
+    record(path, "benchmark", [{"videos": 5, "seconds": 0.123456, "top": {"a": 1}}])
+    text = all_results(read_results(path))
+    assert text.index("**quick** · a stand-in") < text.index("**benchmark**")
+    assert "| ensemble | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 | 0.900 | – | 3 | 12.3 |" in text
+    assert "| copy | 0.2000 | 0.1900 | – | – | 1 | – |" in text and "| 5 | 0.1235 |" in text
+    assert "`python submit.py`" in text and "seeds 0, 1, 2" in text and "Small. Stages: segmenter 12 s." in text
+
+
+def test_readme_shows_a_few_rows():
+    name, method = SHOWN["`quick`"]
+    block = results_block([{"name": name, "rows": [ROWS[0] | {"method": method}, ROWS[1]]}])
+    assert block.splitlines()[2:] == ["| `quick` | 0.5123 ± 0.0040 | 0.5000 ± 0.0100 |"]
+    recorded = results_block(read_results())
+    assert len(recorded.splitlines()) == 2 + len(SHOWN), "every row that README shows is recorded"
 
 
 def test_only_what_is_between_the_markers_changes():

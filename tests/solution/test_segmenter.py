@@ -1,19 +1,21 @@
 """The segmenter's loss against plain formulas, its augmentation against its promises, and that it can learn."""
 
+import csv
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from data_prep.classes import IGNORE
-from solution import training
+from solution import segmenter, training
 from solution.augment import FrameAugmentation, pasted
 from solution.checkpoints import State
+from solution.config import SegmenterConfig
 from solution.models.unet import SegmentationUNet
 from solution.segmenter import (
-    SegmenterConfig,
     as_images,
     build_segmenter,
     crop_batches,
@@ -67,6 +69,15 @@ def test_loss_equals_plain_formulas():
     assert found["where"].item() == pytest.approx(where.item(), rel=1e-5)
     assert found["which"].item() == pytest.approx(which.item(), rel=1e-5)
     assert found["loss"].item() == pytest.approx((where + which + 0.7 * dice).item(), rel=1e-4)
+
+
+def test_no_step_waits_for_what_is_in_a_mask():
+    factors, mask = case()
+    with FakeTensorMode() as no_values:  # what must look at values to know a shape is an error
+        found = factored_loss(Fixed(no_values.from_tensor(factors)), None, no_values.from_tensor(mask), 0.7)
+        assert found["loss"].shape == ()
+        with pytest.raises(DynamicOutputShapeException):
+            no_values.from_tensor(factors)[no_values.from_tensor(factors) > 0]
 
 
 def test_ignored_pixels_teach_nothing():
@@ -194,6 +205,18 @@ def test_one_batch_can_be_overfitted(videos):
         optimiser.step()
     assert found["where"] < 0.05 and found["which"] < 0.05
     assert (network.classes(as_images(frames)) == mask).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_the_log_scores_settled_masks_too_and_says_where_settling_loses(videos, tmp_path, monkeypatch, capsys, loses):
+    truth = torch.from_numpy(videos[1])
+    monkeypatch.setattr(segmenter, "settle", lambda masks: truth[3:].clone() if not loses else torch.zeros_like(masks))
+    monkeypatch.setattr(segmenter, "segment", lambda model, frames, device: videos[1][3] * (videos[1][3] == 2))
+    train_segmenter(TINY, *videos, np.arange(3), np.array([3]), tmp_path, CPU, seed=1)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    plain, settled = (float(rows[-1][name]) for name in ("jaccard", "settled"))
+    assert (settled < plain) == loses and (settled == 1) != loses
+    assert ("lowers the Jaccard" in capsys.readouterr().err) == loses
 
 
 def test_training_is_reproducible_and_survives_a_stop(videos, tmp_path, monkeypatch):

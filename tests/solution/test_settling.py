@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from data_prep.scene import RADIUS, unproject
-from solution.settling import absorb_ghosts, settle, settle_shapes
+from data_prep.scene import RADIUS, floor_depth, unproject
+from solution.settling import Hypotheses, absorb_ghosts, settle, settle_shapes
+from solution.tracks import COARSE
 from tests.solution.test_tracks import CLASSES, film, one
 
 CUBE, BALL, GHOST = CLASSES["cube"], CLASSES["sphere"], 45
@@ -134,3 +135,13 @@ def test_videos_do_not_influence_each_other_and_none_may_be_empty():
     spoilt[:, 2][masks[:, 2] == BALL] = GHOST
     both = settle(torch.cat((torch.zeros_like(masks), spoilt)))
     assert torch.equal(both, torch.cat((torch.zeros_like(masks), masks)))
+
+
+def test_of_several_outlines_fitted_to_one_body_the_nearest_decides_what_is_in_front():
+    place = torch.tensor([[0.1, 0.0], [0.4, 0.0], [-0.2, 0.1], [1.0, 0.5]])
+    image, label, shape = torch.tensor([0, 0, 0, 1]), torch.tensor([5, 5, 5, 7]), torch.tensor([0, 1, 2, 1])
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0, 3, 1]):
+        fit = Hypotheses(torch.zeros(2 * 160 * 240), image[order], label[order], shape[order], 2, *COARSE)
+        fit.remember(place[order])
+        assert fit.depth[0, 5] == floor_depth(place[:3]).min() and fit.depth[1, 7] == floor_depth(place[3])
+        assert (fit.depth[:, 0] == torch.inf).all() and fit.depth[0, 7] == fit.depth[1, 5] == -torch.inf

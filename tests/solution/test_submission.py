@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -73,14 +74,67 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.float32, torch.float64, torch.float16])
-def test_whole_numbers_of_any_type_are_read(tmp_path, dtype):
-    torch.save(labels().to(dtype), tmp_path / "a.pt")
-    assert torch.equal(submission.load_submission(tmp_path / "a.pt"), labels())
-    np.save(tmp_path / "a.npy", labels().to(dtype).numpy())
-    assert torch.equal(submission.load_submission(tmp_path / "a.npy"), labels())
-    assert any("dtype" in text for text in submission.check_submission(tmp_path / "a.pt", 3)) == dtype.is_floating_point
-    assert any("NumPy" in text for text in submission.check_submission(tmp_path / "a.npy", 3))
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int64", "int16", "uint16", "uint64", "float32", "float64", "float16", "bfloat16"]
+)
+def test_whole_numbers_of_any_type_are_read_and_said(tmp_path, capsys, dtype):
+    stored, path = labels().to(getattr(torch, dtype)), tmp_path / "a.pt"
+    torch.save(stored, path)
+    assert torch.equal(submission.load_submission(path), labels())
+    assert capsys.readouterr().err == (f"{path}: {dtype} taken as uint8\n" if dtype != "uint8" else "")
+    refused = [] if dtype in ("uint8", "int64", "int16") else [dtype]
+    assert [text.split()[-1] for text in submission.check_submission(path, 3)] == refused
+    if dtype != "bfloat16":  # which NumPy lacks
+        for order in ("<", ">"):
+            np.save(
+                tmp_path / "a.npy", np.asfortranarray(stored.numpy()).astype(stored.numpy().dtype.newbyteorder(order))
+            )
+            assert torch.equal(submission.load_submission(tmp_path / "a.npy"), labels())
+            assert torch.equal(submission.load_truth(tmp_path / "a.npy").masks, labels())
+        assert any("NumPy" in text for text in submission.check_submission(tmp_path / "a.npy", 3))
+
+
+def test_bools_and_dimensions_of_1_are_read_and_said(tmp_path, capsys):
+    path = tmp_path / "a.npy"
+    np.save(path, (labels() > 3).numpy()[:, None, ..., None])
+    assert torch.equal(submission.load_submission(path, 3), (labels() > 3).to(torch.uint8))
+    said = [f"{path}: bool taken as uint8", f"{path}: shape (3, 1, 160, 240, 1) taken as (3, 160, 240)"]
+    assert capsys.readouterr().err.splitlines() == said
+    torch.save(labels(1)[..., None], tmp_path / "one.pt")
+    assert torch.equal(submission.load_submission(tmp_path / "one.pt", 1), labels(1))
+
+
+def test_what_a_file_is_decides_and_not_its_name(tmp_path):
+    torch.save(labels(), tmp_path / "a.npy")
+    with open(tmp_path / "a.pt", "wb") as file:
+        np.save(file, labels().numpy())
+    for name in ("a.npy", "a.pt"):
+        assert torch.equal(submission.load_submission(tmp_path / name), labels())
+    assert submission.check_submission(tmp_path / "a.npy", 3) == []
+    for name in ("a.npz", "b.pt"):
+        with open(tmp_path / name, "wb") as file:
+            np.savez(file, masks=labels().numpy())
+        with pytest.raises(UserError, match=r"an archive \(.npz\) of masks instead of one array"):
+            submission.load_submission(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (labels().permute(1, 2, 0), "turned axes"),
+        (labels().permute(0, 2, 1), "turned axes"),
+        (labels()[:1].expand(22, -1, -1), "the frames of one video"),
+        (labels()[:1].expand(33, -1, -1), "all frames of all videos"),
+        (labels()[:, None].expand(-1, 22, -1, -1), r"all frames of every video: save \[:, -1\]"),
+        (labels()[:, None].expand(-1, 49, -1, -1) == torch.arange(49).view(49, 1, 1), r"one-hot .*argmax\(1\)"),
+        (torch.full((3, 160, 240, 49), 1 / 49), r"probabilities of 49 classes: save argmax\(3\)"),
+        (torch.full((3, 49, 160, 240), -0.5), r"logits of 49 classes: save argmax\(1\)"),
+        (labels()[:2], r"expected \(3, 160, 240\), found \(2, 160, 240\)$"),
+    ],
+)
+def test_a_wrong_shape_is_told_by_what_it_looks_like(tmp_path, stored, words):
+    torch.save(stored.contiguous(), tmp_path / "a.pt")
+    assert re.search(words, submission.check_submission(tmp_path / "a.pt", 3)[0])
 
 
 def with_value(value: float, dtype: torch.dtype) -> torch.Tensor:
@@ -103,7 +157,6 @@ def with_value(value: float, dtype: torch.dtype) -> torch.Tensor:
         (torch.zeros(0, 160, 240, dtype=torch.uint8), ["(3, 160, 240)", "(0, 160, 240)"]),
         (torch.tensor(3), ["(3, 160, 240)", "()"]),
         (labels().to(torch.complex64), ["complex64"]),
-        (labels() > 3, ["bool"]),
         ({"masks": labels()}, ["a dict"]),
         ([labels()], ["a list"]),
         (labels().to_sparse(), ["sparse"]),
@@ -224,11 +277,22 @@ def test_truth_of_a_raw_split_leaves_out_videos_with_bad_frames(tmp_path):
     ]
 
 
+def test_truth_of_a_raw_split_whose_frames_are_numbered_from_1(tmp_path):
+    frame = cv2.imencode(".png", np.zeros((160, 240, 3), np.uint8))[1].tobytes()
+    for number in range(2):
+        (tmp_path / f"video_{number}").mkdir()
+        np.save(tmp_path / f"video_{number}" / "mask.npy", np.asfortranarray(np.ones((22, 160, 240), np.uint8)))
+        for index in range(1, 23 - number):
+            (tmp_path / f"video_{number}" / f"image_{index}.png").write_bytes(frame)
+    truth = submission.load_truth(tmp_path)
+    assert truth.masks[:, 0, 0].tolist() == [1, 255] and truth.problems[0].problem == "21 frames instead of 22"
+
+
 def test_truth_of_a_packed_split_is_its_last_masks(tmp_path):
     masks = np.random.default_rng(0).integers(0, 49, (2, 22, 160, 240)).astype(np.uint8)
     np.save(tmp_path / "frames.npy", np.zeros((2, 22, 160, 240, 3), np.uint8))
     problems = [Problem("video_1", "damaged PNG", "row kept, not scored")]
-    write_index(tmp_path, [4, 9], problems, {})
+    write_index(tmp_path, [4, 9], [*problems, Problem("video_9", "frames in RGBA", "read as that")], {})
     with pytest.raises(UserError, match="no masks"):
         submission.load_truth(tmp_path)
     np.save(tmp_path / "masks.npy", masks)
@@ -247,7 +311,7 @@ def test_truth_of_a_file_ignores_what_is_no_class(tmp_path):
 
 
 def test_unusable_truth_is_a_sentence(tmp_path):
-    torch.save(labels().float(), tmp_path / "float.pt")
+    torch.save(labels() / 2, tmp_path / "float.pt")
     torch.save(labels()[0], tmp_path / "one.pt")
     (tmp_path / "hidden" / "video_15000").mkdir(parents=True)
     for name in ("float.pt", "one.pt", "none.pt", "hidden", "."):

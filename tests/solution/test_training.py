@@ -1,10 +1,14 @@
 """The loop against closed forms, and a killed run against an uninterrupted one."""
 
 import csv
+import gc
 import math
 import os
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
 from torch import nn
@@ -248,14 +252,48 @@ def test_the_ema_is_torch_s():
     assert all(torch.equal(ours[name], original[name]) for name in original)
 
 
-def test_little_shared_memory_is_said_and_done_without(tmp_path, monkeypatch, capsys):
+def test_the_second_attempt_starts_without_what_the_first_held(tmp_path):
+    held, alive = [], []
+    average = training.ema_update
+
+    def remembering(ema, model, decay):
+        if not held:
+            held.append(weakref.ref(ema))
+        else:
+            gc.collect()
+            alive.append(held[0]())
+        return average(ema, model, decay)
+
+    def spoilt(step: int) -> dict[str, torch.Tensor]:
+        return {name: value * (1 if alive else math.nan) for name, value in batch(step).items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "ema_update", remembering)
+        fit(network(), loss, spoilt, tmp_path, Recipe(steps=3), CPU)
+    assert alive == [None]
+
+
+def test_what_is_made_ahead_takes_half_of_the_shared_memory(tmp_path, monkeypatch, capsys):
+    tensors = {"frames": torch.zeros(1000, dtype=torch.uint8), "mask": torch.zeros(24, dtype=torch.uint8)}
     monkeypatch.setattr(training, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(training, "SHARED_BYTES", 2**60)
-    assert training.num_workers() == 0
-    assert f"{tmp_path} has " in capsys.readouterr().err
-    monkeypatch.setattr(training, "SHARED_MEMORY", tmp_path / "none")
     monkeypatch.setattr(training, "num_cores", lambda: 9)
-    assert training.num_workers() == 8
+    for free, workers in ((100 * 1024, 8), (20 * 1024, 5), (8 * 1024, 2), (1024, 0)):
+        monkeypatch.setattr(training.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert training.num_workers(tensors) == workers
+        assert (f"{workers} instead of 8" in capsys.readouterr().err) == (workers < 4)
+    monkeypatch.setattr(training, "SHARED_MEMORY", tmp_path / "none")
+    assert training.num_workers(tensors) == 8
+
+
+def test_a_loader_process_uses_one_core(monkeypatch):
+    before, made = cv2.getNumThreads(), {}
+    monkeypatch.setattr(training, "DataLoader", lambda *args, **options: made.update(options) or [])
+    assert list(training.batches(batch, range(2), CPU)) == []
+    try:
+        made["worker_init_fn"](0)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch):

@@ -1,15 +1,10 @@
-"""The set transformer and both of its heads: symmetries, the first loss, and that it can learn."""
+"""The set transformer: symmetries, the first loss, and that it can learn."""
 
-import math
-
-import pytest
 import torch
 
+from solution.forecast import Forecast
 from solution.losses import forecast_loss
-from solution.models.dynamics import Dynamics, Forecast, Offsets
-from solution.models.interactions import Interactions
-
-HEADS = pytest.mark.parametrize("head", [Offsets, Interactions])
+from solution.models.dynamics import Dynamics
 
 
 def inputs(batch=3, objects=5, modes=4, horizon=6):
@@ -21,26 +16,16 @@ def inputs(batch=3, objects=5, modes=4, horizon=6):
         "modes": torch.randn(batch, objects, modes, 9),
         "anchor": torch.randn(batch, objects, modes, horizon, 2),
         "facing": torch.randn(batch, objects, modes, 2),
-        "velocity": 0.1 * torch.randn(batch, objects, 2),
     }
 
 
-def network(head=Offsets):
+def network():
     torch.manual_seed(1)
-    return Dynamics(20, 7, 9, head(64, 6), width=64, layers=2)
+    return Dynamics(20, 7, 9, 6, width=64, layers=2)
 
 
-def pushy():
-    """An interaction network that has not learned anything, but pushes hard."""
-    torch.manual_seed(1)
-    head = Interactions(64, 6)
-    torch.nn.init.normal_(head.push[-1].weight, std=0.3)
-    return head.eval()
-
-
-@HEADS
-def test_permuting_objects_permutes_forecasts(head):
-    model, tensors = network(head).eval(), inputs()
+def test_permuting_objects_permutes_forecasts():
+    model, tensors = network().eval(), inputs()
     order = torch.tensor([3, 0, 4, 1, 2])
     permuted = {name: tensor[:, order] for name, tensor in tensors.items()}
     permuted["pairs"] = permuted["pairs"][:, :, order]
@@ -49,9 +34,8 @@ def test_permuting_objects_permutes_forecasts(head):
         assert torch.allclose(straight, crossed, atol=1e-5), name
 
 
-@HEADS
-def test_absent_objects_change_nothing_for_the_others(head):
-    model, tensors = network(head).eval(), inputs()
+def test_absent_objects_change_nothing_for_the_others():
+    model, tensors = network().eval(), inputs()
     before = model(**tensors).mean
     tensors["features"] = torch.where(tensors["present"][..., None], tensors["features"], 100.0)
     assert torch.allclose(model(**tensors).mean[tensors["present"]], before[tensors["present"]], atol=1e-5)
@@ -92,44 +76,8 @@ def test_loss_is_the_laplace_likelihood_and_equal_modes_equal_one():
     assert hidden["path"] == 0
 
 
-def start(objects):
-    """What a head takes, of one clip and trajectory: discs in a row, the first sliding towards the second."""
-    place = torch.tensor([[0.0, 0.0], [0.7, 0.05], [4.0, 0.0]])[:objects]
-    velocity = torch.zeros(objects, 2)
-    velocity[0, 0] = 0.15
-    torch.manual_seed(2)
-    hidden = torch.randn(3, 64)[:objects]
-    anchor = place[:, None].expand(-1, 6, -1)
-    return [x[None] for x in (hidden[:, None], torch.ones(objects, dtype=torch.bool), anchor[:, None])] + [
-        torch.zeros(1, objects, 1, 2),
-        velocity[None],
-    ]
-
-
-def test_only_what_is_near_pushes():
-    with torch.no_grad():
-        three, first_and_last = pushy()(*start(3))[1], pushy()(*(x[:, [0, 2]] for x in start(3)))[1]
-        assert torch.allclose(three[:, 2], first_and_last[:, 1], atol=1e-6)
-        assert (three[:, 0] - first_and_last[:, 0]).abs().max() > 0.01
-        assert (three[:, 1, :, -1] - three[:, 1, :, 0]).norm() > 0.01
-
-
-def test_a_turned_floor_turns_what_interacts():
-    head, turn = pushy(), torch.tensor([[math.cos(2), -math.sin(2)], [math.sin(2), math.cos(2)]])
-    torch.nn.init.zeros_(head.start.weight)  # says where the object is better than the tracks do, on the floor as it is
-    torch.nn.init.zeros_(head.start.bias)
-    hidden, present, anchor, facing, velocity = start(2)
-    with torch.no_grad():
-        straight = head(hidden, present, anchor, facing, velocity)[1]
-        turned = head(hidden, present, anchor @ turn.T, facing, velocity @ turn.T)[1]
-    assert torch.allclose(straight @ turn.T, turned, atol=1e-5)
-
-
-@HEADS
-def test_one_batch_can_be_learned_by_heart(head):
-    model, tensors = network(head), inputs()
-    if head is Interactions:  # starts from one place, where the other may correct any path
-        tensors["anchor"] = tensors["anchor"][:, :, :1, :1].expand(-1, -1, 4, 6, -1)
+def test_one_batch_can_be_learned_by_heart():
+    model, tensors = network(), inputs()
     truth = tensors["anchor"][:, :, 0] + 0.3
     seen = tensors["present"][..., None].expand(-1, -1, 6)
     yaw = torch.rand(3, 5)

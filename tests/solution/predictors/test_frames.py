@@ -12,41 +12,16 @@ from PIL import Image
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
+from solution.clips import FrameVideos
+from solution.config import FramesConfig, SegmenterConfig
 from solution.losses import frame_loss, mask_loss
-from solution.predictors import Clip, View
-from solution.predictors.frames import (
-    REPORT,
-    FramePipeline,
-    FramesConfig,
-    FramesPredictor,
-    FrameVideos,
-    as_clip,
-    count_epochs,
-    evaluate_frames,
-    last_frame,
-    load_frames,
-    save_strip,
-    train_frames,
-    train_simvp,
-    tune,
-    untuned,
-    video_batches,
-)
+from solution.predictors import Clip
+from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, save_strip, video_batches
+from solution.predictors.frames import FramePipeline, last_frame, load_frames, train_frames, train_simvp, tune
 from solution.presets import REPORT_SIMVP
-from solution.segmenter import SegmenterConfig, build_segmenter
+from solution.segmenter import build_segmenter
 
-TINY = FramesConfig(
-    translator="inception",
-    hid_S=8,
-    hid_T=16,
-    N_T=2,
-    downscale=4,
-    steps=2,
-    batch_size=1,
-    segmenter_steps=1,
-    joint_steps=1,
-    pseudo_steps=1,
-)
+TINY = FramesConfig("inception", (8, 16, 4, 2), downscale=4, steps=2, batch_size=1, tuning_steps=1)
 SEGMENTER = SegmenterConfig("resnet18", (16, 8, 8))
 CPU = torch.device("cpu")
 
@@ -103,7 +78,7 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     assert mirrored == {True, False}
 
 
-@pytest.mark.parametrize(("network", "downscale"), [("simvp", 1), ("simvp", 2), ("convlstm", 1), ("convlstm", 2)])
+@pytest.mark.parametrize(("network", "downscale"), [("gsta", 1), ("inception", 2), ("convlstm", 1), ("convlstm", 2)])
 def test_predicts_frame_22(videos, network, downscale):
     model = pipeline(replace(TINY, network=network, downscale=downscale))
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
@@ -113,8 +88,8 @@ def test_predicts_frame_22(videos, network, downscale):
 def test_clips_are_predicted_alike_in_whatever_parts(videos):
     predictor = FramesPredictor(pipeline(TINY))
     clip = Clip(*(torch.from_numpy(x[:2, :CLIP_FRAMES]) for x in (videos.frames, videos.masks)))
-    apart = torch.cat([predictor.predict(clip[part], View()) for part in np.s_[:1, 1:]])
-    torch.testing.assert_close(predictor.predict(clip, View()), apart, atol=1e-2, rtol=0)
+    apart = torch.cat([predictor.predict(clip[part]) for part in np.s_[:1, 1:]])
+    torch.testing.assert_close(predictor.predict(clip), apart, atol=1e-2, rtol=0)
 
 
 def test_initial_losses_are_those_of_repeating_frame_11_and_of_guessing_a_class(videos):
@@ -151,17 +126,18 @@ def test_every_kind_of_tuning_runs_leaves_the_segmenter_alone_and_rebuilds(video
         assert (folder / "weights.safetensors").exists()
         assert Image.open(next(folder.glob("strip_*.png"))).size == (4 * WIDTH, 3 * HEIGHT)
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
-    probabilities = predictor.predict(Clip(clip, clip[..., 0]), View())
+    probabilities = predictor.predict(Clip(clip, clip[..., 0]))
     assert probabilities.shape == (1, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(1, HEIGHT, WIDTH))
-    assert torch.equal(load_frames(tmp_path, CPU).predict(Clip(clip, clip[..., 0]), View()), probabilities)
+    assert torch.equal(load_frames(tmp_path, CPU).predict(Clip(clip, clip[..., 0])), probabilities)
     kept = train_frames(TINY, SEGMENTER, segmenter, simvp, videos, videos, videos, tmp_path, CPU)  # nothing to do
-    assert torch.equal(kept.predict(Clip(clip, clip[..., 0]), View()), probabilities)
+    assert torch.equal(kept.predict(Clip(clip, clip[..., 0])), probabilities)
 
 
-@pytest.mark.parametrize("network", ["simvp", "convlstm"])
-def test_tuning_without_steps_is_skipped_and_both_networks_are_as_they_came(videos, tmp_path, network):
-    config, segmenter, drawer = untuned(replace(TINY, network=network)), build_segmenter(SEGMENTER), tmp_path / "drawer"
+@pytest.mark.parametrize("network", ["inception", "convlstm"])
+def test_what_is_not_tuned_is_skipped_and_both_networks_are_as_they_came(videos, tmp_path, network):
+    config = replace(TINY, network=network, tuned=())
+    segmenter, drawer = build_segmenter(SEGMENTER), tmp_path / "drawer"
     train_simvp(config, segmenter, [videos], videos, drawer, CPU)
     predictor = train_frames(config, SEGMENTER, segmenter, drawer, videos, None, videos, tmp_path / "frames", CPU)
     assert not [path for path in (tmp_path / "frames").iterdir() if path.is_dir()]
@@ -172,9 +148,9 @@ def test_tuning_without_steps_is_skipped_and_both_networks_are_as_they_came(vide
 def test_each_tuning_changes_its_own_networks(videos, tmp_path):
     model = pipeline()
     simvp, segmenter = weights(model.simvp), weights(model.segmenter)
-    tune(TINY, model, model.segmenter, 1, [videos], videos, tmp_path / "segmenter", CPU, 0)
+    tune(TINY, model, model.segmenter, [videos], videos, tmp_path / "segmenter", CPU, 0)
     assert changed(model.segmenter, segmenter) and not changed(model.simvp, simvp)
-    tune(TINY, model, model, 1, [videos], videos, tmp_path / "joint", CPU, 0)
+    tune(TINY, model, model, [videos], videos, tmp_path / "joint", CPU, 0)
     assert changed(model.simvp, simvp)
 
 
@@ -190,16 +166,15 @@ def test_every_epoch_is_evaluated(videos, tmp_path):
 
 def test_the_report_s_steps_are_its_epochs():
     unlabeled, train = FrameVideos(None, None, np.arange(13_000)), FrameVideos(None, None, np.arange(900))
-    assert count_epochs(REPORT.steps, REPORT.batch_size, [unlabeled, train]) == 25
+    assert count_epochs(REPORT_SIMVP.frames.steps, REPORT_SIMVP.frames.batch_size, [unlabeled, train]) == 25
     segmenter = REPORT_SIMVP.segmenter
     frames = FrameVideos(None, None, np.arange(900 * NUM_FRAMES))
     assert count_epochs(segmenter.steps, segmenter.batch, [frames]) == 20
 
 
 def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
-    class Still(torch.nn.Module):
-        def forward(self, clip):
-            return clip
+    def draw(clip: torch.Tensor) -> torch.Tensor:
+        return as_clip(clip, 1)[:, -1]
 
     frames, masks = (np.repeat(array[:, :1], NUM_FRAMES, 1) for array in (videos.frames, videos.masks))
     still = FrameVideos(frames, masks, videos.rows)
@@ -209,9 +184,9 @@ def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
             return torch.where(frames.mean(1) > 0.5, 7, 0).to(torch.uint8)
 
     segmenter = Bright()
-    found = evaluate_frames(Still(), segmenter, 1, still, tmp_path, CPU)
+    found = evaluate_frames(draw, segmenter, still, tmp_path, CPU)
     assert found["jaccard"] == found["object_iou"] == 1 and found["ssim"] == pytest.approx(1)
-    moving = evaluate_frames(Still(), segmenter, 1, videos, tmp_path, CPU)
+    moving = evaluate_frames(draw, segmenter, videos, tmp_path, CPU)
     # 5 · 11 pixels further the 48 wide square no longer overlaps itself.
     assert moving["object_iou"] == 0
     mse = (140 / 255) ** 2 * 2 * 48 * 48 / (HEIGHT * WIDTH)

@@ -9,12 +9,12 @@ import torch
 
 from data_prep.classes import IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from solution.config import MasksConfig
 from solution.losses import mask_loss
-from solution.predictors import Clip, View
+from solution.predictors import Clip
 from solution.predictors.masks import (
     EMPTY,
     STAYS,
-    MasksConfig,
     MasksPredictor,
     MaskVideos,
     SlotSimVP,
@@ -23,6 +23,7 @@ from solution.predictors.masks import (
     slot_batches,
     slot_classes,
     slot_shapes,
+    slots_of,
     thicken,
     thin,
     to_classes,
@@ -32,14 +33,10 @@ from solution.predictors.masks import (
 
 TINY = MasksConfig(
     slots=4,
-    separate=False,
     patch=2,
     horizons=1,
     translator="inception",
-    hid_S=8,
-    hid_T=16,
-    N_S=2,
-    N_T=2,
+    size=(8, 16, 2, 2),
     steps=3,
     batch_size=2,
 )
@@ -100,19 +97,17 @@ def test_ignored_stays_ignored_and_strangers_become_background():
     assert to_slots(masks, torch.tensor([[0, 4, 0]])).tolist() == [[[[0, 0, 2, IGNORE]]]]
 
 
-@pytest.mark.parametrize("form", ["oneshot", "rollout"])
-@pytest.mark.parametrize(
-    ("slots", "downscale", "separate"), [(4, 1, False), (48, 1, False), (4, 2, False), (4, 2, True)]
-)
-def test_probabilities_of_frame_22(masks, form, slots, downscale, separate):
-    config = replace(TINY, form=form, slots=slots, downscale=downscale, separate=separate)
+@pytest.mark.parametrize("form", ["oneshot", "rollout", "published"])
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_probabilities_of_frame_22(masks, form, downscale):
+    config = replace(TINY, form=form, downscale=downscale)
     predictor = MasksPredictor(network(config))
     clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
-    probabilities = predictor.predict(Clip(clip, clip), View(slot_seed=1))
+    probabilities = predictor.predict(Clip(clip, clip))
     assert probabilities.shape == (2, NUM_CLASSES, HEIGHT, WIDTH) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(2, HEIGHT, WIDTH))
-    assert predictor.symmetries == ({"flip"} if slots == 48 or separate else {"flip", "slots"})
-    if slots == 4:
+    assert predictor.symmetries == {"flip"}
+    if form != "published":
         absent = [c for c in range(1, NUM_CLASSES) if c not in clip[0].unique()]
         assert probabilities[0, absent].max() == 0
 
@@ -132,7 +127,7 @@ def test_between_thinned_pixels_lies_what_was_there(downscale):
 
 
 def test_separate_slots_have_no_order(masks):
-    model = network(replace(TINY, separate=True))
+    model = network()
     clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
     classes = slot_classes(clip, 4)
     order = torch.tensor([2, 0, 3, 1])
@@ -142,7 +137,7 @@ def test_separate_slots_have_no_order(masks):
 
 
 def test_separate_slots_know_of_each_other_and_may_all_be_empty(masks):
-    model = network(replace(TINY, separate=True))
+    model = network()
     clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
     classes = slot_classes(clip, 4)
     slots, shapes = to_slots(clip, classes), slot_shapes(classes)
@@ -161,16 +156,14 @@ def test_renaming_the_classes_renames_the_probabilities_and_nothing_else(masks):
     for o, n in zip(old, new, strict=True):
         renamed[clip == o] = n
     assert torch.equal(new.sort().values, new)  # else the slots would come in another order
-    view, other = View(slot_seed=1), View(slot_seed=2)
-    before, after = (predictor.predict(Clip(c, c), view) for c in (clip, renamed))
+    before, after = (predictor.predict(Clip(c, c)) for c in (clip, renamed))
     torch.testing.assert_close(after[:, new], before[:, old])
-    assert not torch.equal(before, predictor.predict(Clip(clip, clip), other))
 
 
 def test_clips_are_predicted_alike_in_whatever_parts(masks):
     predictor, clip = MasksPredictor(network()), Clip(None, torch.from_numpy(masks[:2, :CLIP_FRAMES]))
-    apart = torch.cat([predictor.predict(clip[part], View()) for part in np.s_[:1, 1:]])
-    torch.testing.assert_close(predictor.predict(clip, View()), apart)
+    apart = torch.cat([predictor.predict(clip[part]) for part in np.s_[:1, 1:]])
+    torch.testing.assert_close(predictor.predict(clip), apart)
 
 
 def test_initial_loss_is_that_of_choosing_between_the_slots(masks):
@@ -187,13 +180,13 @@ def test_initial_loss_is_that_of_choosing_between_the_slots(masks):
 
 def test_batches_depend_on_nothing_but_seed_and_step(masks):
     videos = [MaskVideos(masks[:1], masks[:1]), MaskVideos(masks[1:], masks[1:])]
-    for form in ("oneshot", "rollout"):
+    for form in ("oneshot", "rollout", "published"):
         config = replace(TINY, form=form)
         batch = slot_batches(config, videos, 3)
         first, again = batch(2), slot_batches(config, videos, 3)(2)
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert not torch.equal(first["slots"], batch(1)["slots"])
-        assert first["slots"].max() <= config.slots
+        assert first["slots"].max() <= slots_of(config)
 
 
 def test_mirroring_happens_to_input_and_target_together(masks):
@@ -234,10 +227,10 @@ def test_a_rollout_fed_the_truth_is_eleven_single_steps(masks):
 def test_one_video_is_learned_by_heart_and_the_folder_rebuilds_itself(masks, form, tmp_path):
     videos = MaskVideos(masks[:1], masks[:1])
     steps = 150 if form == "oneshot" else 12
-    config = replace(TINY, form=form, hid_S=16, hid_T=32, steps=steps, batch_size=1, learning_rate=1e-2)
+    config = replace(TINY, form=form, size=(16, 32, 2, 2), steps=steps, batch_size=1, learning_rate=1e-2)
     predictor = train_masks(config, [videos], videos, tmp_path, CPU)
     if form == "oneshot":
         assert evaluate_masks(predictor.network, videos, CPU)["object_iou"] > 0.7
     clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
-    again = load_masks(tmp_path, CPU).predict(Clip(clip, clip), View())
-    assert torch.equal(again, predictor.predict(Clip(clip, clip), View()))
+    again = load_masks(tmp_path, CPU).predict(Clip(clip, clip))
+    assert torch.equal(again, predictor.predict(Clip(clip, clip)))

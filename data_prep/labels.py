@@ -1,0 +1,74 @@
+"""Label arrays in users' files: read without running anything in them, and made plain arrays of integers.
+
+What is no doubt is mended and said, what could mean two things is refused. Nothing here knows the layout on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+NPY = b"\x93NUMPY"
+"""What a file of ``np.save`` begins with."""
+
+
+class BadFile(Exception):
+    """A frame or mask that cannot be used as it is; the message says what is wrong with it."""
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise ``BadFile`` unless ``path`` leads to a file; nothing else is opened, since a pipe would be waited for."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise BadFile(f"unreadable ({error.strerror})") from None
+    if not stat.S_ISREG(mode):
+        raise BadFile("a folder or device instead of a file")
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Return the array in a file of ``np.save``, memory-mapped; Python objects are never unpickled.
+
+    Raises:
+        BadFile: there is no such file, or not one whole array of plain values in it.
+    """
+    check_regular(path)
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise BadFile(f"unreadable ({error.strerror})") from None
+    except Exception as error:  # a damaged header can end in any of them
+        if begins_with(path, NPY) and "Python object" in str(error):
+            raise BadFile("an array of Python objects, which is not loaded because that could run code") from None
+        raise BadFile("truncated, or no plain NumPy array") from None
+    if not isinstance(stored, np.ndarray):
+        raise BadFile(f"an archive (.npz) of {', '.join(stored.files)} instead of one array of np.save")
+    return stored
+
+
+def begins_with(path: str | Path, magic: bytes) -> bool:
+    """Return whether a file begins with these bytes."""
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def value_problems(array: np.ndarray) -> list[str]:
+    """Return why values are no labels: their type, or floats that are no whole numbers."""
+    if array.dtype.kind not in "iubf":
+        return [f"dtype: expected integers such as uint8, found {array.dtype}"]
+    if array.dtype.kind == "f":
+        if num_bad := array.size - int(np.isfinite(array).sum()):
+            return [f"values: expected labels, found {num_bad} that are NaN or infinite"]
+        if (array != np.rint(array)).any():
+            return ["values: expected whole numbers, found fractions"]
+    return []
+
+
+def without_ones(array: np.ndarray, ndim: int) -> np.ndarray:
+    """Return an array without dimensions of 1 that are too many, the last first."""
+    while array.ndim > ndim and 1 in array.shape:
+        array = array.squeeze(max(axis for axis, size in enumerate(array.shape) if size == 1))
+    return array

@@ -1,0 +1,87 @@
+"""Windows of motion and the fit of constants to them, against films of known laws."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.classes import CUBE, CYLINDER, SPHERE
+from solution.motion import PRIOR, errors, find_windows, fit_constants, foreseen
+from solution.physics import Constants, State
+from solution.tracks import join
+from tests.solution.test_kalman import filmed
+from tests.solution.test_physics import scene
+
+OTHER = Constants(
+    deceleration=(0.19, 0.02, 0.1),
+    drag=0.06,
+    mass=(0.8, 1.0, 1.0),
+    restitution=(0.2, 0.5, 0.1, 0.2, 0.2, 0.7),
+    dullness=0.05,
+)
+"""A law that differs from what is believed beforehand."""
+
+
+def throws(law: Constants, count: int, noise: float = 0.001):
+    """Return the tracks of films in which one solid hits another, of all pairs of shapes, at several speeds."""
+    torch.manual_seed(0)
+    films = []
+    kinds = [(a, b) for a in (CUBE, SPHERE, CYLINDER) for b in (CUBE, SPHERE, CYLINDER)]
+    for n in range(count):
+        aside = float(0.2 * torch.rand(()) - 0.1)
+        at, speed = [[-1.6, aside], [0.0, 0.0]], [[0.9 + 0.8 * float(torch.rand(())), 0.0], [0.0, 0.0]]
+        films.append(filmed(scene(kinds[n % len(kinds)], at, speed), law, 22, noise))
+    return join(films)
+
+
+@pytest.fixture(scope="module")
+def tracks():
+    return throws(OTHER, 54)
+
+
+def test_windows_begin_in_the_states_that_were_filmed(tracks):
+    windows = find_windows(throws(OTHER, 9, noise=0.0))
+    places = errors(windows, foreseen(windows, OTHER))
+    assert len(places["free"]) > 20 and len(places["hit"]) > 10
+    assert np.median(places["free"]) < 0.002 and np.median(places["hit"]) < 0.01
+
+
+def test_what_another_solid_may_have_moved_is_not_judged():
+    film = filmed(scene([CYLINDER, CYLINDER], [[-2.4, 0.0], [0.0, 0.0]], [[1.6, 0.0], [0.0, 0.0]]), Constants(), 14, 0.0)
+    alone = find_windows(film)
+    film.border[:, :, 1] = True  # where the other one is, is not known exactly
+    beside = find_windows(film)
+    assert 0 < int(beside.judged[..., 0].sum()) < int(alone.judged[..., 0].sum()) and bool(alone.hit.any())
+    away = (film.position[0, 0, 1] - beside.future[..., 0, :]).norm(dim=-1)
+    assert bool((away[beside.judged[..., 0]] > 0.6).all())
+
+
+def test_a_sphere_s_rolling_is_read_off_its_course():
+    rolling = scene([SPHERE], [[-2.0, 0.0]], [[0.8, 0.0]])
+    thrown = scene([SPHERE], [[-2.0, 0.0]], [[2.0, 0.0]])
+    law = Constants(deceleration=(0.145, 0.145, 0.145))
+    for start, slides in ((State(**vars(rolling) | {"roll": rolling.velocity}), False), (thrown, True)):
+        windows = find_windows(filmed(start, law, 12, 0.0))
+        assert len(windows) and bool(windows.slides[0, 0]) == slides
+
+
+def test_the_fit_finds_the_constants_of_another_law(tracks):
+    windows = find_windows(tracks)
+    found = fit_constants(windows, Constants())
+    before, after = (errors(windows, foreseen(windows, law)) for law in (Constants(), found))
+    for kind in ("hit", "free"):
+        assert np.median(after[kind]) < 0.6 * np.median(before[kind])
+    for name in ("deceleration", "mass", "restitution"):
+        # Cylinders are the unit of mass; of spheres that slide little is seen.
+        parts = {"deceleration": (0, 2), "mass": (0, 1), "restitution": (1, 2, 5)}[name]
+        for part in parts:
+            believed, true, fitted = (getattr(law, name)[part] for law in (Constants(), OTHER, found))
+            assert abs(fitted - true) < 0.6 * abs(believed - true) + 0.02, (name, part, believed, true, fitted)
+
+
+def test_few_windows_leave_what_was_believed():
+    found = fit_constants(find_windows(throws(Constants(), 2, noise=0.003)), Constants())
+    for name, deviation in PRIOR.items():
+        assert np.all(np.abs(np.subtract(getattr(found, name), getattr(Constants(), name))) < deviation), name
+    assert found == replace(Constants(), **{name: getattr(found, name) for name in PRIOR})
