@@ -7,8 +7,6 @@ centre at (c + 0.5, r + 0.5). Colour, light and motion live elsewhere.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -30,8 +28,6 @@ CENTRE = (120.0, 80.0)
 
 RADIUS = 0.2
 """Of spheres and cylinders; also half the edge of a cube and half the height of every solid."""
-MASS = (4 / math.pi, 2 / 3, 1.0)
-"""Of cube, sphere and cylinder: as their volumes."""
 MOMENT = (2 / 3, 2 / 5, 1 / 2)
 """Of inertia about the upright axis, in mass × ``RADIUS``²; a sphere's about any axis."""
 

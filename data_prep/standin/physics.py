@@ -1,21 +1,17 @@
-"""Motion of the stand-in's solids: sliding, rolling and bouncing off each other, seen from above (pymunk).
+"""Who is in a video of the stand-in, where everything starts and how fast; ``data_prep.standin.engine`` moves it.
 
 Positions are on the floor in the units of ``data_prep.scene``; nothing here knows pixels beyond where the view ends.
-Friction, damping, restitution and masses are those of eight real videos, looked at frame by frame: what slides loses
-0.16 to 0.27 units/s², the faster the more; spheres, also those that have just been hit, a few hundredths only; and of a
-cylinder and a sphere that hit each other the sphere's speed changes half as much again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
-import pymunk
 
-from data_prep.classes import CUBE, NUM_CLASSES, SHAPE_OF_CLASS, SPHERE
+from data_prep.classes import CYLINDER, NUM_CLASSES, SHAPE_OF_CLASS, SPHERE
 from data_prep.scene import (
     CAMERA,
     CENTRE,
@@ -24,28 +20,16 @@ from data_prep.scene import (
     FORWARD,
     FRAME_SECONDS,
     HEIGHT,
-    MASS,
     MOMENT,
     NUM_FRAMES,
     RADIUS,
     UP,
     WIDTH,
 )
+from data_prep.standin.engine import LAW, slide
 
-SUBSTEPS = 16
-DECELERATION = (0.12, 0.18)
-"""Range of a cube's or cylinder's loss of speed while it slides, units/s²; spheres roll."""
-ELASTICITY = (0.5, 0.7)
-"""Range per object; the restitution of a pair is the product, 0.25 to 0.49."""
-LINEAR_DAMPING = 0.06
-"""Relative loss of speed per second, on top of friction."""
-SIDE_FRICTION = 0.3
-"""Per object; between two objects the product counts."""
 CLEARANCE = 2**1.5 * RADIUS
 """Distance of two centres from which even two cubes cannot touch."""
-
-MEAN_ARM = (2 / 3 * RADIUS, 0.7652 * RADIUS)
-"""Mean distance of a disc's and of a square's points from the centre: the arm of evenly spread friction."""
 
 RESTING = (0.03, 0.22, 0.44, 0.31)
 """Probability of 0, 1, 2, 3 objects that rest in view from the start."""
@@ -77,6 +61,8 @@ STILL = 0.005
 MOST_THROWS = 8
 """After so many uneventful videos the next one is taken as it is."""
 SPEED_LIMITS = (0.4, 2.8)
+COURSE_STEPS = 8
+"""Steps per frame of a throw's course before it enters."""
 SPIN = 0.6
 """Standard deviation of a thrown object's spin, radians/s."""
 
@@ -107,37 +93,45 @@ def video_seed(seed: int, number: int) -> int:
 def simulate(seed: int) -> Trajectories:
     """Invent one video: the objects, where they start and how they move; the same for the same seed."""
     random = np.random.default_rng(seed)
-    for _ in range(MOST_THROWS):
-        video = invent(random)
-        if is_eventful(video.position):
-            break
-    return video
+    for _ in range(MOST_THROWS - 1):
+        video = invent(random, is_calm)
+        if video is not None and is_eventful(video.position):
+            return video
+    return invent(random)
 
 
-def invent(random: np.random.Generator) -> Trajectories:
-    """Throw objects once and watch them."""
+def invent(random: np.random.Generator, promising: Callable[[np.ndarray], bool] | None = None) -> Trajectories | None:
+    """Throw objects once and watch them; None if what the clip shows, (11, K, 2) positions, is not ``promising``."""
     class_ids = random.choice(np.arange(1, NUM_CLASSES), MAX_OBJECTS, replace=False)
     shape = SHAPE_OF_CLASS[class_ids]
-    deceleration = np.where(shape == SPHERE, 0.0, random.uniform(*DECELERATION, MAX_OBJECTS))
-    position, velocity, spin = throw(random, deceleration)
-    count = len(position)
-    class_ids, shape, deceleration = class_ids[:count], shape[:count], deceleration[:count]
-    yaw = random.uniform(0, 2 * np.pi, count)
-    elasticity = random.uniform(*ELASTICITY, count)
-    return Trajectories(
-        class_ids.astype(np.uint8), shape, *slide(shape, position, yaw, velocity, spin, deceleration, elasticity)
-    )
+    position, velocity, spin = throw(random, shape)
+    class_ids, shape = class_ids[: len(position)], shape[: len(position)]
+    yaw = random.uniform(0, 2 * np.pi, len(position))
+    if promising and not promising(foresee(shape, position, velocity)):
+        return None
+    moved = slide(shape, position, yaw, velocity, spin, promising=promising)
+    return None if moved is None else Trajectories(class_ids.astype(np.uint8), shape, *moved)
+
+
+def in_view(position: np.ndarray) -> np.ndarray:
+    """Return (...) whether the centres of objects at (..., 2) are in the image."""
+    row, column = image_point(position)
+    return (np.abs(row - HEIGHT / 2) < HEIGHT / 2) & (np.abs(column - WIDTH / 2) < WIDTH / 2)
+
+
+def is_calm(position: np.ndarray) -> bool:
+    """Return whether enough rests in the (11, K, 2) positions of a clip; in real videos it mostly does."""
+    seen = in_view(position)
+    rests = np.abs(np.diff(position, axis=0)).sum(-1) < STILL
+    both = seen[:-1] & seen[1:]
+    return (rests & both).sum() >= CALM * both.sum()
 
 
 def is_eventful(position: np.ndarray) -> bool:
-    """Return whether (22, K, 2) positions are calm enough at first and change enough later; real videos mostly do."""
-    row, column = image_point(position)
-    seen = (np.abs(row - HEIGHT / 2) < HEIGHT / 2) & (np.abs(column - WIDTH / 2) < WIDTH / 2)
-    last = CLIP_FRAMES - 1
-    rests = np.abs(np.diff(position, axis=0)).sum(-1) < STILL
-    stays = np.abs(position[-1] - position[last]).sum(-1) < 10 * STILL
-    early, late = seen[:last] & seen[1 : last + 1], seen[last]
-    return (rests[:last] & early).sum() >= CALM * early.sum() and (stays & late).sum() <= STAYING * late.sum()
+    """Return whether enough changes place after the clip in a video's (22, K, 2) positions."""
+    seen = in_view(position[CLIP_FRAMES - 1])
+    stays = np.abs(position[-1] - position[CLIP_FRAMES - 1]).sum(-1) < 10 * STILL
+    return (stays & seen).sum() <= STAYING * seen.sum()
 
 
 def image_point(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +141,8 @@ def image_point(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, CENTRE[0] + FOCAL * position[..., 1] / depth
 
 
-def throw(random: np.random.Generator, deceleration: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose the start of every object of one video, at most as many as there are decelerations (units/s²).
+def throw(random: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose the start of every object of one video, at most as many as there are shapes.
 
     Returns:
         (K, 2) positions, (K, 2) velocities in units/s and (K,) spins in radians/s at frame 0; no two overlap.
@@ -183,15 +177,15 @@ def throw(random: np.random.Generator, deceleration: np.ndarray) -> tuple[np.nda
         else:
             entry = random.uniform(-1, LAST_EARLY_ENTRY)
             border = entry_point(random)
-            start, velocity = approach(border, target, speed, entry, deceleration[len(starts)])
-        travel = travel_frames(np.hypot(*(target - border)), speed, deceleration[len(starts)])
+            start, velocity = approach(border, target, speed, entry, shape[len(starts)])
+        travel = travel_frames(np.hypot(*(target - border)), speed)
         if aimed and not FIRST_HIT < entry + travel < LAST_HIT:
             return None
         return start, velocity
 
     def tardy() -> tuple[np.ndarray, np.ndarray]:
         entry = random.uniform(CLIP_ENTRY, NUM_FRAMES - 1)
-        return approach(entry_point(random), across(), draw_speed(random), entry, deceleration[len(starts)])
+        return approach(entry_point(random), across(), draw_speed(random), entry, shape[len(starts)])
 
     for n in range(min(entering, MAX_OBJECTS - len(starts))):
         aimed = bool(targets) and random.random() < AIMED
@@ -200,7 +194,7 @@ def throw(random: np.random.Generator, deceleration: np.ndarray) -> tuple[np.nda
     if late and len(starts) < MAX_OBJECTS:
         place(tardy)
     if not starts:
-        return throw(random, deceleration)
+        return throw(random, shape)
     velocity = np.stack(velocities)
     moves = np.abs(velocity).sum(1) > 0
     return np.stack(starts), velocity, np.where(moves, random.normal(0, SPIN, len(moves)), 0.0)
@@ -212,9 +206,20 @@ def draw_speed(random: np.random.Generator) -> float:
     return float(np.clip(median * np.exp(random.normal(0, deviation)), *SPEED_LIMITS))
 
 
-def travel_frames(distance: float, speed: float, deceleration: float) -> float:
-    """Return how many frames a sliding object takes for a distance, ``inf`` where it stops before."""
-    left = speed**2 - 2 * deceleration * distance
+def foresee(shape: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """Return the (11, K, 2) positions in the clip of K thrown objects that hit nothing."""
+    speed = np.hypot(*velocity.T)
+    way = np.empty((CLIP_FRAMES, len(shape)))
+    for k in range(len(shape)):
+        start, _, ways = throws(bool(shape[k] == SPHERE))
+        way[:, k] = [np.interp(speed[k], start, each) for each in ways[: CLIP_FRAMES * COURSE_STEPS : COURSE_STEPS]]
+    return position + way[..., None] * velocity / np.maximum(speed, 1e-9)[:, None]
+
+
+def travel_frames(distance: float, speed: float) -> float:
+    """Return how many frames a sliding object takes for a distance, about; ``inf`` where it stops before."""
+    loss = LAW.deceleration[CYLINDER] + LAW.damping * speed + LAW.drag[CYLINDER] * speed**2
+    left = speed**2 - 2 * loss * distance
     return 2 * distance / (speed + left**0.5) / FRAME_SECONDS if left > 0 else float("inf")
 
 
@@ -230,86 +235,40 @@ def entry_point(random: np.random.Generator) -> np.ndarray:
 
 
 def approach(
-    border: np.ndarray, target: np.ndarray, speed: float, frame: float, deceleration: float
+    border: np.ndarray, target: np.ndarray, speed: float, frame: float, shape: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the (2,) position and velocity at frame 0 of an object that is at ``border`` at ``frame``.
 
     It has ``speed`` there and heads for ``target``; before, it slid along the same line and was faster.
     """
     heading = unit(target - border)
-    seconds = max(frame, 0.0) * FRAME_SECONDS
-    loss = deceleration / LINEAR_DAMPING
-    growth = np.exp(LINEAR_DAMPING * seconds)
-    start_speed = (speed + loss) * growth - loss
-    distance = (speed + loss) * (growth - 1) / LINEAR_DAMPING - loss * seconds
-    return border - distance * heading, start_speed * heading
+    start, speeds, ways = throws(bool(shape == SPHERE))
+    time = max(frame, 0.0) * COURSE_STEPS
+    now = min(int(time), len(speeds) - 2)
+    speeds, ways = ((1 - time + now) * each[now] + (time - now) * each[now + 1] for each in (speeds, ways))
+    thrown = np.interp(speed, speeds, start)
+    return border - np.interp(thrown, start, ways) * heading, thrown * heading
 
 
-def slide(
-    shape: np.ndarray,
-    position: np.ndarray,
-    yaw: np.ndarray,
-    velocity: np.ndarray,
-    spin: np.ndarray,
-    deceleration: np.ndarray,
-    elasticity: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Move K objects from their state at frame 0 through all frames.
-
-    Floor friction is a joint to the floor of limited force, which takes speed off linearly and never turns it round;
-    its torque limit is that of a square or disc pressing evenly.
-
-    Returns:
-        position (22, K, 2) float32, yaw (22, K) float32 and collided (22, K) bool as in ``Trajectories``.
-    """
-    space = pymunk.Space()
-    space.damping = np.exp(-LINEAR_DAMPING)
-    space.iterations = 15
-    space.collision_slop = 0.002
-    space.collision_bias = 1e-4
-    bodies: list[pymunk.Body] = []
-    index: dict[pymunk.Shape, int] = {}
-    for k in range(len(shape)):
-        is_cube = shape[k] == CUBE
-        mass = MASS[shape[k]]
-        body = pymunk.Body(mass, MOMENT[shape[k]] * mass * RADIUS**2)
-        body.position, body.angle = tuple(position[k]), float(yaw[k])
-        body.velocity, body.angular_velocity = tuple(velocity[k]), float(spin[k])
-        side = pymunk.Poly.create_box(body, (2 * RADIUS, 2 * RADIUS)) if is_cube else pymunk.Circle(body, RADIUS)
-        side.elasticity, side.friction = float(elasticity[k]), SIDE_FRICTION
-        drag = pymunk.PivotJoint(space.static_body, body, tuple(position[k]), (0, 0))
-        drag.max_bias, drag.max_force = 0, float(mass * deceleration[k])
-        brake = pymunk.GearJoint(space.static_body, body, 0, 1)
-        brake.max_bias, brake.max_force = 0, float(mass * deceleration[k]) * MEAN_ARM[int(is_cube)]
-        space.add(body, side, drag, brake)
-        bodies.append(body)
-        index[side] = k
-
-    touching: set[frozenset[int]] = set()
-    touched: set[int] = set()
-
-    def begin(arbiter: pymunk.Arbiter, *_) -> None:
-        pair = frozenset(index[side] for side in arbiter.shapes)
-        touching.add(pair)
-        touched.update(pair)
-
-    def separate(arbiter: pymunk.Arbiter, *_) -> None:
-        touching.discard(frozenset(index[side] for side in arbiter.shapes))
-
-    space.on_collision(begin=begin, separate=separate)
-    positions = np.empty((NUM_FRAMES, len(shape), 2), np.float32)
-    yaws = np.empty((NUM_FRAMES, len(shape)), np.float32)
-    collided = np.zeros((NUM_FRAMES, len(shape)), bool)
-    for frame in range(NUM_FRAMES):
-        if frame:
-            touched.clear()
-            touched.update(*touching)
-            for _ in range(SUBSTEPS):
-                space.step(FRAME_SECONDS / SUBSTEPS)
-            collided[frame, list(touched)] = True
-        positions[frame] = [body.position for body in bodies]
-        yaws[frame] = [body.angle for body in bodies]
-    return positions, yaws, collided
+@cache
+def throws(sphere: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (S,) speeds of throws, and (T, S) how fast an object still is and how far at every ``COURSE_STEPS``th of
+    a frame; spheres slide until they roll."""
+    kind = SPHERE if sphere else CYLINDER
+    start = np.linspace(0, 12, 481)
+    speed, roll, way = start, np.zeros_like(start), np.zeros_like(start)
+    speeds, ways = [speed], [way]
+    seconds = FRAME_SECONDS / COURSE_STEPS
+    for _ in range(NUM_FRAMES * COURSE_STEPS):
+        slip = speed - roll if sphere else speed
+        lost = np.minimum(LAW.deceleration[kind] * seconds, slip / (1 + sphere / MOMENT[SPHERE]))
+        kept = 1 - seconds * (LAW.damping + LAW.drag[kind] * speed)
+        slower = (speed - lost) * kept
+        way = way + seconds * (speed + slower) / 2
+        speed, roll = slower, (roll + lost / MOMENT[SPHERE]) * (1 - seconds * LAW.spin_damping)
+        speeds.append(speed)
+        ways.append(way)
+    return start, np.stack(speeds), np.stack(ways)
 
 
 def floor_point(column: float, row: float) -> np.ndarray:

@@ -1,0 +1,309 @@
+"""How the stand-in's solids slide, roll and hit each other: MuJoCo's rigid bodies in three dimensions.
+
+The constants are those of real videos and of others that Bullet moved. Who is thrown where is in
+``data_prep.standin.physics``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mujoco
+import numpy as np
+
+from data_prep.classes import CUBE, SPHERE
+from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
+
+COARSE, FINE = FRAME_SECONDS / 24, FRAME_SECONDS / 160
+"""Seconds of a step while nothing is about to hit anything, and during hits."""
+AT_ONCE = 4
+"""Steps between two looks at what is near what."""
+HIT_SECONDS = 10 * FINE
+"""About so long two solids touch that bounce."""
+PRESSED = 5e-5
+"""Seconds after two solids have met, from which their hit is followed."""
+SOFTEST = 12.0
+"""Damping ratio of a hit after which two solids stay together."""
+GRAVITY = 9.81
+AIR = 1e-3
+"""Density that scales the drag; so thin that it has no inertia."""
+TOUCHING, QUIET = 5e-4, 0.01
+"""Units between solids that may push each other, and units/s under which one approaches the other so slowly that coarse
+steps do."""
+SLID = 0.03
+"""Units that solids slide along each other until their distance is looked at again."""
+STICKING = (-9.0, -0.5 / COARSE)
+"""Stiffness and damping, as MuJoCo wants them, between solids that touch and do not bounce."""
+GEOMETRY = ('type="box" size="{0} {0} {0}"', 'type="sphere" size="{0}"', 'type="cylinder" size="{0} {0}"')
+
+
+@dataclass(frozen=True)
+class Law:
+    """Of the floor and the solids; units, seconds, the mass of a cylinder. Triples: cubes, spheres, cylinders."""
+
+    deceleration: tuple[float, float, float] = (0.143, 0.12, 0.143)
+    """Loss of speed by Coulomb friction while a solid slides, units/s²."""
+    damping: float = 0.042
+    """Relative loss of speed per second."""
+    spin_damping: float = 0.06
+    """The same of spin."""
+    drag: tuple[float, float, float] = (0.029, 0.005, 0.029)
+    """Relative loss of speed per second and per unit/s."""
+    mass: tuple[float, float, float] = (1.0, 0.75, 1.0)
+    restitution: tuple[tuple[float, float, float], ...] = ((0.18, 0.12, 0.22), (0.12, 0.36, 0.15), (0.22, 0.15, 0.23))
+    """Of fast hits, by the shapes of both."""
+    dullness: float = 0.06
+    """Units/s that a hit takes off the speed at which two solids part."""
+    friction: float = 0.03
+    """Between two solids."""
+    rolls: float = 1.0
+    """Share of its slip that a sphere loses in a hit: real ones roll at once, for whatever reason."""
+    size: float = 1.018
+    """Of the solids when they touch, against what is seen of them."""
+
+    @property
+    def radius(self) -> float:
+        return self.size * RADIUS
+
+
+LAW = Law()
+
+
+@lru_cache(maxsize=128)
+def compile_model(kinds: tuple[int, ...], law: Law) -> mujoco.MjModel:
+    """Return the floor and free solids of these shapes, which sleep when at rest; the first K pairs are the floor's."""
+    bodies, floor, hits = [], [], []
+    for i, kind in enumerate(kinds):
+        mass, rub = law.mass[kind], law.deceleration[kind] / GRAVITY
+        drag = law.drag[kind] * mass / (AIR * math.pi * law.radius**2)
+        bodies.append(
+            f'<body pos="{3 * i} 0 {law.radius}"><freejoint/>'
+            f'<geom name="{i}" {GEOMETRY[kind].format(law.radius)} mass="{mass}" contype="0" conaffinity="0"'
+            f' fluidshape="ellipsoid" fluidcoef="{drag} 0 0 0 0"/></body>'
+        )
+        floor.append(
+            f'<pair geom1="floor" geom2="{i}" condim="3" friction="{rub} {rub} 0 0 0" solref="{2 * COARSE} 1"'
+            ' solimp="0.99 0.99 0.001"/>'
+        )
+        hits += [
+            f'<pair geom1="{i}" geom2="{j}" condim="3" friction="{law.friction} {law.friction} 0 0 0"'
+            ' solimp="0.999 0.999 0.001"/>'
+            for j in range(i + 1, len(kinds))
+        ]
+    model = mujoco.MjModel.from_xml_string(
+        f'<mujoco><size memory="1M"/><option cone="elliptic" density="{AIR}" gravity="0 0 {-GRAVITY}"/>'
+        '<worldbody><geom name="floor" type="plane" size="0 0 1" contype="0" conaffinity="0"/>'
+        f"{''.join(bodies)}</worldbody><contact>{''.join(floor + hits)}</contact></mujoco>"
+    )
+    model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_SLEEP
+    damping = model.dof_damping.reshape(-1, 6)
+    damping[:, :3] = law.damping * model.body_mass[1:, None]
+    damping[:, 3:] = law.spin_damping * model.body_inertia[1:]
+    return model
+
+
+@lru_cache(maxsize=1)
+def bounces() -> tuple[np.ndarray, np.ndarray]:
+    """Return damping ratios of a spring, descending, and the restitutions with which it lets go what hits it.
+
+    That is integrated as MuJoCo does, in few steps: what such steps miss would be a quarter of a slow bounce.
+    """
+    ratio = np.concatenate((np.linspace(SOFTEST, 1.5, 100), np.linspace(1.5, 0.02, 300)))[:, None]
+    rate = spring_rate(ratio)
+    depth, speed = np.full_like(ratio, PRESSED), np.ones_like(ratio)
+    for _ in range(round(3 * HIT_SECONDS / FINE)):
+        push = np.where(depth > 0, rate * (rate * depth + 2 * ratio * speed), 0)
+        speed = speed - FINE * push.clip(0)
+        depth = depth + FINE * speed
+    restitution = np.maximum.accumulate(-speed[:, 0])
+    return ratio[:, 0], restitution
+
+
+def spring_rate(ratio: np.ndarray) -> np.ndarray:
+    """Return radians/s of the spring of a damping ratio; much damping in steps of this length needs a soft one."""
+    return np.minimum(math.pi / HIT_SECONDS, 0.5 / (FINE * ratio))
+
+
+def slide(
+    shape: np.ndarray,
+    position: np.ndarray,
+    yaw: np.ndarray,
+    velocity: np.ndarray,
+    spin: np.ndarray,
+    roll: np.ndarray | None = None,
+    frames: int = NUM_FRAMES,
+    law: Law = LAW,
+    promising: Callable[[np.ndarray], bool] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Move K solids from their state at frame 0 through T frames.
+
+    Args:
+        shape: (K,) index into ``classes.SHAPES``.
+        position: (K, 2) units.
+        yaw: (K,) radians.
+        velocity: (K, 2) units/s.
+        spin: (K,) radians/s.
+        roll: (K, 2) units/s, of spheres the velocity with which their turning would carry them on; none turns else.
+        frames: T.
+        law: the constants.
+        promising: tells from the (11, K, 2) positions of a clip whether it is worth going on.
+
+    Returns:
+        position (T, K, 2) float32, yaw (T, K) float32 and collided (T, K) bool as in ``Trajectories``; None where it
+        was not worth it.
+    """
+    order = np.argsort(shape, kind="stable")
+    course = Course(tuple(int(kind) for kind in shape[order]), law)
+    course.start(position[order], yaw[order], velocity[order], spin[order], None if roll is None else roll[order])
+    count = len(shape)
+    positions, yaws = np.empty((frames, count, 2), np.float32), np.empty((frames, count), np.float32)
+    collided = np.zeros((frames, count), bool)
+    for frame in range(frames):
+        if frame == CLIP_FRAMES and promising and not promising(positions[:CLIP_FRAMES]):
+            return None
+        if frame:
+            collided[frame, order] = course.advance(frame * FRAME_SECONDS)
+        positions[frame, order] = course.place[:, :2]
+        yaws[frame, order] = course.yaw()
+    yaws = np.where(shape == SPHERE, yaw.astype(np.float32), np.unwrap(yaws, axis=0))
+    return positions, yaws, collided
+
+
+class Course:
+    """Solids of these shapes on their way."""
+
+    def __init__(self, kinds: tuple[int, ...], law: Law):
+        self.kinds, self.law = kinds, law
+        self.model = compile_model(kinds, law)
+        self.data = mujoco.MjData(self.model)
+        self.place = self.data.qpos.reshape(-1, 7)
+        self.motion = self.data.qvel.reshape(-1, 6)
+        kind = np.array(kinds)
+        self.first, self.second = np.triu_indices(len(kinds), 1)
+        self.reach = np.where(kind == CUBE, 2**0.5, 1.0) * law.radius
+        self.elastic = np.array(law.restitution)[kind[self.first], kind[self.second]]
+        self.floors = len(kinds)
+        self.springs = np.tile(STICKING, (len(self.first), 1))
+        self.over = np.zeros(len(self.first))
+        self.touched, self.hit = np.zeros(len(kinds), bool), np.zeros(len(kinds), bool)
+
+    def start(self, position, yaw, velocity, spin, roll) -> None:
+        place, motion = self.place, self.motion
+        place[:, :2], place[:, 2], place[:, 3:] = position, self.law.radius, 0
+        place[:, 3], place[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
+        motion[:, :2], motion[:, 5] = velocity, spin
+        if roll is not None:
+            sphere = np.array(self.kinds) == SPHERE
+            place[sphere, 3:] = (1, 0, 0, 0)
+            motion[sphere, 3] = -roll[sphere, 1] / self.law.radius
+            motion[sphere, 4] = roll[sphere, 0] / self.law.radius
+        mujoco.mj_forward(self.model, self.data)
+
+    def yaw(self) -> np.ndarray:
+        w, x, y, z = self.place[:, 3:].T
+        return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+    def advance(self, until: float) -> np.ndarray:
+        """Move on to a time in seconds; return (K,) bool who touched another."""
+        model, data = self.model, self.data
+        self.touched[:] = False
+        while (left := until - data.time) > 1e-9:
+            before, self.hit[:] = self.hit.copy(), False
+            free, hitting = self.look(left)
+            if (over := before & ~self.hit).any():
+                self.roll_on(over)
+            if hitting and free > 0:
+                step, count = free, 1
+            elif hitting:
+                step, model.pair_solref[self.floors :] = FINE, self.springs
+                count = AT_ONCE
+            else:
+                step, model.pair_solref[self.floors :] = COARSE, STICKING
+                count = max(1, int(free / COARSE))
+            count = min(count, max(1, math.ceil(left / step - 1e-6)))
+            model.opt.timestep = min(step, left / count)
+            mujoco.mj_step(model, data, count)
+            if data.ncon:
+                contact = data.contact
+                pushing = (contact.geom[:, 0] > 0) & (contact.dist < 0)
+                if pushing.any():
+                    self.touched[contact.geom[pushing].ravel() - 1] = True
+        return self.touched
+
+    def look(self, left: float) -> tuple[float, bool]:
+        """Return seconds for which nothing touches anything, at most ``left``, and whether there is a hit then.
+
+        Of what will hit, sets the spring from the speed.
+        """
+        first, second, place, motion = self.first, self.second, self.place, self.motion
+        away, relative = (each[second, :2] - each[first, :2] for each in (place, motion))
+        speed = np.sqrt((relative * relative).sum(1))
+        arm = self.reach - self.law.radius
+        turning = np.abs(motion[:, 5]) * 2 * self.law.radius * (arm > 0)
+        speed += turning[first] + turning[second]
+        apart = np.sqrt((away * away).sum(1)) - self.reach[first] - self.reach[second]
+        close = np.flatnonzero((apart < speed * left) & (speed > 0))
+        if not len(close):
+            return left, False
+        mujoco.mj_kinematics(self.model, self.data)
+        free, meeting, hitting, ends = left, left, False, np.empty(6)
+        for pair in close:
+            i, j = int(first[pair]), int(second[pair])
+            gap = mujoco.mj_geomDistance(self.model, self.data, i + 1, j + 1, 9.0, ends)
+            time = (gap - TOUCHING) / speed[pair]
+            if time > COARSE:
+                free = min(free, time)
+                continue
+            approach = self.approach(i, j, gap, ends)
+            if self.data.time < self.over[pair] and (gap < TOUCHING or approach > 0):
+                hitting = self.hit[[i, j]] = True
+            elif approach > QUIET and gap > PRESSED * approach:
+                meeting = min(meeting, gap / approach + PRESSED)
+            elif approach > QUIET:
+                self.set_spring(pair, approach)
+                self.touched[[i, j]] = self.hit[[i, j]] = hitting = True
+            else:
+                free = min(free, AT_ONCE * COARSE, SLID / speed[pair])
+        return (0.0, True) if hitting else (meeting, True) if meeting < COARSE else (min(free, meeting), False)
+
+    def approach(self, i: int, j: int, gap: float, ends: np.ndarray) -> float:
+        """Return the speed at which the nearest points of two solids approach each other."""
+        x, y = ends[3] - ends[0], ends[4] - ends[1]
+        length = math.hypot(x, y) * (1 if gap > 0 else -1)
+        if abs(length) < 1e-7:
+            x, y = self.place[j, :2] - self.place[i, :2]
+            length = math.hypot(x, y)
+        x, y = x / length, y / length
+        total = 0.0
+        for k, at, way in ((i, 0, 1), (j, 3, -1)):
+            vx, vy, _, _, _, spin = self.motion[k]
+            arm_x, arm_y = ends[at] - self.place[k, 0], ends[at + 1] - self.place[k, 1]
+            turns = spin if self.kinds[k] == CUBE else 0.0
+            total += way * ((vx - turns * arm_y) * x + (vy + turns * arm_x) * y)
+        return total
+
+    def roll_on(self, over: np.ndarray) -> None:
+        """Let spheres roll whose hit is over."""
+        turn, inverse, seen = np.empty(3), np.empty(4), np.empty(3)
+        for k in np.flatnonzero(over):
+            if self.kinds[k] != SPHERE:
+                continue
+            quaternion, (vx, vy, _, *spin) = self.place[k, 3:], self.motion[k]
+            mujoco.mju_rotVecQuat(turn, np.array(spin), quaternion)
+            turn[0] += self.law.rolls * (-vy / self.law.radius - turn[0])
+            turn[1] += self.law.rolls * (vx / self.law.radius - turn[1])
+            mujoco.mju_negQuat(inverse, quaternion)
+            mujoco.mju_rotVecQuat(seen, turn, inverse)
+            self.motion[k, 3:] = seen
+
+    def set_spring(self, pair: int, approach: float) -> None:
+        """Choose stiffness and damping with which two solids part as the law says after they met at a speed."""
+        ratio, restitution = bounces()
+        wanted = max(0.0, self.elastic[pair] - self.law.dullness / max(approach, 1e-6))
+        damping = np.interp(wanted, restitution, ratio)
+        rate = spring_rate(damping)
+        self.springs[pair] = -(rate**2), -2 * damping * rate
+        self.over[pair] = self.data.time + 1.5 * HIT_SECONDS
