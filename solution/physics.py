@@ -43,9 +43,9 @@ class Constants:
     spin_deceleration: float = 0.4
     """Radians/s², of all solids; only cubes are seen to turn."""
     mass: tuple[float, float, float] = (1.0, 0.78, 1.0)
-    restitution: tuple[float, ...] = (0.4, 0.18, 0.35, 0.45, 0.5, 0.45)
+    restitution: tuple[float, ...] = (0.35, 0.15, 0.32, 0.4, 0.35, 0.42)
     """Of fast hits between shapes, in the order of ``PAIRS``."""
-    dullness: float = 0.2
+    dullness: float = 0.15
     """Units/s that a hit takes off the speed at which two solids part: slow ones stay together."""
     friction: float = 0.035
     """Between two solids."""
