@@ -34,7 +34,7 @@ class Constants:
     Triples are of cubes, spheres and cylinders. The defaults were read off real videos of the competition.
     """
 
-    deceleration: tuple[float, float, float] = (0.145, 0.06, 0.138)
+    deceleration: tuple[float, float, float] = (0.14, 0.08, 0.138)
     """Loss of speed by Coulomb friction while a solid slides, units/s²; a sphere slides until it rolls."""
     damping: float = 0.035
     """Relative loss of speed per second, and of spin."""
@@ -42,10 +42,10 @@ class Constants:
     """The same per unit/s of the speed."""
     spin_deceleration: float = 0.4
     """Radians/s², of all solids; only cubes are seen to turn."""
-    mass: tuple[float, float, float] = (1.0, 0.78, 1.0)
-    restitution: tuple[float, ...] = (0.35, 0.15, 0.32, 0.4, 0.35, 0.42)
+    mass: tuple[float, float, float] = (0.95, 0.8, 1.0)
+    restitution: tuple[float, ...] = (0.27, 0.13, 0.2, 0.37, 0.18, 0.33)
     """Of fast hits between shapes, in the order of ``PAIRS``."""
-    dullness: float = 0.15
+    dullness: float = 0.08
     """Units/s that a hit takes off the speed at which two solids part: slow ones stay together."""
     friction: float = 0.035
     """Between two solids."""

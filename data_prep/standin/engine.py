@@ -44,7 +44,7 @@ GEOMETRY = ('type="box" size="{0} {0} {0}"', 'type="sphere" size="{0}"', 'type="
 class Law:
     """Of the floor and the solids; units, seconds, the mass of a cylinder. Triples: cubes, spheres, cylinders."""
 
-    deceleration: tuple[float, float, float] = (0.143, 0.12, 0.143)
+    deceleration: tuple[float, float, float] = (0.14, 0.1, 0.14)
     """Loss of speed by Coulomb friction while a solid slides, units/s²."""
     damping: float = 0.042
     """Relative loss of speed per second."""
@@ -52,12 +52,12 @@ class Law:
     """The same of spin."""
     drag: tuple[float, float, float] = (0.029, 0.005, 0.029)
     """Relative loss of speed per second and per unit/s."""
-    mass: tuple[float, float, float] = (1.0, 0.75, 1.0)
-    restitution: tuple[tuple[float, float, float], ...] = ((0.18, 0.12, 0.22), (0.12, 0.36, 0.15), (0.22, 0.15, 0.23))
+    mass: tuple[float, float, float] = (0.95, 0.8, 1.0)
+    restitution: tuple[tuple[float, float, float], ...] = ((0.27, 0.13, 0.2), (0.13, 0.37, 0.18), (0.2, 0.18, 0.33))
     """Of fast hits, by the shapes of both."""
-    dullness: float = 0.06
+    dullness: float = 0.08
     """Units/s that a hit takes off the speed at which two solids part."""
-    friction: float = 0.03
+    friction: float = 0.04
     """Between two solids."""
     rolls: float = 1.0
     """Share of its slip that a sphere loses in a hit: real ones roll at once, for whatever reason."""

@@ -48,7 +48,8 @@ def test_windows_begin_in_the_states_that_were_filmed(tracks):
 
 
 def test_what_another_solid_may_have_moved_is_not_judged():
-    film = filmed(scene([CYLINDER, CYLINDER], [[-2.4, 0.0], [0.0, 0.0]], [[1.6, 0.0], [0.0, 0.0]]), Constants(), 14, 0.0)
+    start = scene([CYLINDER, CYLINDER], [[-2.4, 0.0], [0.0, 0.0]], [[1.6, 0.0], [0.0, 0.0]])
+    film = filmed(start, Constants(), 14, 0.0)
     alone = find_windows(film)
     film.border[:, :, 1] = True  # where the other one is, is not known exactly
     beside = find_windows(film)

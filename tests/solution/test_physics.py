@@ -86,7 +86,7 @@ def test_head_on_exchange(shape, restitution):
 
 @pytest.mark.parametrize("which", range(len(PAIRS)))
 def test_how_solids_part_depends_on_both_and_on_their_speed(which):
-    """The parting speed is the restitution of the pair times that of approach, less the dullness, but never negative."""
+    """They part at the restitution times the speed of approach, less the dullness, but never negative."""
     restitution = [0.9] * 6
     restitution[which] = 0.5
     law = replace(smooth(dullness=0.2), restitution=tuple(restitution))
