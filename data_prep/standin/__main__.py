@@ -26,7 +26,7 @@ COUNT = click.IntRange(0)
 @click.option("--masks-only", is_flag=True, help="Masks and tracks as arrays, no frames.")
 @click.option("--imprecise", is_flag=True, help="Masks as a detector gives them, not exact ones.")
 @click.option(
-    "--tracks", type=click.Path(path_type=Path), multiple=True, help="Film the videos of this file of tracks."
+    "--tracks", type=click.Path(path_type=Path), multiple=True, help="Film these tracks: one file, or one a split."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where frames are rendered, such as cuda.")
 @click.pass_context

@@ -50,18 +50,15 @@ def write_tracks(path: Path, numbers: Sequence[int], videos: Iterable[Trajectori
 
 
 @cache
-def read_tracks(files: tuple[Path, ...]) -> list[Trajectories]:
-    """Return the videos of files as :func:`write_tracks` writes them, one file after the other.
+def read_tracks(path: Path) -> list[Trajectories]:
+    """Return the videos of a file as :func:`write_tracks` writes it.
 
     ``shape`` and ``collided`` are not needed: the one follows from the classes, and nothing is filmed by the other.
 
     Raises:
-        UserError: a file is not of that form; names what is missing or impossible.
+        UserError: the file is not of that form; names what is missing or impossible.
     """
-    return [video for file in files for video in _read_file(file)]
 
-
-def _read_file(path: Path) -> list[Trajectories]:
     def wrong(found: str) -> UserError:
         return UserError(
             f"{path}: expected tracks as `data_prep.standin --masks-only` writes them (tracks.npz), found {found}."

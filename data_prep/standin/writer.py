@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -77,7 +78,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """What happens in the videos of a competition: what the files hold, in the order of the numbers, or inventions."""
+    """What happens in the videos of a competition: inventions, or what files hold.
+
+    One file gives every split its videos, one after the other; several give each split those of its own, in the order
+    in which ``Settings.numbers`` has the splits.
+    """
 
     settings: Settings
     files: tuple[Path, ...] = ()
@@ -88,12 +93,29 @@ class Source:
     def video(self, number: int) -> Trajectories:
         if not self.files:
             return simulate(self.seed(number))
-        earlier = sum(len(range(some.start, min(some.stop, max(number, some.start)))) for some in self.numbers)
-        return read_tracks(self.files)[earlier]
+        file, row = self.rows()[number]
+        return read_tracks(file)[row]
 
-    @property
-    def numbers(self) -> list[range]:
-        return list(self.settings.numbers().values())
+    def rows(self) -> dict[int, tuple[Path, int]]:
+        """Return the file and the row in it of every video by its number."""
+        splits = self.settings.numbers().values()
+        if len(self.files) == 1:
+            return {number: (self.files[0], row) for row, number in enumerate(chain(*splits))}
+        own = zip(self.files, splits, strict=True)
+        return {number: (file, row) for file, numbers in own for row, number in enumerate(numbers)}
+
+    def check(self) -> None:
+        """Raise a ``UserError`` if the files are not those of all videos."""
+        names = list(self.settings.numbers())
+        if len(self.files) not in (0, 1, len(names)):
+            raise UserError(
+                f"--tracks: expected one file, or one for each of {', '.join(names)}, found {len(self.files)}."
+            )
+        for file in self.files:
+            wanted = max((row + 1 for path, row in self.rows().values() if path == file), default=0)
+            if len(read_tracks(file)) < wanted:
+                count = len(read_tracks(file))
+                raise UserError(f"{file}: expected tracks of {wanted} videos, found {count}; ask for fewer.")
 
 
 def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tuple[Path, ...] = ()) -> int:
@@ -108,7 +130,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tupl
         out: folder of the competition.
         settings: sizes, seed and form.
         device: where frames are rendered.
-        files: of tracks (see ``write_tracks``) whose videos are filmed, split after split; without, they are invented.
+        files: of tracks (see ``write_tracks``) whose videos are filmed (see :class:`Source`), not invented.
 
     Returns:
         How many frames were made by this call.
@@ -119,10 +141,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tupl
         OSError: the disk is full; finished videos are kept.
         TimeIsUp: see ``data_prep.deadline``; finished videos are kept.
     """
-    wanted = sum(map(len, settings.numbers().values()))
-    if files and len(read_tracks(files)) < wanted:
-        names = ", ".join(map(str, files))
-        raise UserError(f"{names}: expected tracks of {wanted} videos, found {len(read_tracks(files))}; ask for fewer.")
+    Source(settings, files).check()
     settings = replace(settings, tracks=digest(files))
     source = Source(settings, files)
     claim(out, settings)
@@ -131,7 +150,7 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tupl
     with ExitStack() as stack:
         stack.enter_context(sole_maker(out))
         pool = None
-        if not all_here and wanted > FEW:
+        if not all_here and sum(map(len, settings.numbers().values())) > FEW:
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(num_cores(), context, torch.set_num_threads, (1,))
             stack.callback(pool.shutdown, cancel_futures=True)
