@@ -1,0 +1,153 @@
+"""Laws of motion compared by where they say solids will be five frames later: the stand-in's engine and the simulator.
+
+The windows are read off real videos, through a run's edge network, or off files of true tracks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.classes import CYLINDER
+from data_prep.errors import UserError, exits_cleanly
+from data_prep.scene import FRAME_SECONDS, RADIUS, project
+from data_prep.scene import HEIGHT as ROWS
+from data_prep.scene import WIDTH as COLUMNS
+from data_prep.standin.engine import LAW, Law, slide
+from data_prep.standin.physics import Trajectories
+from data_prep.standin.tracks import read_tracks
+from solution.checkpoints import WEIGHTS
+from solution.edges import load_edges, track
+from solution.motion import HORIZON, Windows, errors, find_windows, fit_constants, foreseen
+from solution.physics import Constants
+from solution.runs import choose_device, pack_and_report, read_run
+from solution.tracks import MAX_OBJECTS, QUARTER, Tracks, join
+
+PERCENTILES = (50, 75, 90)
+VIDEOS_AT_ONCE = 16
+
+
+def moved_by_engine(windows: Windows, law: Law = LAW) -> Tensor:
+    """Return (W, HORIZON, K, 2) where the stand-in's engine says that the solids of windows will be."""
+    floor = {"deceleration": law.deceleration, "damping": law.damping, "drag": law.drag[CYLINDER]}
+    start = windows.start(replace(Constants(), **floor))
+    places = start.position[:, None].repeat(1, HORIZON, 1, 1)
+    parts = (start.shape, start.position, start.yaw, start.velocity, start.spin, start.roll)
+    for window, there in enumerate(start.there.numpy()):
+        solids = [part[window].numpy()[there] for part in parts]
+        moved = slide(solids[0], *(each.astype(np.float64) for each in solids[1:]), frames=HORIZON + 1, law=law)
+        places[window][:, torch.from_numpy(there)] = torch.from_numpy(moved[0][1:])
+    return places
+
+
+def true_tracks(videos: list[Trajectories]) -> Tracks:
+    """Return where the solids of videos are while their centre is in view, as exactly as nothing measures it."""
+    length = len(videos[0].yaw)
+    classes = torch.zeros(len(videos), MAX_OBJECTS, dtype=torch.int64)
+    position = torch.zeros(len(videos), length, MAX_OBJECTS, 2)
+    yaw = torch.zeros(len(videos), length, MAX_OBJECTS)
+    for row, video in enumerate(videos):
+        count = len(video.class_ids)
+        classes[row, :count] = torch.from_numpy(video.class_ids.astype(np.int64))
+        position[row, :, :count] = torch.from_numpy(video.position)
+        yaw[row, :, :count] = torch.from_numpy(video.yaw)
+    column, line = project(torch.cat((position, torch.full_like(position[..., :1], RADIUS)), -1)).unbind(-1)
+    visible = (column > 0) & (column < COLUMNS) & (line > 0) & (line < ROWS) & (classes > 0)[:, None]
+    return Tracks(
+        classes=classes,
+        visible=visible,
+        position=position * visible[..., None],
+        yaw=(torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2) * visible,
+        border=torch.zeros_like(visible),
+        shown=visible.float(),
+        pixels=visible.float(),
+        covariance=torch.zeros(*yaw.shape, 3, 3),
+    )
+
+
+def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tracks:
+    """Return the tracks of a competition's labelled videos, read off masks and, with a run's network, off the frames.
+
+    Raises:
+        UserError: there are none, or no such run, or it has no edge network.
+    """
+    network = None
+    if run is not None:
+        _, stages = read_run(run)
+        if "edges" not in stages:
+            raise UserError(f"run {run} has no edge network; name one that was trained with edges, or leave out --run.")
+        network = load_edges(stages["edges"].folder / WEIGHTS, device)
+    parts = []
+    for split in pack_and_report(folder, ()).values():
+        if split.masks is None:
+            continue
+        for first in range(0, len(split), VIDEOS_AT_ONCE):
+            masks = torch.from_numpy(np.array(split.masks[first : first + VIDEOS_AT_ONCE])).to(device)
+            frames = None
+            if split.frames is not None:
+                frames = torch.from_numpy(np.array(split.frames[first : first + VIDEOS_AT_ONCE]))
+            parts.append(track(network, masks, frames).to("cpu"))
+    if not parts:
+        raise UserError(
+            f"{folder} has no videos with masks of every frame; name a folder with some to read motion off."
+        )
+    return join(parts)
+
+
+def compare(windows: Windows) -> dict[str, dict[str, np.ndarray]]:
+    """Return the errors of every law, see ``motion.errors``."""
+    prior = Constants()
+    return {
+        "the stand-in's engine": errors(windows, moved_by_engine(windows)),
+        "simulator, default constants": errors(windows, foreseen(windows, prior)),
+        "simulator, fitted to these": errors(windows, foreseen(windows, fit_constants(windows, prior))),
+    }
+
+
+def table(title: str, windows: Windows) -> str:
+    """Return the errors of all laws as text."""
+    columns = " ".join(f"{f'{p} %':>6}" for p in PERCENTILES)
+    kinds = {"hit": "with a hit", "free": "without"}
+    lines = [
+        f"{title}: units of error after {HORIZON} frames ({HORIZON * FRAME_SECONDS:.1f} s), {len(windows)} windows",
+        f"{'':30}" + "".join(f" {name:>11} {columns}" for name in kinds.values()),
+    ]
+    for law, found in compare(windows).items():
+        cells = []
+        for kind in kinds:
+            error = found[kind]
+            values = np.percentile(error, PERCENTILES) if len(error) else [np.nan] * len(PERCENTILES)
+            cells.append(f" {len(error):>11} " + " ".join(f"{value:6.4f}" for value in values))
+        lines.append(f"{law:30}" + "".join(cells))
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("real", type=click.Path(path_type=Path), required=False)
+@click.option("--run", help="Run whose edge network finds the places. Default: they are read off the masks alone.")
+@click.option("--tracks", type=click.Path(path_type=Path), multiple=True, help="File of true tracks; repeatable.")
+@click.option("--videos", type=click.IntRange(1), default=300, show_default=True, help="Of every file of tracks.")
+@click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
+@exits_cleanly
+def main(real: Path | None, run: str | None, tracks: tuple[Path, ...], videos: int, device_name: str | None) -> None:
+    """Print how far laws of motion are off on the labelled videos in REAL and on files of tracks."""
+    if real is None and not tracks:
+        raise click.UsageError("name a folder with labelled videos, or --tracks FILE, to read motion off.")
+    true = {str(file): true_tracks(read_tracks((file,))[:videos]) for file in tracks}
+    seen = {} if real is None else {str(real): tracks_of_videos(real, run, choose_device(device_name))}
+    for name, found in (seen | true).items():
+        windows = find_windows(found)
+        if not len(windows):
+            raise UserError(
+                f"{name}: expected solids that move smoothly for a few frames, found none; name more videos."
+            )
+        click.echo(table(name, windows))
+
+
+if __name__ == "__main__":
+    main()
