@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from data_prep.classes import CUBE, SPHERE
-from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, NUM_FRAMES, RADIUS
+from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, MOMENT, NUM_FRAMES, RADIUS
 
 COARSE, FINE = FRAME_SECONDS / 24, FRAME_SECONDS / 160
 """Seconds of a step while nothing is about to hit anything, and during hits."""
@@ -23,6 +23,8 @@ AT_ONCE = 4
 """Steps between two looks at what is near what."""
 HIT_SECONDS = 10 * FINE
 """About so long two solids touch that bounce."""
+BARELY = 1e-5
+"""Units of distance from which its direction is exact enough."""
 PRESSED = 5e-5
 """Seconds after two solids have met, from which their hit is followed."""
 SOFTEST = 12.0
@@ -37,27 +39,32 @@ SLID = 0.03
 """Units that solids slide along each other until their distance is looked at again."""
 STICKING = (-9.0, -0.5 / COARSE)
 """Stiffness and damping, as MuJoCo wants them, between solids that touch and do not bounce."""
-GEOMETRY = ('type="box" size="{0} {0} {0}"', 'type="sphere" size="{0}"', 'type="cylinder" size="{0} {0}"')
+MEAN_ARM = (0.7652, 0.0, 2 / 3)
+"""Mean distance of a square's and of a disc's points from the centre, in radii: the arm of evenly spread friction."""
+UPRIGHT = (
+    '<joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/><joint type="slide" axis="0 0 1"/>'
+    '<joint type="hinge" axis="0 0 1"/>'
+)
 
 
 @dataclass(frozen=True)
 class Law:
     """Of the floor and the solids; units, seconds, the mass of a cylinder. Triples: cubes, spheres, cylinders."""
 
-    deceleration: tuple[float, float, float] = (0.14, 0.1, 0.14)
+    deceleration: tuple[float, float, float] = (0.141, 0.11, 0.141)
     """Loss of speed by Coulomb friction while a solid slides, units/s²."""
-    damping: float = 0.042
+    damping: float = 0.041
     """Relative loss of speed per second."""
     spin_damping: float = 0.06
     """The same of spin."""
-    drag: tuple[float, float, float] = (0.029, 0.005, 0.029)
+    drag: tuple[float, float, float] = (0.027, 0.005, 0.027)
     """Relative loss of speed per second and per unit/s."""
-    mass: tuple[float, float, float] = (0.95, 0.8, 1.0)
-    restitution: tuple[tuple[float, float, float], ...] = ((0.27, 0.13, 0.2), (0.13, 0.37, 0.18), (0.2, 0.18, 0.33))
+    mass: tuple[float, float, float] = (0.95, 0.83, 1.0)
+    restitution: tuple[tuple[float, float, float], ...] = ((0.22, 0.1, 0.19), (0.1, 0.36, 0.17), (0.19, 0.17, 0.34))
     """Of fast hits, by the shapes of both."""
-    dullness: float = 0.08
+    dullness: float = 0.062
     """Units/s that a hit takes off the speed at which two solids part."""
-    friction: float = 0.04
+    friction: float = 0.036
     """Between two solids."""
     rolls: float = 1.0
     """Share of its slip that a sphere loses in a hit: real ones roll at once, for whatever reason."""
@@ -74,20 +81,26 @@ LAW = Law()
 
 @lru_cache(maxsize=128)
 def compile_model(kinds: tuple[int, ...], law: Law) -> mujoco.MjModel:
-    """Return the floor and free solids of these shapes, which sleep when at rest; the first K pairs are the floor's."""
+    """Return the floor and solids of these shapes, which sleep when at rest; the first K pairs are the floor's.
+
+    Cubes and cylinders stay upright. Then a cylinder meets others as a ball of its radius does, and one point at which
+    it rubs on the floor, and resists turning, stands for all.
+    """
     bodies, floor, hits = [], [], []
     for i, kind in enumerate(kinds):
         mass, rub = law.mass[kind], law.deceleration[kind] / GRAVITY
         drag = law.drag[kind] * mass / (AIR * math.pi * law.radius**2)
+        inertia = MOMENT[kind] * mass * law.radius**2
+        joints = "<freejoint/>" if kind == SPHERE else UPRIGHT
+        box = f'<geom name="{i}" type="box" size="{law.radius} {law.radius} {law.radius}"/>' if kind == CUBE else ""
+        foot = f"foot{i}" if box else f"{i}"
         bodies.append(
-            f'<body pos="{3 * i} 0 {law.radius}"><freejoint/>'
-            f'<geom name="{i}" {GEOMETRY[kind].format(law.radius)} mass="{mass}" contype="0" conaffinity="0"'
-            f' fluidshape="ellipsoid" fluidcoef="{drag} 0 0 0 0"/></body>'
+            f'<body>{joints}<inertial pos="0 0 0" mass="{mass}" diaginertia="{inertia} {inertia} {inertia}"/>{box}'
+            f'<geom name="{foot}" size="{law.radius}" fluidshape="ellipsoid" fluidcoef="{drag} 0 0 0 0"/></body>'
         )
-        floor.append(
-            f'<pair geom1="floor" geom2="{i}" condim="3" friction="{rub} {rub} 0 0 0" solref="{2 * COARSE} 1"'
-            ' solimp="0.99 0.99 0.001"/>'
-        )
+        rubs = f'condim="4" friction="{rub} {rub} {rub * MEAN_ARM[kind] * law.radius} 0 0"'
+        rubs = f'condim="3" friction="{rub} {rub} 0 0 0"' if kind == SPHERE else rubs
+        floor.append(f'<pair geom1="floor" geom2="{foot}" {rubs} solref="{2 * COARSE} 1" solimp="0.99 0.99 0.001"/>')
         hits += [
             f'<pair geom1="{i}" geom2="{j}" condim="3" friction="{law.friction} {law.friction} 0 0 0"'
             ' solimp="0.999 0.999 0.001"/>'
@@ -95,13 +108,15 @@ def compile_model(kinds: tuple[int, ...], law: Law) -> mujoco.MjModel:
         ]
     model = mujoco.MjModel.from_xml_string(
         f'<mujoco><size memory="1M"/><option cone="elliptic" density="{AIR}" gravity="0 0 {-GRAVITY}"/>'
-        '<worldbody><geom name="floor" type="plane" size="0 0 1" contype="0" conaffinity="0"/>'
+        '<default><geom type="sphere" contype="0" conaffinity="0"/></default>'
+        '<worldbody><geom name="floor" type="plane" size="0 0 1"/>'
         f"{''.join(bodies)}</worldbody><contact>{''.join(floor + hits)}</contact></mujoco>"
     )
     model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_SLEEP
-    damping = model.dof_damping.reshape(-1, 6)
-    damping[:, :3] = law.damping * model.body_mass[1:, None]
-    damping[:, 3:] = law.spin_damping * model.body_inertia[1:]
+    for body in range(1, model.nbody):
+        first, count = model.body_dofadr[body], model.body_dofnum[body]
+        model.dof_damping[first : first + 3] = law.damping * model.body_mass[body]
+        model.dof_damping[first + 3 : first + count] = law.spin_damping * model.body_inertia[body, 0]
     return model
 
 
@@ -167,8 +182,8 @@ def slide(
         if frame:
             collided[frame, order] = course.advance(frame * FRAME_SECONDS)
         positions[frame, order] = course.place[:, :2]
-        yaws[frame, order] = course.yaw()
-    yaws = np.where(shape == SPHERE, yaw.astype(np.float32), np.unwrap(yaws, axis=0))
+        yaws[frame, order] = course.yaw
+    yaws = np.where(shape == SPHERE, yaw.astype(np.float32), yaws)
     return positions, yaws, collided
 
 
@@ -176,39 +191,72 @@ class Course:
     """Solids of these shapes on their way."""
 
     def __init__(self, kinds: tuple[int, ...], law: Law):
-        self.kinds, self.law = kinds, law
+        self.kinds, self.law = np.array(kinds), law
         self.model = compile_model(kinds, law)
         self.data = mujoco.MjData(self.model)
-        self.place = self.data.qpos.reshape(-1, 7)
-        self.motion = self.data.qvel.reshape(-1, 6)
-        kind = np.array(kinds)
+        geoms = np.arange(self.model.ngeom)
+        self.geom = np.array([geoms[self.model.geom(str(i)).id] for i in range(len(kinds))])
+        self.solid = self.model.geom_bodyid - 1
+        bodies = slice(1, len(kinds) + 1)
+        joints = self.model.body_jntadr[bodies]
+        self.at = self.model.jnt_qposadr[joints][:, None] + np.arange(3)
+        self.going = self.model.body_dofadr[bodies][:, None] + np.arange(3)
         self.first, self.second = np.triu_indices(len(kinds), 1)
-        self.reach = np.where(kind == CUBE, 2**0.5, 1.0) * law.radius
-        self.elastic = np.array(law.restitution)[kind[self.first], kind[self.second]]
-        self.floors = len(kinds)
+        self.reach = np.where(self.kinds == CUBE, 2**0.5, 1.0) * law.radius
+        self.elastic = np.array(law.restitution)[self.kinds[self.first], self.kinds[self.second]]
         self.springs = np.tile(STICKING, (len(self.first), 1))
         self.over = np.zeros(len(self.first))
         self.touched, self.hit = np.zeros(len(kinds), bool), np.zeros(len(kinds), bool)
 
+    @property
+    def place(self) -> np.ndarray:
+        """(K, 3) of the centres."""
+        return self.data.qpos[self.at]
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """(K, 3)."""
+        return self.data.qvel[self.going]
+
+    @property
+    def yaw(self) -> np.ndarray:
+        """(K,), 0 of spheres."""
+        return np.where(self.kinds == SPHERE, 0.0, self.data.qpos[self.at[:, 0] + 3])
+
+    @property
+    def spin(self) -> np.ndarray:
+        """(K,), 0 of spheres."""
+        return np.where(self.kinds == SPHERE, 0.0, self.data.qvel[self.going[:, 0] + 3])
+
     def start(self, position, yaw, velocity, spin, roll) -> None:
-        place, motion = self.place, self.motion
-        place[:, :2], place[:, 2], place[:, 3:] = position, self.law.radius, 0
-        place[:, 3], place[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
-        motion[:, :2], motion[:, 5] = velocity, spin
-        if roll is not None:
-            sphere = np.array(self.kinds) == SPHERE
-            place[sphere, 3:] = (1, 0, 0, 0)
-            motion[sphere, 3] = -roll[sphere, 1] / self.law.radius
-            motion[sphere, 4] = roll[sphere, 0] / self.law.radius
+        """Put everything where it is; for the arguments see :func:`slide`."""
+        place, motion, upright = self.data.qpos, self.data.qvel, self.kinds != SPHERE
+        place[self.at] = np.concatenate((position, np.full((len(position), 1), self.law.radius)), 1)
+        motion[self.going[:, :2]] = velocity
+        place[self.at[upright, 0] + 3], motion[self.going[upright, 0] + 3] = yaw[upright], spin[upright]
+        for k in np.flatnonzero(~upright):
+            place[self.at[k, 0] + 3 : self.at[k, 0] + 7] = (1, 0, 0, 0)
+            if roll is not None:
+                turn = (-roll[k, 1] / self.law.radius, roll[k, 0] / self.law.radius, 0)
+                motion[self.going[k] + 3] = turn
+        self.part()
         mujoco.mj_forward(self.model, self.data)
 
-    def yaw(self) -> np.ndarray:
-        w, x, y, z = self.place[:, 3:].T
-        return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    def part(self) -> None:
+        """Move solids that overlap apart: where they were measured is not exact, and a spring would fling them."""
+        ends = np.empty(6)
+        for i, j in zip(self.first, self.second, strict=True):
+            if np.hypot(*(self.place[j] - self.place[i])[:2]) < self.reach[i] + self.reach[j]:
+                mujoco.mj_kinematics(self.model, self.data)
+                gap = mujoco.mj_geomDistance(self.model, self.data, self.geom[i], self.geom[j], 9.0, ends)
+                if gap < -BARELY:
+                    way = (ends[3:5] - ends[:2]) * (1 - 10 * BARELY / gap) / 2
+                    self.data.qpos[self.at[i, :2]] += way
+                    self.data.qpos[self.at[j, :2]] -= way
 
     def advance(self, until: float) -> np.ndarray:
         """Move on to a time in seconds; return (K,) bool who touched another."""
-        model, data = self.model, self.data
+        model, data, floors = self.model, self.data, len(self.kinds)
         self.touched[:] = False
         while (left := until - data.time) > 1e-9:
             before, self.hit[:] = self.hit.copy(), False
@@ -218,10 +266,10 @@ class Course:
             if hitting and free > 0:
                 step, count = free, 1
             elif hitting:
-                step, model.pair_solref[self.floors :] = FINE, self.springs
+                step, model.pair_solref[floors:] = FINE, self.springs
                 count = AT_ONCE
             else:
-                step, model.pair_solref[self.floors :] = COARSE, STICKING
+                step, model.pair_solref[floors:] = COARSE, STICKING
                 count = max(1, int(free / COARSE))
             count = min(count, max(1, math.ceil(left / step - 1e-6)))
             model.opt.timestep = min(step, left / count)
@@ -230,7 +278,7 @@ class Course:
                 contact = data.contact
                 pushing = (contact.geom[:, 0] > 0) & (contact.dist < 0)
                 if pushing.any():
-                    self.touched[contact.geom[pushing].ravel() - 1] = True
+                    self.touched[self.solid[contact.geom[pushing]].ravel()] = True
         return self.touched
 
     def look(self, left: float) -> tuple[float, bool]:
@@ -238,11 +286,11 @@ class Course:
 
         Of what will hit, sets the spring from the speed.
         """
-        first, second, place, motion = self.first, self.second, self.place, self.motion
-        away, relative = (each[second, :2] - each[first, :2] for each in (place, motion))
+        first, second = self.first, self.second
+        away, relative = ((each[second] - each[first])[:, :2] for each in (self.place, self.velocity))
         speed = np.sqrt((relative * relative).sum(1))
         arm = self.reach - self.law.radius
-        turning = np.abs(motion[:, 5]) * 2 * self.law.radius * (arm > 0)
+        turning = np.abs(self.spin) * 2 * self.law.radius * (arm > 0)
         speed += turning[first] + turning[second]
         apart = np.sqrt((away * away).sum(1)) - self.reach[first] - self.reach[second]
         close = np.flatnonzero((apart < speed * left) & (speed > 0))
@@ -252,7 +300,7 @@ class Course:
         free, meeting, hitting, ends = left, left, False, np.empty(6)
         for pair in close:
             i, j = int(first[pair]), int(second[pair])
-            gap = mujoco.mj_geomDistance(self.model, self.data, i + 1, j + 1, 9.0, ends)
+            gap = mujoco.mj_geomDistance(self.model, self.data, self.geom[i], self.geom[j], 9.0, ends)
             time = (gap - TOUCHING) / speed[pair]
             if time > COARSE:
                 free = min(free, time)
@@ -263,7 +311,7 @@ class Course:
             elif approach > QUIET and gap > PRESSED * approach:
                 meeting = min(meeting, gap / approach + PRESSED)
             elif approach > QUIET:
-                self.set_spring(pair, approach)
+                self.set_spring(pair, approach if gap > -TOUCHING else 0.0)
                 self.touched[[i, j]] = self.hit[[i, j]] = hitting = True
             else:
                 free = min(free, AT_ONCE * COARSE, SLID / speed[pair])
@@ -271,18 +319,18 @@ class Course:
 
     def approach(self, i: int, j: int, gap: float, ends: np.ndarray) -> float:
         """Return the speed at which the nearest points of two solids approach each other."""
-        x, y = ends[3] - ends[0], ends[4] - ends[1]
-        length = math.hypot(x, y) * (1 if gap > 0 else -1)
-        if abs(length) < 1e-7:
-            x, y = self.place[j, :2] - self.place[i, :2]
-            length = math.hypot(x, y)
+        if self.kinds[i] != CUBE and self.kinds[j] != CUBE or abs(gap) < BARELY:
+            (x, y, _), sign = self.place[j] - self.place[i], 1
+        else:
+            x, y, sign = ends[3] - ends[0], ends[4] - ends[1], math.copysign(1, gap)
+        length = sign * math.hypot(x, y)
         x, y = x / length, y / length
-        total = 0.0
+        total, place, velocity, spin = 0.0, self.place, self.velocity, self.spin
         for k, at, way in ((i, 0, 1), (j, 3, -1)):
-            vx, vy, _, _, _, spin = self.motion[k]
-            arm_x, arm_y = ends[at] - self.place[k, 0], ends[at + 1] - self.place[k, 1]
-            turns = spin if self.kinds[k] == CUBE else 0.0
-            total += way * ((vx - turns * arm_y) * x + (vy + turns * arm_x) * y)
+            turns = spin[k] if self.kinds[k] == CUBE else 0.0
+            over = velocity[k, 0] - turns * (ends[at + 1] - place[k, 1])
+            along = velocity[k, 1] + turns * (ends[at] - place[k, 0])
+            total += way * (over * x + along * y)
         return total
 
     def roll_on(self, over: np.ndarray) -> None:
@@ -291,13 +339,14 @@ class Course:
         for k in np.flatnonzero(over):
             if self.kinds[k] != SPHERE:
                 continue
-            quaternion, (vx, vy, _, *spin) = self.place[k, 3:], self.motion[k]
-            mujoco.mju_rotVecQuat(turn, np.array(spin), quaternion)
+            quaternion, turning = self.data.qpos[self.at[k, 0] + 3 : self.at[k, 0] + 7], self.going[k] + 3
+            vx, vy, _ = self.velocity[k]
+            mujoco.mju_rotVecQuat(turn, self.data.qvel[turning], quaternion)
             turn[0] += self.law.rolls * (-vy / self.law.radius - turn[0])
             turn[1] += self.law.rolls * (vx / self.law.radius - turn[1])
             mujoco.mju_negQuat(inverse, quaternion)
             mujoco.mju_rotVecQuat(seen, turn, inverse)
-            self.motion[k, 3:] = seen
+            self.data.qvel[turning] = seen
 
     def set_spring(self, pair: int, approach: float) -> None:
         """Choose stiffness and damping with which two solids part as the law says after they met at a speed."""
