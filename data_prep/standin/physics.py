@@ -31,11 +31,13 @@ from data_prep.standin.engine import LAW, slide
 CLEARANCE = 2**1.5 * RADIUS
 """Distance of two centres from which even two cubes cannot touch."""
 
-RESTING = (0.03, 0.22, 0.44, 0.31)
+RESTING = (0.03, 0.17, 0.42, 0.38)
 """Probability of 0, 1, 2, 3 objects that rest in view from the start."""
-ENTERING = (0.116, 0.366, 0.384, 0.134)
+RESTING_ROWS = (14, 110)
+"""Image rows between which their centres are: the part of the floor where throws end."""
+ENTERING = (0.15, 0.42, 0.34, 0.09)
 """Probability of 1, 2, 3, 4 objects that come in during the first half, or move in view from the start."""
-LATE = 0.3
+LATE = 0.34
 """Probability of one more object that comes in during the second half."""
 CLIP_ENTRY = 10.5
 """First frame at which a late entrant may begin to show."""
@@ -50,11 +52,11 @@ AIMED = 0.95
 """Share of the entering objects thrown at a resting one; the others cross the view anywhere."""
 AIM_ERROR = 0.12
 """Standard deviation of where an aimed throw heads, units."""
-ENTRY_SPEED = (1.2, 0.29)
+ENTRY_SPEED = (1.15, 0.3)
 """Median (units/s) and log-deviation of the speed at the edge of the view."""
 FIRST_HIT, LAST_HIT = 7.7, 15
 """Frames between which an aimed object reaches its target."""
-CALM, STAYING = 0.6, 0.7
+CALM, STAYING = 0.6, 0.75
 """Least share of resting object-steps in the clip, and most share of its objects that stay until the end."""
 STILL = 0.005
 """An object that moves less per frame (units, |dx| + |dy|) rests."""
@@ -162,7 +164,7 @@ def throw(random: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, n
                 return
 
     for _ in range(resting):
-        place(lambda: (floor_point(random.uniform(12, WIDTH - 12), random.uniform(14, HEIGHT - 25)), np.zeros(2)))
+        place(lambda: (floor_point(random.uniform(12, WIDTH - 12), random.uniform(*RESTING_ROWS)), np.zeros(2)))
     targets = [start + random.normal(0, AIM_ERROR, 2) for start in starts]
 
     def across() -> np.ndarray:

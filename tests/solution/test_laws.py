@@ -1,52 +1,84 @@
-"""The comparison of laws of motion: each explains what it moved itself."""
+"""The comparison of laws: both move alike where their constants are, and the command reads what it should."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+import torch
 
-from data_prep.standin.physics import simulate
+from data_prep.classes import CYLINDER, SPHERE
+from data_prep.scene import FRAME_SECONDS
+from data_prep.standin.engine import LAW, slide
 from data_prep.standin.tracks import write_tracks
-from solution.laws import deviations, main, moved_by_engine, true_tracks
+from solution import laws
 from solution.motion import errors, find_windows, foreseen
-from solution.physics import Constants
-from tests.solution.test_motion import OTHER, throws
+from solution.physics import PAIRS, Constants
+from tests.conftest import assert_one_sentence, call, simulate_many
+
+ALIKE = replace(
+    Constants(),
+    deceleration=LAW.deceleration,
+    damping=LAW.damping,
+    drag=LAW.drag[CYLINDER],
+    mass=LAW.mass,
+    restitution=tuple(LAW.restitution[a][b] for a, b in PAIRS),
+    dullness=LAW.dullness,
+    friction=LAW.friction,
+    rolled=0.0,
+    size=LAW.size,
+)
+"""What the engine's law says, but for spheres: their drag, and how hits turn them."""
 
 
 @pytest.fixture(scope="module")
 def videos():
-    return [simulate(seed) for seed in range(24)]
+    return simulate_many(9, 30)
 
 
-def test_the_engine_explains_what_it_moved(videos):
-    windows = find_windows(true_tracks(videos))
-    own = errors(windows, moved_by_engine(windows))
-    assert min(len(own["hit"]), len(own["free"])) > 20
-    assert np.median(own["free"]) < 0.01 and np.median(own["hit"]) < 0.03
+def test_the_engine_and_the_simulator_agree_on_what_follows_from_the_same_state(videos):
+    """MuJoCo in three dimensions and the planar simulator share nothing but the constants."""
+    windows = find_windows(laws.true_tracks(videos))
+    law = replace(LAW, rolls=0.0, drag=(LAW.drag[CYLINDER],) * 3)
+    apart = (laws.moved_by_engine(windows, law) - foreseen(windows, ALIKE))[:, -1].norm(dim=-1)[windows.judged[:, -1]]
+    assert len(windows) > 50
+    assert apart.quantile(0.5) < 2e-3 and apart.quantile(0.9) < 0.02
 
 
-def test_the_simulator_explains_what_it_moved():
-    windows = find_windows(throws(OTHER, 18, noise=0.0))
-    ours, engine = errors(windows, foreseen(windows, OTHER)), errors(windows, moved_by_engine(windows))
-    assert np.median(ours["hit"]) < 0.5 * np.median(engine["hit"])
+def test_the_engine_foresees_its_own_videos(videos):
+    windows = find_windows(laws.true_tracks(videos))
+    found = errors(windows, laws.moved_by_engine(windows))
+    assert np.median(found["free"]) < 0.01 and np.median(found["hit"]) < 0.03
+
+
+def test_true_tracks_show_what_is_in_view(videos):
+    tracks = laws.true_tracks(videos[:3])
+    for row, video in enumerate(videos[:3]):
+        count = len(video.class_ids)
+        assert (tracks.classes[row, :count] == torch.from_numpy(video.class_ids.astype(int))).all()
+        seen = tracks.visible[row, :, :count]
+        assert seen.any() and not tracks.visible[row, :, count:].any()
+        assert torch.equal(tracks.position[row, :, :count][seen], torch.from_numpy(video.position)[seen])
+
+
+def test_the_command_prints_every_law_and_refuses_what_is_no_tracks(videos, tmp_path):
+    path = tmp_path / "tracks.npz"
+    write_tracks(path, list(range(len(videos))), videos)
+    found = call(laws.main, "--tracks", path, "--videos", "10")
+    assert found.exit_code == 0, found.output
+    for name in ("the stand-in's engine", "simulator, default constants", "simulator, fitted to these"):
+        assert sum(line.startswith(name) for line in found.output.splitlines()) == 1
+    assert_one_sentence(call(laws.main, "--tracks", tmp_path / "none.npz"), "none.npz", "missing")
+    assert_one_sentence(call(laws.main, tmp_path / "nowhere"), "nowhere")
+    assert call(laws.main).exit_code == 2
+
+
+def test_a_window_starts_where_a_sphere_s_rolling_is_known():
+    velocity = np.array([[1.4, 0.0]])
+    position, _, _ = slide(np.array([SPHERE]), np.zeros((1, 2)), np.zeros(1), velocity, np.zeros(1), velocity, frames=3)
+    assert 0 < 1.4 - (position[2, 0, 0] - position[1, 0, 0]) / FRAME_SECONDS < 0.05
 
 
 def test_a_filter_that_is_too_sure_is_seen(videos):
-    tracks = true_tracks(videos)
-    sure, unsure = (np.median(deviations(tracks, Constants(drift=drift))) for drift in (1e-4, 0.05))
+    tracks = laws.true_tracks(videos)
+    sure, unsure = (np.median(laws.deviations(tracks, Constants(drift=drift))) for drift in (1e-4, 0.05))
     assert sure > 3 * unsure > 0
-
-
-def test_the_command_prints_every_law_and_the_constants(videos, tmp_path):
-    write_tracks(tmp_path / "some.npz", range(8), videos[:8])
-    found = CliRunner().invoke(main, ["--tracks", str(tmp_path / "some.npz")])
-    assert found.exit_code == 0, found.output
-    for text in ("the stand-in's engine", "default constants", "fitted to these", "fitted:  deceleration"):
-        assert text in found.output
-
-
-@pytest.mark.parametrize("arguments", [["--tracks", "none.npz"], ["nowhere"], []])
-def test_a_wrong_path_is_one_sentence(arguments, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    found = CliRunner().invoke(main, arguments)
-    assert found.exit_code == 2 and "Traceback" not in found.output
-    assert all(argument in found.output for argument in arguments[-1:])
