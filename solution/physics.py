@@ -1,8 +1,8 @@
 """A planar simulator of the solids, batched over scenes.
 
-Discs (spheres, cylinders) and squares (cubes) slide on the floor, slow down evenly, and bounce with friction; spheres
-slide until they roll. What is believed of a scene is in ``solution.kalman``, what is expected of it in
-``solution.rollout``.
+Discs (spheres, cylinders) and squares (cubes) slide on the floor, slowed down by friction and air, and bounce with
+friction; spheres slide until they roll. What is believed of a scene is in ``solution.kalman``, what is expected of it
+in ``solution.rollout``, and how the constants are fitted in ``solution.motion``.
 """
 
 from __future__ import annotations

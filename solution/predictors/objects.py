@@ -259,8 +259,11 @@ def train_objects(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
     future = tracks[slice(min(FITTED_ON, labelled))].frames(slice(CLIP_FRAMES, None))
-    constants = fit_constants(find_windows(tracks[:FITTED_ON].to("cpu")), Constants(margin=fit_margin(future)))
+    windows = find_windows(tracks[:FITTED_ON].to("cpu"))
+    constants = fit_constants(windows, Constants(margin=fit_margin(future)))
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
+    rests_on = {"videos": min(FITTED_ON, len(tracks)), "windows": len(windows), "hit": int(windows.hit.any(1).sum())}
+    (folder / "fitted_to.json").write_text(json.dumps(rests_on))
     if config.dynamics == "simulated":
         return Objects(None, constants, config, device)
     rollout = foreseen(tracks, constants, config, device)

@@ -86,3 +86,9 @@ def test_few_windows_leave_what_was_believed():
     for name, deviation in PRIOR.items():
         assert np.all(np.abs(np.subtract(getattr(found, name), getattr(Constants(), name))) < deviation), name
     assert found == replace(Constants(), **{name: getattr(found, name) for name in PRIOR})
+
+
+def test_no_windows_are_no_fault():
+    resting = filmed(scene([CYLINDER], [[0.0, 0.0]], [[0.0, 0.0]]), Constants(), 22, 0.0)
+    windows = find_windows(resting)
+    assert len(windows) == 0 and fit_constants(windows, Constants()) == Constants()
