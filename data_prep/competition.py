@@ -73,7 +73,8 @@ def find_competition(
 ) -> Competition:
     """Find the splits in ``data_dir`` or in folders inside it such as ``Dataset_Student``; ``hidden`` also beside it.
 
-    A stand-in competition inside it is another one and not looked at.
+    A stand-in competition inside it is another one and not looked at. Where nothing but ``hidden`` is required,
+    ``data_dir`` may also be the folder of one video.
 
     Args:
         data_dir: the folder that a user names.
@@ -92,6 +93,8 @@ def find_competition(
     root = data_dir.resolve()
     if not any(root.iterdir()):
         raise UserError(f"{data_dir} is empty; expected train, val, unlabeled and hidden folders in it.")
+    if set(required) == {"hidden"} and sorted_files(root)[0]:
+        return single_video(root)
     folders, others = split_folders(root)
     splits, first, problems = {}, {}, {}
     for split in SPLITS:
@@ -124,6 +127,14 @@ def find_competition(
         video = next(iter(splits["train"].values()))
         raise UserError(f"no video in {video.parent} has a mask.npy{contents(video)}; add the train masks.")
     return Competition(splits, first, problems)
+
+
+def single_video(root: Path) -> Competition:
+    """Return a competition whose only hidden video is a folder of frames."""
+    name = VIDEO_NAME.fullmatch(root.name)
+    videos = {int(name[1]) if name else 0: root}
+    first, problems = first_frame("hidden", videos)
+    return Competition({"hidden": videos}, {"hidden": first}, {"hidden": problems})
 
 
 def split_folders(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:

@@ -163,7 +163,11 @@ def write_index(
 
 
 def pack(
-    data_dir: Path, out_dir: Path, required: Collection[str] = ("train", "hidden"), allow_gaps: bool = False
+    data_dir: Path,
+    out_dir: Path,
+    required: Collection[str] = ("train", "hidden"),
+    allow_gaps: bool = False,
+    wanted: Collection[str] = SPLITS,
 ) -> dict[str, PackedSplit]:
     """Pack a raw competition on all cores; take up interrupted work, and do nothing where nothing changed.
 
@@ -175,6 +179,7 @@ def pack(
         out_dir: where the packed splits go.
         required: see :func:`find_competition`.
         allow_gaps: see :func:`find_competition`.
+        wanted: splits that are packed where they are there.
 
     Raises:
         UserError: ``find_competition`` finds no usable competition, not one video of a split is readable, or
@@ -190,10 +195,10 @@ def pack(
             raise UserError(f"{out_dir / split} exists, but {data_dir} has no {split}; delete it or pack elsewhere.")
     with sole_maker(out_dir):
         for split in ("hidden", "val", "train", "unlabeled"):  # the short ones first: what is wrong shows early
-            if split in competition.splits:
+            if split in competition.splits and split in wanted:
                 pack_split(competition, split, out_dir / split)
         packed = open_packed(out_dir)
-        problems = [problem for found in competition.problems.values() for problem in found]
+        problems = [problem for split in wanted for problem in competition.problems.get(split, ())]
         problems += [problem for split in packed.values() for problem in split.problems]
         write_text(out_dir / "problems.json", json.dumps([asdict(problem) for problem in problems], indent=1))
     return packed

@@ -166,11 +166,11 @@ class JepaConfig:
     """I-JEPA, ViViT and mask decoder; what they are is fixed in ``predictors/jepa.py``.
 
     Attributes:
-        size: the report's, or what two CPU cores can try in minutes.
+        size: the report's, what two CPU cores can try in minutes, or what only shows whether everything runs.
         pseudo: the decoder learns from unlabeled frames with the segmenter's masks first.
     """
 
-    size: Literal["report", "quick"] = "report"
+    size: Literal["report", "quick", "smoke"] = "report"
     pseudo: bool = True
 
 

@@ -36,6 +36,17 @@ QUICK = Config(
     ensemble=EnsembleConfig(members=("objects",)),
 )
 
+SMOKE = Config(
+    segmenter=SegmenterConfig("resnet18", (32, 24, 16), 4, (96, 96), steps=20, batch=4, learning_rate=3e-3),
+    edges=EdgesConfig(width=8, steps=6, batch=4),
+    objects=ObjectsConfig(modes=1, samples=4, width=32, steps=6),
+    masks=MasksConfig(patch=4, horizons=1, translator="inception", size=(8, 16, 2, 2), steps=2, batch_size=2),
+    frames=FramesConfig("inception", size=(8, 16, 4, 2), steps=2, batch_size=2, tuning_steps=2),
+    jepa=JepaConfig("smoke"),
+    ensemble=EnsembleConfig(members=("objects", "masks", "frames", "jepa")),
+)
+"""Every stage of every member with networks that learn nothing: whether a change or a machine lets all of it run."""
+
 REPORT_SIMVP = Config(
     segmenter=SegmenterConfig(crop=(HEIGHT, WIDTH), steps=6188, learning_rate=1e-4, region_weight=0.0, pasted=0.0),
     frames=FramesConfig("inception", downscale=1, plain=True, ssim_weight=0.0, steps=21_719, tuned=()),
@@ -67,6 +78,7 @@ was Adam without this kit's weight decay, clipping and EMA; the shapes' planes a
 PRESETS = {
     "quick": QUICK,
     "full": FULL,
+    "smoke": SMOKE,
     "report-simvp": REPORT_SIMVP,
     "report-jepa": REPORT_JEPA,
     "masks-rollout": MASKS_ROLLOUT,

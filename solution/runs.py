@@ -1,6 +1,7 @@
 """Runs: a name under which a config, its data and its stages are remembered, and how a command opens one.
 
-A run's folder holds ``run.json`` only; weights and predictions lie in the folders of the stages it names.
+A run's folder holds ``run.json`` and, once it can predict, what prediction needs of its stages: it can be copied to
+another machine and used there. Everything else lies in the folders of the stages that ``run.json`` names.
 """
 
 from __future__ import annotations
@@ -8,28 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 import click
 import torch
 
-from data_prep.competition import integrity_report, refuse_gap
+from data_prep.competition import SPLITS, integrity_report, refuse_gap
 from data_prep.device import usable_device
 from data_prep.errors import UserError
-from data_prep.files import write_text
+from data_prep.files import read_json, write_bytes, write_text
 from data_prep.pack import PackedSplit, is_packed, open_packed, pack, read_problems
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import Config, from_json, to_json
+from solution.machine import commit
 from solution.pipeline import Pipeline
-from solution.stages import Stage, finished
+from solution.stages import VERSION, Stage, finished
 
 RUNS = Path("runs")
 STAGES = RUNS / "stages"
 OTHER_FOLDERS = ("stages", "packed", "ablations")
 FINISHED = "decoding"
 """The stage that needs all others: a run that has it can predict."""
+TRAINED = "trained"
+"""The folder in a run's own that holds what prediction needs."""
 STANDIN = Path("data/standin")
 STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
 
@@ -76,6 +82,7 @@ def pack_and_report(
     required: Collection[str] = ("train", "hidden"),
     allow_gaps: bool = False,
     run: str | None = None,
+    wanted: Collection[str] = SPLITS,
 ) -> dict[str, PackedSplit]:
     """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
 
@@ -84,6 +91,7 @@ def pack_and_report(
         required: splits without which nothing can be done.
         allow_gaps: whether numbers may be left out in ``hidden``.
         run: the name of a run that is about to learn from the data; where it has learned from others, that is said.
+        wanted: splits that are packed where they are there.
 
     Raises:
         UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
@@ -98,7 +106,7 @@ def pack_and_report(
     else:
         place = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
         folder = RUNS / "packed" / f"{data.resolve().name}-{place}"
-        packed = pack(data, folder, required, allow_gaps)
+        packed = pack(data, folder, required, allow_gaps, wanted)
         click.echo(", ".join(f"{len(split)} {name}" for name, split in packed.items()) + f" videos of {data}")
         click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
     if run and learned_from(run) not in (None, data_key(packed)):
@@ -141,17 +149,79 @@ def save_run(name: str, pipeline: Pipeline) -> None:
         click.echo(f"{path} remembers a finished run and stays; give --run another name to remember this one.")
         return
     folder.mkdir(parents=True, exist_ok=True)
+    trained = keep_trained(folder, pipeline) if FINISHED in pipeline.done else {}
     record = {
         "config": json.loads(to_json(pipeline.config)),
         "stages": {
             stage: {"folder": str(done.folder), "key": done.key, "seconds": done.seconds}
             for stage, done in pipeline.done.items()
         },
+        "trained": {stage: f"{kept.parent.name}/{kept.name}" for stage, kept in trained.items()},
         "data": data_key(pipeline.packed),
+        "videos": {name: len(split) for name, split in pipeline.packed.items()},
         "device": str(pipeline.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": {"stages": VERSION, "python": platform.python_version(), "torch": torch.__version__},
+        "commit": commit(),
     }
     write_text(path, json.dumps(record, indent=1))
+    for old in (folder / TRAINED).glob("*"):
+        if old not in trained.values():
+            shutil.rmtree(old)
+
+
+def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
+    """Put what prediction needs of a pipeline's stages into a run's folder, linked where the disk can; return where."""
+    names = ("segmenter", FINISHED, *pipeline.config.ensemble.members)
+    kept = {}
+    for name, stage in pipeline.done.items():
+        if name.partition(".")[0] not in names:
+            continue
+        kept[name] = folder / TRAINED / f"{name}-{stage.key[:12]}"
+        files = json.loads((stage.folder / "done.json").read_text()).get("files", {})
+        for file in (*files, "done.json"):  # the last says that the others are there
+            target = kept[name] / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                os.link(stage.folder / file, target)
+            except OSError:
+                write_bytes(target, (stage.folder / file).read_bytes())
+    return kept
+
+
+def read_trained(run: str) -> tuple[Config, dict[str, Stage]]:
+    """Return the config of a run and the stages that prediction needs, all in the run's own folder; say what changed.
+
+    Args:
+        run: its name, or the path of its folder, which may come from another machine.
+
+    Raises:
+        UserError: there is no such run, or it is unfinished, damaged or of other code.
+    """
+    named = Path(run).name == run and (RUNS / run / "run.json").is_file()
+    folder = RUNS / run if named else Path(run)
+    path = folder / "run.json"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
+        hint = f"there are {', '.join(known)}" if known else "there is none in ./runs"
+        raise UserError(f"--use {run}: expected the name of a run or a folder with run.json; {hint}.")
+    record = read_json(path, "copy the run's folder again, or train again")
+    try:
+        trained = {name: (folder / place, record["stages"][name]["key"]) for name, place in record["trained"].items()}
+        version, made_by = record["versions"]["stages"], record["commit"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged or of an older version of the kit; train with submit.py again.") from None
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version} of the stages, the code of {VERSION}; use the code it is of.")
+    try:
+        config = from_json(json.dumps(record["config"]))
+    except (ValueError, KeyError):
+        raise UserError(f"{path} has a config of another version of the kit; train with submit.py again.") from None
+    if FINISHED not in trained:
+        raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; start its submit.py again.")
+    if "unknown" not in (made_by, commit()) and made_by != commit():
+        click.echo(f"Note: {path} was made by commit {made_by}, this is {commit()}; other code may predict otherwise.")
+    return config, {name: finished(place, key) for name, (place, key) in trained.items()}
 
 
 def read_run(name: str) -> tuple[Config, dict[str, Stage]]:

@@ -11,13 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 from data_prep.classes import class_name
 from data_prep.errors import UserError
 from data_prep.files import write_saved
+from data_prep.pack import PackedSplit
+from data_prep.scene import CLIP_FRAMES
 from solution.fates import FATES, MEANING
 from solution.metrics import mean_and_error, object_table, video_confusions
-from solution.page import Material, panels
+from solution.page import Material, outlined, panels
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 SHOWN = ("moved", "collided", "occluded", "late")
 """What stood still is met nearly always."""
+DRAWN = 4
+"""Videos of a picture without truth."""
 WIDTH, HEIGHT, LINE, GAP = 360, 240, 24, 4
 """Pixels: of a panel, the line of text above it, and between panels."""
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -40,9 +44,30 @@ def write_strips(path: Path, material: Material) -> None:
     Raises:
         UserError: no video has an object in frame 22.
     """
-    rows = [strip(material, text, row) for text, row in typical(material)]
+    rows = [strip(text, panels(material, row)) for text, row in typical(material)]
     if not rows:
         raise UserError(f"--picture {path}: expected videos with objects in frame 22, found none; choose other --data.")
+    write_rows(path, rows)
+
+
+def write_predicted(path: Path, hidden: PackedSplit, masks: np.ndarray) -> None:
+    """Draw frames 1, 6 and 11 of the first hidden videos, and on the last the outlines predicted for frame 22.
+
+    Args:
+        path: a PNG or JPEG file, which appears when complete.
+        hidden: has frames.
+        masks: (N, 160, 240) uint8, predicted.
+    """
+    rows = []
+    for number, frames, mask in zip(hidden.videos[:DRAWN], hidden.frames, masks, strict=False):
+        shown = [(f"frame {t + 1}", frames[t]) for t in (0, 5, CLIP_FRAMES - 1)]
+        drawn = outlined(frames[CLIP_FRAMES - 1], np.zeros_like(mask), mask)
+        rows.append(strip(f"video {number}", [*shown, ("frame 11, predicted outlines of frame 22", drawn)]))
+    write_rows(path, rows)
+
+
+def write_rows(path: Path, rows: list[Image.Image]) -> None:
+    """Write pictures below each other into a file."""
     picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:
@@ -74,9 +99,8 @@ def typical(material: Material) -> list[tuple[str, int]]:
     return found
 
 
-def strip(material: Material, text: str, row: int) -> Image.Image:
-    """Return the panels of one video side by side below a text."""
-    shown = panels(material, row)
+def strip(text: str, shown: list[tuple[str, np.ndarray]]) -> Image.Image:
+    """Return the panels of one video, captions and pictures, side by side below a text."""
     picture = Image.new("RGB", (len(shown) * (WIDTH + GAP) - GAP, HEIGHT + 2 * LINE), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.truetype(FONT, LINE * 3 // 5)
     draw.text((GAP, GAP), text, "black", font)

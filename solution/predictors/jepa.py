@@ -124,7 +124,14 @@ QUICK = JepaSizes(
 )
 """What two CPU cores can try in minutes: few steps, so the target follows faster and pixels help the generator."""
 
-SIZES = {"report": JepaSizes(), "quick": QUICK}
+SMOKE = JepaSizes(
+    EncoderConfig(width=24, layers=1, epochs=1, steps=2, batch_size=2),
+    GeneratorConfig(width=24, layers=1, steps=2, batch_size=2),
+    DecoderConfig(layers=1, pseudo_steps=2, labelled_steps=2, tuning_steps=2, batch_size=2),
+)
+"""What learns nothing, to see whether everything runs."""
+
+SIZES = {"report": JepaSizes(), "quick": QUICK, "smoke": SMOKE}
 
 
 @dataclass(frozen=True)
