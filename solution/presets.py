@@ -37,7 +37,7 @@ QUICK = Config(
 )
 
 SMOKE = Config(
-    segmenter=SegmenterConfig("resnet18", (32, 24, 16), 4, (96, 96), steps=20, batch=4, learning_rate=3e-3),
+    segmenter=SegmenterConfig("resnet18", (32, 24, 16), 4, (96, 96), steps=6, batch=4, learning_rate=3e-3),
     edges=EdgesConfig(width=8, steps=6, batch=4),
     objects=ObjectsConfig(modes=1, samples=4, width=32, steps=6),
     masks=MasksConfig(patch=4, horizons=1, translator="inception", size=(8, 16, 2, 2), steps=2, batch_size=2),
