@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ import submit
 import validate
 from data_prep.standin.physics import Trajectories, simulate, video_seed
 from data_prep.standin.writer import Settings, make_standin
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = {
     "segmenter.encoder": "resnet18",
