@@ -51,7 +51,7 @@ def test_vary_describes_a_spec():
         (["--vary", "segmenter.encoder=resnet19"], ["resnet19"]),
         (["--vary", "ensemble.decode=best"], ["best"]),
         (["--vary", "frames.downscale=3", "--set", "ensemble.members=frames"], ["downscale"]),
-        (["--vary", "jepa.size=huge"], ["jepa.size", "'report' or 'quick'"]),
+        (["--vary", "jepa.size=huge"], ["jepa.size", "'report', 'quick' or 'smoke'"]),
         (["members", "--data", "nowhere"], ["nowhere"]),
     ],
 )
