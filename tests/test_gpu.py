@@ -31,6 +31,7 @@ SMALL_JEPA = jepa.JepaSizes(
 
 @pytest.fixture
 def gpu(monkeypatch):
+    monkeypatch.setattr("solution.motion.MOST_ITERATIONS", 1)  # of the fit, which stays on the CPU
     with seeming_gpu(monkeypatch) as gpu:
         yield gpu
 
