@@ -29,6 +29,8 @@ RESTING = 0.004
 """Units per two frames below which a solid rests."""
 SMOOTH = 0.012
 """Units by which a step may differ from what friction makes of the one before."""
+MOST_LOSS = 0.4
+"""Units/s² that friction and air take off the fastest."""
 BROKEN = 0.03
 """Units per frame² that no friction explains: a hit."""
 NEAR = 3.2 * RADIUS
@@ -98,11 +100,10 @@ def find_windows(tracks: Tracks) -> Windows:
         mean = (position[:, start] - position[:, start - 2]) / (2 * dt)
         speed = mean.norm(dim=-1)
         rests = speed * 2 * dt < RESTING
-        # Friction takes between nothing and about .4 units/s² off.
         along = step[:, start - 1] - step[:, start - 2]
         heading = mean / speed.clamp_min(1e-6)[..., None]
         slowed = -(along * heading).sum(-1)
-        excess = along + slowed.clamp(0, 0.4 * dt**2)[..., None] * heading
+        excess = along + slowed.clamp(0, MOST_LOSS * dt**2)[..., None] * heading
         steady = measured & ((excess.norm(dim=-1) < SMOOTH) | rests)
         air = (Constants.damping + Constants.drag * speed) * speed
         rubs = [
@@ -110,7 +111,7 @@ def find_windows(tracks: Tracks) -> Windows:
             for t in (start, start + HORIZON)
         ]
         sphere = tracks.shape == SPHERE
-        unbroken = clear[:, start - 4 : start + 1].all(1) & (change[:, start - 4 : start - 1] < BROKEN).all(1)
+        unbroken = clear[:, start - BEFORE : start + 1].all(1) & (change[:, start - BEFORE : start - 1] < BROKEN).all(1)
         told = unbroken | ~sphere | rests
         slides = ~sphere | rests | (rubs[0] > Constants.deceleration[SPHERE] / 2)
         there = steady & told
