@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -115,6 +116,7 @@ def train_edges(
     folder: Path,
     device: torch.device,
     seed: int,
+    start: Path | None = None,
 ) -> EdgeNetwork:
     """Train the network to move outlines, wrong by a little, to where the objects are.
 
@@ -127,14 +129,15 @@ def train_edges(
         folder: of the stage.
         device: where to train.
         seed: of weights, order and errors.
+        start: file of weights to go on from.
 
     Raises:
         UserError: the true masks show no whole object.
     """
     torch.manual_seed(seed)
+    network = EdgeNetwork(FEATURES, config.width) if start is None else load_edges(start, device)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
-    recipe = Recipe(config.steps, config.learning_rate)
-    return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
+    return fit(network, edges_loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed)
 
 
 def edges_loss(model: EdgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,9 +171,11 @@ def edge_batches(
         video, frame, slot = found[torch.randint(len(found), (size,), generator=random)].unbind(1)
         row = rows[video.numpy()]
         side = torch.where(torch.rand(size, generator=random) < 0.5, -1.0, 1.0)
-        picked = list(zip(row.tolist(), frame.tolist(), side.int().tolist(), strict=True))
-        seen = torch.from_numpy(np.stack([frames[r, t, :, ::way] for r, t, way in picked]))
-        labels = torch.from_numpy(np.stack([masks[r, t, :, ::way] for r, t, way in picked]))
+        picked = list(zip(row.tolist(), frame.tolist(), (side < 0).tolist(), strict=True))
+        seen, labels = (
+            torch.from_numpy(np.stack([cv2.flip(part[r, t], 1) if turned else part[r, t] for r, t, turned in picked]))
+            for part in (frames, masks)
+        )
         label, shape = truth.classes[video, slot], truth.shape[video, slot]
         outlines = Outlines(labels.reshape(-1), torch.arange(size), label, shape, size, *FINE)
         image, other = truth.visible[video, frame].nonzero(as_tuple=True)

@@ -26,7 +26,7 @@ from solution import processes
 from solution.arrays import fill_rows
 from solution.checkpoints import WEIGHTS
 from solution.clips import FrameVideos, MaskVideos, with_frames
-from solution.config import Config, EdgesConfig, FramesConfig, MasksConfig, ObjectsConfig, override
+from solution.config import Config, FramesConfig, MasksConfig, ObjectsConfig, override
 from solution.edges import load_edges, refine, track, train_edges
 from solution.ensemble import (
     Copies,
@@ -221,8 +221,7 @@ class Pipeline(Stages):
 
     def first_edges(self) -> Stage:
         """Train the network that reads places off frames, with the masks' places as its truth."""
-        config = self.config.edges
-        return self._edges("first_edges", "mask_tracks", replace(config, steps=config.first_steps))
+        return self._edges("first_edges", self.config.edges.first_steps, "mask_tracks")
 
     def seen_tracks(self) -> Stage:
         """Find the labelled videos' tracks as ``first_edges`` sees them, which averages out what single labels err."""
@@ -244,19 +243,23 @@ class Pipeline(Stages):
         return self.stage("seen_tracks", {"tracks": from_masks.key, "edges": edges.key}, build)
 
     def edges(self) -> Stage:
-        """Train the network that reads places off frames for good."""
+        """Go on training it with what it then sees as its truth."""
         config = self.config.edges
-        return self._edges("edges", "seen_tracks" if config.first_steps else "mask_tracks", config)
+        if not config.first_steps:
+            return self._edges("edges", config.steps, "mask_tracks")
+        return self._edges("edges", config.steps - config.first_steps, "seen_tracks", start="first_edges")
 
-    def _edges(self, name: str, learned_from: str, config: EdgesConfig) -> Stage:
+    def _edges(self, name: str, steps: int, learned_from: str, start: str | None = None) -> Stage:
         train, seed = with_frames(self.packed["train"]), self.config.seed
-        if not config.steps:
+        if not steps:
             raise UserError("edges.steps or edges.first_share leaves nothing to train; there is no such stage.")
-        truth, masks = self.make(learned_from), self.segmented(train)
+        config = replace(self.config.edges, steps=steps)
+        truth, masks, start = self.make(learned_from), self.segmented(train), start and self.make(start)
 
         def build(folder: Path) -> None:
             true, seen = load_tracks(truth.folder), self.masks_of(train)
-            train_edges(config, true, train.frames, seen, self.fit_rows, folder, self.device, seed)
+            weights = start and start.folder / WEIGHTS
+            train_edges(config, true, train.frames, seen, self.fit_rows, folder, self.device, seed, weights)
 
         used = without(config, "first_share")
         return self.stage(name, {"config": used, "truth": truth.key, "masks": masks.key, "seed": seed}, build)

@@ -18,7 +18,7 @@ FULL = Config()
 
 QUICK = Config(
     segmenter=SegmenterConfig("resnet18", (96, 64, 48, 32), 2, (96, 96), steps=1500, batch=48, learning_rate=3e-3),
-    edges=EdgesConfig(width=96, steps=2000, batch=96),
+    edges=EdgesConfig(width=96, steps=1500, batch=48),
     objects=ObjectsConfig(width=192, steps=4000),
     masks=MasksConfig(
         patch=4,

@@ -24,7 +24,7 @@ from solution.checkpoints import load_weights
 from solution.config import SegmenterConfig
 from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
-from solution.models.unet import SegmentationUNet
+from solution.models.unet import SegmentationUNet, enlarge
 from solution.processes import total
 from solution.settling import settle
 from solution.training import Recipe, autocast, fit
@@ -58,7 +58,8 @@ def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_
     """Return cross-entropy plus Dice of object against floor; mask values of 255 are ignored.
 
     The cross-entropy over 49 classes is taken apart: object or floor over all pixels, and which object over the
-    objects' pixels only, which are few and would otherwise hardly count.
+    objects' pixels only, which are few and would otherwise hardly count. A network of half resolution is asked which
+    object at every second pixel of a row and of a column.
 
     Args:
         model: the segmenter.
@@ -67,12 +68,15 @@ def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_
         region_weight: of the Dice loss.
     """
     factors = model(frames).float()
+    every = mask.shape[-1] // factors.shape[-1]
     known, thing = mask != IGNORE, (mask != IGNORE) & (mask > 0)
+    asked, coarse = thing[:, ::every, ::every], mask[:, ::every, ::every]
     with torch.autocast(factors.device.type, enabled=False):
-        odds, given = model.log_likelihood(factors, torch.where(known, mask, 0).long())
+        odds, given = model.log_likelihood(factors, torch.where(asked, coarse, 1).long())
+        odds = enlarge(odds[:, None], every)[:, 0]
         where = F.binary_cross_entropy_with_logits(odds, thing.float(), reduction="none")
         where = share((where * known).sum(), known.sum())  # not odds[known]: to count them a GPU would wait
-        which = -share((given.sum(1) * thing).sum(), thing.sum())
+        which = -share((given.sum(1) * asked).sum(), asked.sum())
         probability = odds.sigmoid() * known
         region = 1 - 2 * share((probability * thing).sum(), probability.sum() + thing.sum(), 1e-6)
         region = region * (total(thing.sum()) > 0)

@@ -51,24 +51,24 @@ UPRIGHT = (
 class Law:
     """Of the floor and the solids; units, seconds, the mass of a cylinder. Triples: cubes, spheres, cylinders."""
 
-    deceleration: tuple[float, float, float] = (0.141, 0.11, 0.141)
+    deceleration: tuple[float, float, float] = (0.14, 0.085, 0.14)
     """Loss of speed by Coulomb friction while a solid slides, units/s²."""
-    damping: float = 0.041
+    damping: float = 0.035
     """Relative loss of speed per second."""
     spin_damping: float = 0.06
     """The same of spin."""
-    drag: tuple[float, float, float] = (0.027, 0.005, 0.027)
+    drag: tuple[float, float, float] = (0.035, 0.015, 0.035)
     """Relative loss of speed per second and per unit/s."""
-    mass: tuple[float, float, float] = (0.95, 0.83, 1.0)
-    restitution: tuple[tuple[float, float, float], ...] = ((0.22, 0.1, 0.19), (0.1, 0.36, 0.17), (0.19, 0.17, 0.34))
+    mass: tuple[float, float, float] = (0.95, 0.8, 1.0)
+    restitution: tuple[tuple[float, float, float], ...] = ((0.27, 0.13, 0.2), (0.13, 0.37, 0.18), (0.2, 0.18, 0.33))
     """Of fast hits, by the shapes of both."""
-    dullness: float = 0.062
+    dullness: float = 0.08
     """Units/s that a hit takes off the speed at which two solids part."""
-    friction: float = 0.036
+    friction: float = 0.035
     """Between two solids."""
     rolls: float = 1.0
     """Share of its slip that a sphere loses in a hit: real ones roll at once, for whatever reason."""
-    size: float = 1.018
+    size: float = 1.015
     """Of the solids when they touch, against what is seen of them."""
 
     @property

@@ -63,7 +63,7 @@ class Settings:
     kind: str
     labels: str = "exact"
     tracks: str = ""
-    version: int = 4
+    version: int = 5
 
     def numbers(self) -> dict[str, range]:
         """Return the video numbers of every split that has videos; no number is in two splits."""

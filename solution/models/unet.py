@@ -53,23 +53,23 @@ class SegmentationUNet(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map (N, 3, H, W) frames in [0, 1] to the (N, 14, H, W) logits of background, shape, material, colour."""
+        """Map (N, 3, H, W) frames in [0, 1] to (N, 14, H/d, W/d) logits of background, shape, material and colour.
+
+        d is ``downscale``; :func:`enlarge` gives them the frames' size.
+        """
         frames = (frames - self.mean) / self.std
-        if self.downscale == 1:
-            return self.unet(frames)
-        factors = self.unet(F.avg_pool2d(frames, self.downscale))
-        return F.interpolate(factors, frames.shape[-2:], mode="bilinear", align_corners=False)
+        return self.unet(frames if self.downscale == 1 else F.avg_pool2d(frames, self.downscale))
 
     def logits(self, frames: Tensor) -> Tensor:
         """Map (N, 3, H, W) frames in [0, 1] to the (N, 49, H, W) logits of the classes."""
-        return F.conv2d(self(frames), self.attributes[:, :, None, None])
+        return F.conv2d(enlarge(self(frames), self.downscale), self.attributes[:, :, None, None])
 
     def classes(self, frames: Tensor) -> Tensor:
         """Return the (N, H, W) uint8 most probable object where there is rather one than floor, and 0 elsewhere.
 
         The arg max of :meth:`logits` takes for floor what is surely an object but whose shape is undecided.
         """
-        background, *groups = self(frames).float().split(GROUPS, 1)
+        background, *groups = enlarge(self(frames).float(), self.downscale).split(GROUPS, 1)
         shape, material, colour = (group.argmax(1) for group in groups)
         chosen = 1 + (shape * len(MATERIALS) + material) * len(COLOURS) + colour
         return torch.where(anything(groups) > background[:, 0], chosen, 0).to(torch.uint8)
@@ -90,6 +90,11 @@ class SegmentationUNet(nn.Module):
         parts = rest // 16, rest // 8 % 2, rest % 8
         given = [group.log_softmax(1).gather(1, part[:, None]) for group, part in zip(groups, parts, strict=True)]
         return anything(groups) - background[:, 0], torch.cat(given, 1)
+
+
+def enlarge(maps: Tensor, factor: int) -> Tensor:
+    """Return (N, C, H, W) maps interpolated to (N, C, factor H, factor W)."""
+    return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def anything(groups: list[Tensor]) -> Tensor:

@@ -49,7 +49,7 @@ def test_what_slides_comes_to_rest_and_stays_there(shape):
     assert (position[15:] == position[15]).all() and (yaw[15:] == yaw[15]).all()
 
 
-@pytest.mark.parametrize("speed", [0.7, 1.4])
+@pytest.mark.parametrize("speed", [0.5, 1.1])
 def test_a_thrown_sphere_slides_until_it_rolls(speed):
     """It rolls at 5/7 of its speed (Coriolis 1835) after 2/7 of it is lost."""
     law = replace(ICE, deceleration=LAW.deceleration)

@@ -34,6 +34,7 @@ def logits_by_hand(factors: torch.Tensor) -> torch.Tensor:
 
 def with_factors(network: SegmentationUNet, factors: torch.Tensor, monkeypatch) -> SegmentationUNet:
     monkeypatch.setattr(network, "forward", lambda frames: factors)
+    monkeypatch.setattr(network, "downscale", 1)
     return network
 
 
@@ -93,4 +94,4 @@ def test_shapes(downscale):
     network = SegmentationUNet("resnet18", (16, 12, 8), downscale).eval()
     with torch.inference_mode():
         assert network.logits(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
-        assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64, 64)
+        assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64 // downscale, 64 // downscale)
