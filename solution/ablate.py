@@ -77,8 +77,7 @@ SPECS: dict[str, tuple[str, Variants]] = {
     "edges": (
         "objects",
         {
-            "learned from what a first training sees": (),
-            "learned from the labels' places": ("edges.first_share=0",),
+            "read off the frames": (),
             "read off the segmenter's masks": ("edges.steps=0",),
         },
     ),

@@ -53,22 +53,14 @@ class EdgesConfig:
     """The network that reads places off frames, and how it is trained.
 
     Attributes:
-        first_share: of the steps, with which the network first learns where the labelled objects are from their masks;
-            with the others it goes on from there and learns it from what it then sees. 0: from the masks alone.
-        steps: of both; 0 reads places off the segmenter's masks instead.
+        steps: 0 reads places off the segmenter's masks instead.
         batch: in outlines.
     """
 
     width: Count = 160
-    first_share: Share = 0.7
     steps: CountOrOff = 6_000
     batch: Count = 192
     learning_rate: ClassVar[float] = 3e-3
-
-    @property
-    def first_steps(self) -> int:
-        """Of those that learn from masks."""
-        return round(self.first_share * self.steps)
 
 
 @section

@@ -116,7 +116,6 @@ def train_edges(
     folder: Path,
     device: torch.device,
     seed: int,
-    start: Path | None = None,
 ) -> EdgeNetwork:
     """Train the network to move outlines, wrong by a little, to where the objects are.
 
@@ -129,15 +128,14 @@ def train_edges(
         folder: of the stage.
         device: where to train.
         seed: of weights, order and errors.
-        start: file of weights to go on from.
 
     Raises:
         UserError: the true masks show no whole object.
     """
     torch.manual_seed(seed)
-    network = EdgeNetwork(FEATURES, config.width) if start is None else load_edges(start, device)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
-    return fit(network, edges_loss, batch, folder, Recipe(config.steps, config.learning_rate), device, seed)
+    recipe = Recipe(config.steps, config.learning_rate)
+    return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
 
 
 def edges_loss(model: EdgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:

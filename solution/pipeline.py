@@ -27,7 +27,7 @@ from solution.arrays import fill_rows
 from solution.checkpoints import WEIGHTS
 from solution.clips import FrameVideos, MaskVideos, with_frames
 from solution.config import Config, FramesConfig, MasksConfig, ObjectsConfig, override
-from solution.edges import load_edges, refine, track, train_edges
+from solution.edges import load_edges, track, train_edges
 from solution.ensemble import (
     Copies,
     System,
@@ -219,50 +219,19 @@ class Pipeline(Stages):
 
         return self.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
 
-    def first_edges(self) -> Stage:
-        """Train the network that reads places off frames, with the masks' places as its truth."""
-        return self._edges("first_edges", self.config.edges.first_steps, "mask_tracks")
-
-    def seen_tracks(self) -> Stage:
-        """Find the labelled videos' tracks as ``first_edges`` sees them, which averages out what single labels err."""
-        train = with_frames(self.packed["train"])
-        from_masks, edges = self.make("mask_tracks"), self.make("first_edges")
-        place = {row: number for number, row in enumerate(self.fit_rows)}
-
-        def build(folder: Path) -> None:
-            network, tracks = load_edges(edges.folder / WEIGHTS, self.device), load_tracks(from_masks.folder)
-            seen = self.masks_of(train)
-
-            def look(chunk: tuple[str, np.ndarray]) -> Tracks:
-                chosen = tracks[[place[row] for row in chunk[1]]].to(self.device)
-                masks, frames = (torch.from_numpy(array[chunk[1]]).to(self.device) for array in (seen, train.frames))
-                return refine(network, chosen, masks, frames)
-
-            find_all(folder, {"train": self.fit_rows}, look)
-
-        return self.stage("seen_tracks", {"tracks": from_masks.key, "edges": edges.key}, build)
-
     def edges(self) -> Stage:
-        """Go on training it with what it then sees as its truth."""
-        config = self.config.edges
-        if not config.first_steps:
-            return self._edges("edges", config.steps, "mask_tracks")
-        return self._edges("edges", config.steps - config.first_steps, "seen_tracks", start="first_edges")
-
-    def _edges(self, name: str, steps: int, learned_from: str, start: str | None = None) -> Stage:
-        train, seed = with_frames(self.packed["train"]), self.config.seed
-        if not steps:
-            raise UserError("edges.steps or edges.first_share leaves nothing to train; there is no such stage.")
-        config = replace(self.config.edges, steps=steps)
-        truth, masks, start = self.make(learned_from), self.segmented(train), start and self.make(start)
+        """Train the network that reads places off frames, with the masks' places as its truth."""
+        config, train, seed = self.config.edges, with_frames(self.packed["train"]), self.config.seed
+        if not config.steps:
+            raise UserError("edges.steps leaves nothing to train; there is no such stage.")
+        truth, masks = self.make("mask_tracks"), self.segmented(train)
 
         def build(folder: Path) -> None:
             true, seen = load_tracks(truth.folder), self.masks_of(train)
-            weights = start and start.folder / WEIGHTS
-            train_edges(config, true, train.frames, seen, self.fit_rows, folder, self.device, seed, weights)
+            train_edges(config, true, train.frames, seen, self.fit_rows, folder, self.device, seed)
 
-        used = without(config, "first_share")
-        return self.stage(name, {"config": used, "truth": truth.key, "masks": masks.key, "seed": seed}, build)
+        decided_by = {"config": asdict(config), "truth": truth.key, "masks": masks.key, "seed": seed}
+        return self.stage("edges", decided_by, build)
 
     def needed_edges(self) -> Stage | None:
         """Return the stage ``edges`` if objects are to be looked for in frames and there are any."""
@@ -535,8 +504,6 @@ MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
     for name in (
         "segmenter",
         "mask_tracks",
-        "first_edges",
-        "seen_tracks",
         "edges",
         "tracks",
         "objects",

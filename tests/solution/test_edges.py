@@ -146,13 +146,6 @@ def test_clips_without_objects_of_some_shape_or_of_any():
     assert found.visible.sum() == 3 and found.position.isfinite().all()
 
 
-@pytest.mark.slow
-def test_without_a_share_for_it_there_is_no_first_training(trained):
-    options = ["edges", "--data", trained.data, *TINY_OPTIONS]
-    twice, once = (call(train, *options, f"--set=edges.first_share={share}") for share in (0.5, 0))
-    for found in (twice, once):
-        assert found.exit_code == 0 and "mask_tracks: kept" in found.output, found.output
-    for stage in ("first_edges: ", "seen_tracks: ", "\n  edges: kept"):
-        assert stage in twice.output and stage not in once.output
-    asked = call(train, "first_edges", "--data", trained.data, *TINY_OPTIONS, "--set=edges.first_share=0")
-    assert_one_sentence(asked, "edges.first_share")
+def test_without_steps_there_is_no_such_stage(trained):
+    asked = call(train, "edges", "--data", trained.data, *TINY_OPTIONS, "--set=edges.steps=0")
+    assert_one_sentence(asked, "edges.steps")

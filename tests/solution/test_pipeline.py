@@ -96,7 +96,7 @@ END = {"decoding", "predictions_hidden"}
         (["frames.size=8,16,4,2"], {"simvp", "frames"} | END),
         (["jepa.pseudo=false"], {"jepa"} | END),
         (["ensemble.decode=argmax"], END),
-        (["edges.first_share=0.1"], {"first_edges", "seen_tracks", "edges", "tracks", "objects"} | END),
+        (["edges.batch=9"], {"edges", "tracks", "objects"} | END),
     ],
 )
 def test_a_stage_is_made_anew_for_what_it_uses_and_nothing_else(settings, made_anew):
