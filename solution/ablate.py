@@ -40,7 +40,7 @@ from solution.results_table import (
     with_error,
     without_paths,
 )
-from solution.runs import RUNS, STAGES, choose_device, default_data, pack_and_report, standin_data
+from solution.runs import RUNS, STAGES, choose_device, default_data, default_preset, pack_and_report, standin_data
 
 ABLATIONS = RUNS / "ablations"
 Variants = dict[str, tuple[str, ...]]
@@ -231,7 +231,7 @@ def as_markdown(table: list[dict]) -> str:
 )
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of every variant.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the competition. Default: as for submit.py.")
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="quick", show_default=True)
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Default: as for submit.py.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of the base.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @click.option("--publish", is_flag=True, help="Also record the table in solution/results.")
@@ -241,7 +241,7 @@ def main(
     vary: tuple[str, ...],
     seeds: int,
     data: Path | None,
-    preset: str,
+    preset: str | None,
     settings: tuple[str, ...],
     device_name: str | None,
     publish: bool,
@@ -251,9 +251,10 @@ def main(
     Interrupted at any moment, the same command goes on where it was.
     """
     name, members, variants = parse_spec(spec, vary)
+    device, data = choose_device(device_name), data or default_data()
+    preset = preset or default_preset(data, device)
     configs = configs_of(members, variants, configured(preset, settings))
-    device = choose_device(device_name)
-    data = data or default_data() or standin_data(device)
+    data = data or standin_data(device)
     packed = pack_and_report(data, required=("train", "val"))
     ablation = Ablation(name, configs, packed, device)
     first = next(iter(configs.values())).seed

@@ -49,6 +49,23 @@ class FrameVideos:
     rows: np.ndarray
 
 
+@dataclass(frozen=True)
+class TrainingVideos:
+    """All that a member may learn from; nothing of it is in val or hidden.
+
+    Attributes:
+        masks: labelled videos, and unlabeled ones with what the segmenter sees as their truth.
+        frames: the same videos as frames with those masks; empty in a stand-in of masks only.
+        held_out: labelled videos to be looked at in training and never learned from.
+        held_out_frames: the same as frames; None in a stand-in of masks only.
+    """
+
+    masks: list[MaskVideos]
+    frames: list[FrameVideos]
+    held_out: MaskVideos
+    held_out_frames: FrameVideos | None
+
+
 def draw_videos(lengths: Sequence[int], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Return ``count`` pairs (part, row), every row of parts with these many rows equally likely."""
     ends = np.cumsum(lengths)

@@ -16,6 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from data_prep.errors import UserError
 
+MEMBERS = ("objects", "masks", "frames", "jepa")
+"""Predictors that an ensemble can have: each is the ``MEMBER`` of the file of its name in ``solution/predictors``."""
+
 section = dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 Count = Annotated[int, Field(ge=1)]
 CountOrOff = Annotated[int, Field(ge=0)]
@@ -171,7 +174,7 @@ class EnsembleConfig:
     """Who predicts and how it is combined.
 
     Attributes:
-        members: predictors that vote; ``solution.pipeline`` lists all.
+        members: predictors that vote, some of ``MEMBERS``.
         views: test-time views that members average, beside the plain one.
         decode: ``fitted`` weights and threshold, or plain ``argmax`` of the mean.
         copies: how often everything is trained, the segmenter included, each time from the next seed; probabilities
@@ -199,6 +202,16 @@ class Config:
 
 
 CONFIG = TypeAdapter(Config)
+
+
+def only(section, *names: str) -> dict:
+    """Return these settings of a section."""
+    return {name: getattr(section, name) for name in names}
+
+
+def without(section, *names: str) -> dict:
+    """Return the settings of a section but for these."""
+    return {name: value for name, value in asdict(section).items() if name not in names}
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:

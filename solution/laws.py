@@ -22,11 +22,11 @@ from data_prep.scene import WIDTH as COLUMNS
 from data_prep.standin.engine import LAW, Law, slide
 from data_prep.standin.physics import Trajectories
 from data_prep.standin.tracks import read_tracks
-from solution.checkpoints import WEIGHTS
 from solution.edges import load_edges, track
 from solution.kalman import observe
 from solution.motion import HORIZON, PRIOR, SHOWN, Windows, errors, find_windows, fit_constants, foreseen
 from solution.physics import Constants
+from solution.predictors.objects import EDGES
 from solution.runs import choose_device, pack_and_report, read_run
 from solution.tracks import MAX_OBJECTS, QUARTER, Tracks, join
 
@@ -88,9 +88,10 @@ def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tra
     network = None
     if run is not None:
         _, stages = read_run(run)
-        if "edges" not in stages:
+        path = stages["objects"].folder / EDGES if "objects" in stages else Path()
+        if not path.is_file():
             raise UserError(f"run {run} has no edge network; name one that was trained with edges, or leave out --run.")
-        network = load_edges(stages["edges"].folder / WEIGHTS, device)
+        network = load_edges(path, device)
     parts = []
     for split in pack_and_report(folder, ()).values():
         if split.masks is None:

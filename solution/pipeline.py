@@ -1,17 +1,17 @@
 """From packed videos to masks of frame 22, stage by stage in the order in which ``submit.py`` makes them.
 
 A stage names what it is made from, and that and nothing else decides its key; how it is kept is told in ``stages.py``,
-what happens in it in the file that is called there. A new predictor is its file in ``predictors``, its section in
-``config.py``, a method of :class:`Pipeline` with its name and a line in ``MEMBERS``.
+what happens in it in the file that is called there. A new predictor is its file in ``predictors``, which ends with its
+``MEMBER``, and its name in ``config.MEMBERS``; a method of :class:`Pipeline` only if it is trained in several stages.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution import processes
 from solution.arrays import fill_rows
 from solution.checkpoints import WEIGHTS
-from solution.clips import FrameVideos, MaskVideos, with_frames
-from solution.config import Config, FramesConfig, MasksConfig, ObjectsConfig, override
+from solution.clips import FrameVideos, MaskVideos, TrainingVideos, with_frames
+from solution.config import MEMBERS as NAMES
+from solution.config import Config, FramesConfig, ObjectsConfig, only, override, without
 from solution.edges import load_edges, track, train_edges
 from solution.ensemble import (
     Copies,
@@ -39,20 +40,10 @@ from solution.ensemble import (
     make_clip,
     system_probabilities,
 )
-from solution.predictors import Predictor
-from solution.predictors.frames import FramePipeline, load_frames, train_frames, train_simvp
-from solution.predictors.jepa import (
-    SIZES,
-    JepaPipeline,
-    load_encoder,
-    load_jepa,
-    load_patch_segmenter,
-    train_encoder,
-    train_generator,
-    train_jepa,
-)
-from solution.predictors.masks import SlotSimVP, load_masks, train_masks
-from solution.predictors.objects import EDGES, FITTED_ON, build, load_objects, train_objects
+from solution.predictors import Member, Predictor
+from solution.predictors.frames import train_frames, train_simvp
+from solution.predictors.jepa import SIZES, load_encoder, train_encoder, train_generator, train_jepa
+from solution.predictors.objects import EDGES, FITTED_ON, train_objects
 from solution.presets import PRESETS
 from solution.segmenter import build_segmenter, load_segmenter, segment_split, train_segmenter
 from solution.stages import Stage, Stages, stage_key
@@ -64,39 +55,8 @@ HELD_OUT_LEAST = 8
 CEILING = "U-Net on the true frame 22"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A predictor that an ensemble can have as a member; its last stage has its name.
-
-    Attributes:
-        load: returns the predictor that the last stage left in its folder.
-        networks: builds untrained networks of a config, which shows whether it can be done.
-        at_once: clips that it is shown at a time, at most; the largest tensors of 32 in any preset stay below the
-            2**31 elements that convolutions on a GPU can be relied on to index.
-        readers: by name, loads from the last stage's folder what it reads masks off frames with, where that is not the
-            segmenter.
-    """
-
-    load: Callable[[Path, torch.device], Predictor]
-    networks: Callable[[Config], object]
-    at_once: int = 32
-    readers: dict[str, Callable[[Path, torch.device], nn.Module]] | None = None
-
-
-MEMBERS = {
-    "objects": Member(
-        load_objects,
-        lambda config: build(config.objects) if config.objects.dynamics == "corrected" else None,
-        at_once=sys.maxsize,
-    ),
-    "masks": Member(load_masks, lambda config: SlotSimVP(config.masks)),
-    "frames": Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter))),
-    "jepa": Member(
-        load_jepa,
-        lambda config: JepaPipeline(SIZES[config.jepa.size]),
-        readers={"mask decoder on true frame 22": load_patch_segmenter},
-    ),
-}
+MEMBERS = {name: import_module(f"solution.predictors.{name}").MEMBER for name in NAMES}
+"""By name, what is known of each member."""
 
 
 def configured(preset: str, settings: Iterable[str]) -> Config:
@@ -283,14 +243,14 @@ class Pipeline(Stages):
 
     # The other members learn from masks or frames as they are.
 
-    def masks(self) -> Stage:
-        """Train SimVP on masks."""
-        config, seed = self.config.masks, self.config.seed
+    def member(self, name: str) -> Stage:
+        """Train a member whose file says how."""
+        member, config, seed = MEMBERS[name], self.config, self.config.seed
 
         def build(folder: Path) -> None:
-            train_masks(config, self.mask_videos(), self.held_out(), folder, self.device, seed)
+            member.train(config, self.training_videos(), folder, self.device, seed)
 
-        return self.stage("masks", {"config": used_by_masks(config), "seed": seed} | self.learned_from(), build)
+        return self.stage(name, {"config": member.used(config), "seed": seed} | self.learned_from(), build)
 
     def simvp(self) -> Stage:
         """Train what draws the frames to come; the segmenter scores them meanwhile and decides nothing."""
@@ -468,9 +428,14 @@ class Pipeline(Stages):
             videos.append(MaskVideos(pseudo, pseudo))
         return videos
 
-    def held_out(self) -> MaskVideos:
-        """Return the labelled training videos that no stage learns from; weights and thresholds are fitted on them."""
-        return self.labelled(self.held_out_rows)
+    def training_videos(self) -> TrainingVideos:
+        """Return :meth:`mask_videos` and the same with frames, and those that no stage learns from."""
+        frames, held_out_frames = [], None
+        if self.packed["train"].frames is not None:
+            unlabeled = [self.unlabeled_frames()] if "unlabeled" in self.packed else []
+            frames = [self.labelled_frames(self.fit_rows), *unlabeled]
+            held_out_frames = self.labelled_frames(self.held_out_rows)
+        return TrainingVideos(self.mask_videos(), frames, self.labelled(self.held_out_rows), held_out_frames)
 
     def learned_from(self) -> dict:
         """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
@@ -507,7 +472,6 @@ MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
         "edges",
         "tracks",
         "objects",
-        "masks",
         "simvp",
         "frames",
         "jepa_encoder",
@@ -515,7 +479,7 @@ MAKERS: dict[str, Callable[[Pipeline], Stage]] = {
         "jepa",
         "decoding",
     )
-}
+} | {name: partial(Pipeline.member, name=name) for name, member in MEMBERS.items() if member.train}
 """What ``solution.train`` can be asked for by name, and :meth:`Pipeline.make`."""
 
 
@@ -531,24 +495,10 @@ def load_members(stages: dict[str, list[Stage]], device: torch.device) -> dict[s
 # What of a section a stage uses, which decides its key.
 
 
-def only(section, *names: str) -> dict:
-    """Return these settings of a section."""
-    return {name: getattr(section, name) for name in names}
-
-
-def without(section, *names: str) -> dict:
-    """Return the settings of a section but for these."""
-    return {name: value for name, value in asdict(section).items() if name not in names}
-
-
 def used_by_objects(config: ObjectsConfig, seed: int) -> dict:
     if config.dynamics == "simulated":
         return {"config": only(config, "dynamics", "modes", "samples")}
     return {"config": asdict(config), "seed": seed}
-
-
-def used_by_masks(config: MasksConfig) -> dict:
-    return without(config, *(["horizons"] if config.rolls else []), *(["slots"] if config.form == "published" else []))
 
 
 def used_by_simvp(config: FramesConfig) -> dict:

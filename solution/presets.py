@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from data_prep.scene import HEIGHT, WIDTH
 from solution.config import (
     Config,
     EdgesConfig,
@@ -48,7 +47,7 @@ SMOKE = Config(
 """Every stage of every member with networks that learn nothing: whether a change or a machine lets all of it run."""
 
 REPORT_SIMVP = Config(
-    segmenter=SegmenterConfig(crop=(HEIGHT, WIDTH), steps=6188, learning_rate=1e-4, region_weight=0.0, pasted=0.0),
+    segmenter=SegmenterConfig(crop=(160, 240), steps=6188, learning_rate=1e-4, region_weight=0.0, pasted=0.0),
     frames=FramesConfig("inception", downscale=1, plain=True, ssim_weight=0.0, steps=21_719, tuned=()),
     ensemble=EnsembleConfig(members=("frames",), views=(), decode="argmax"),
 )

@@ -145,14 +145,14 @@ def baselines_on_truth(all_masks: np.ndarray, truth: np.ndarray) -> dict[str, Sc
     return scores
 
 
-def save_validation(run_name: str, data: Path, scores: dict[str, Score]) -> None:
-    """Remember what ``validate.py --run`` reached beside the run."""
+def save_validation(run: Path, data: Path, scores: dict[str, Score]) -> None:
+    """Remember in a run's folder what ``validate.py --run`` reached."""
     record = {
         "data": str(data),
         "commit": commit(),
         "scores": {name: reached.as_json() for name, reached in scores.items()},
     }
-    write_text(RUNS / run_name / "validation.json", json.dumps(record, indent=1))
+    write_text(run / "validation.json", json.dumps(record, indent=1))
 
 
 def record_run(

@@ -70,6 +70,16 @@ def default_data() -> Path | None:
     return data if any((data / name).is_dir() for name in ("Dataset_Student", "train", "hidden")) else None
 
 
+def found_data() -> Path | None:
+    """Return :func:`default_data`, else the stand-in that was made here; None where there is neither."""
+    return default_data() or (STANDIN if (STANDIN / "hidden_truth.pt").is_file() else None)
+
+
+def default_preset(data: Path | None, device: torch.device) -> str:
+    """Return the preset that every command takes where none is named; without ``data`` a stand-in is made."""
+    return "full" if data and device.type == "cuda" else "quick"
+
+
 def standin_data(device: torch.device) -> Path:
     """Return the folder of a small stand-in competition, made here unless it is there."""
     click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
@@ -145,7 +155,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
     """Remember the config and the trained stages of a pipeline under a name; a finished run gives way to one only."""
     folder = run_folder(name)
     path = folder / "run.json"
-    if FINISHED not in pipeline.done and is_finished(name):
+    if FINISHED not in pipeline.done and is_finished(folder):
         click.echo(f"{path} remembers a finished run and stays; give --run another name to remember this one.")
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,73 +199,72 @@ def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
     return kept
 
 
-def read_trained(run: str) -> tuple[Config, dict[str, Stage]]:
-    """Return the config of a run and the stages that prediction needs, all in the run's own folder; say what changed.
+def find_run(run: str | Path) -> Path:
+    """Return the folder of a run.
 
     Args:
         run: its name, or the path of its folder, which may come from another machine.
 
     Raises:
-        UserError: there is no such run, or it is unfinished, damaged or of other code.
+        UserError: there is no such run.
     """
-    named = Path(run).name == run and (RUNS / run / "run.json").is_file()
+    named = Path(run).name == str(run) and (RUNS / run / "run.json").is_file()
     folder = RUNS / run if named else Path(run)
-    path = folder / "run.json"
-    if not path.is_file():
+    if not (folder / "run.json").is_file():
         known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
-        hint = f"there are {', '.join(known)}" if known else "there is none in ./runs"
-        raise UserError(f"--use {run}: expected the name of a run or a folder with run.json; {hint}.")
-    record = read_json(path, "copy the run's folder again, or train again")
+        hint = f"there are {', '.join(known)}" if known else "there is none in ./runs, make one with `python submit.py`"
+        raise UserError(f"run {run}: expected the name of a run or a folder with run.json; {hint}.")
+    return folder
+
+
+def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
+    """Return the config of a finished run and its stages; say what changed.
+
+    Those that prediction needs lie in the run's own folder and are checked. Of the others only the time is told.
+
+    Args:
+        run: see :func:`find_run`, as for what it raises.
+
+    Raises:
+        UserError: the run is unfinished, damaged or of other code.
+    """
+    folder = find_run(run)
+    path = folder / "run.json"
+    record = read_json(path, "copy the run's folder again, or run submit.py again")
     try:
-        trained = {name: (folder / place, record["stages"][name]["key"]) for name, place in record["trained"].items()}
+        stages = {
+            name: Stage(Path(found["folder"]), found["key"], found["seconds"])
+            for name, found in record["stages"].items()
+            if not name.startswith(("masks_", "predictions_"))  # of other videos
+        }
+        trained = {name: (folder / place, stages[name].key) for name, place in record["trained"].items()}
         version, made_by = record["versions"]["stages"], record["commit"]
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged or of an older version of the kit; train with submit.py again.") from None
+        raise UserError(f"{path} is damaged or of another version of the kit; run submit.py again.") from None
     if version != VERSION:
         raise UserError(f"{path} is of version {version} of the stages, the code of {VERSION}; use the code it is of.")
     try:
         config = from_json(json.dumps(record["config"]))
     except (ValueError, KeyError):
-        raise UserError(f"{path} has a config of another version of the kit; train with submit.py again.") from None
+        raise UserError(f"{path} has a config of another version of the kit; run submit.py again.") from None
     if FINISHED not in trained:
         raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; start its submit.py again.")
     if "unknown" not in (made_by, commit()) and made_by != commit():
-        click.echo(f"Note: {path} was made by commit {made_by}, this is {commit()}; other code may predict otherwise.")
-    return config, {name: finished(place, key) for name, (place, key) in trained.items()}
+        note = f"{path} was made by commit {made_by}, this is {commit()}; other code may predict otherwise."
+        click.echo(f"Note: {note}", err=True)
+    return config, stages | {name: finished(place, key) for name, (place, key) in trained.items()}
 
 
-def read_run(name: str) -> tuple[Config, dict[str, Stage]]:
-    """Return a finished run's config and its trained stages.
-
-    Raises:
-        UserError: there is no such run, it is unfinished or of another version, or a stage of it was deleted.
-    """
-    path = run_folder(name) / "run.json"
-    if not path.is_file():
-        known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
-        hint = f"there are {', '.join(known)}" if known else "there is none; make one with `python submit.py`"
-        raise UserError(f"{path} is missing: expected the name of a finished run, {hint}.")
+def is_finished(run: str | Path) -> bool:
+    """Tell whether there is such a run and it is finished."""
     try:
-        record = json.loads(path.read_text())
-        config = from_json(json.dumps(record["config"]))
-        stages = {
-            stage: Stage(Path(found["folder"]), found["key"], found["seconds"])
-            for stage, found in record["stages"].items()
-            if not stage.startswith(("masks_", "predictions_"))
-        }
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged or of another version of the kit; run submit.py again.") from None
-    if FINISHED not in stages:
-        raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; `submit.py --run {name}` does that.")
-    for stage in stages.values():
-        finished(stage.folder, stage.key)
-    return config, stages
-
-
-def is_finished(name: str) -> bool:
-    """Tell whether there is a finished run of this name."""
-    try:
-        read_run(name)
+        read_run(run)
     except UserError:
         return False
     return True
+
+
+def last_run() -> Path | None:
+    """Return the folder of the finished run in ./runs that was saved last; None where there is none."""
+    saved = sorted(RUNS.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path.parent for path in saved if is_finished(path.parent)), None)

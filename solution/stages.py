@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -31,12 +31,18 @@ NEEDED = (".json", ".npy", ".safetensors")
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: where its files are, the hash of all that decided them, and what it took."""
+    """A finished stage: where its files are, the hash of all that decided them, and what it took.
+
+    Attributes:
+        seconds: that it took, all commands together that were interrupted in it.
+        kept: it was finished before this command.
+    """
 
     folder: Path
     key: str
     seconds: float
     peak_gib: float | None = None
+    kept: bool = True
 
 
 class Stages:
@@ -96,7 +102,7 @@ class Stages:
                     write_text(marker, json.dumps(record, default=str, indent=1))
                     spent.unlink()
                 processes.barrier()
-        made = self.done[known_as] = finished(folder, key)
+        made = self.done[known_as] = replace(finished(folder, key), kept=kept)
         click.echo(f"  {known_as}: {'kept' if kept else f'{made.seconds:.0f} s'} ({folder})")
         if not kept:  # so that every call gets on
             processes.stop_if_time_is_up()

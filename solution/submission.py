@@ -36,6 +36,8 @@ from data_prep.labels import NPY, BadFile, begins_with, read_npy, value_problems
 from data_prep.pack import NOT_SCORED, open_split
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
+SUBMISSION = Path("submission.pt")
+"""What ``submit.py`` writes and ``validate.py`` looks at where nobody names another file."""
 FORMATS = ("uint8", "int8", "int16", "int32", "int64")
 """Types of a leaderboard file; torch computes little with other integers."""
 

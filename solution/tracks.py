@@ -392,19 +392,28 @@ class Outlines:
         with x, y and yaw (N, Q, 3), both in pixels, and the normal of the edge there (N, Q, 2).
         """
         distance, met, normal = self.outside(kind, position, yaw, points)
+        index = met[..., None].expand(-1, -1, 2)
         ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == CUBE else 2]
-        moved = [self.outside(kind, position + position.new_tensor(way[:2]), yaw + way[2], points)[0] for way in ways]
-        slope = [(distance - after) / max(way) for after, way in zip(moved, ways, strict=True)]
+        slope = []
+        for way in ways:  # the edge that is met stays the same
+            centre, moved, support = self.supports(kind, position + position.new_tensor(way[:2]), yaw + way[2])
+            moved = moved.expand(len(yaw), -1, -1).gather(1, index)
+            after = ((points - centre) * moved).sum(-1) - support.gather(1, met)
+            slope.append((distance - after) / max(way))
         slope = torch.stack((*slope, *[torch.zeros_like(distance)] * (3 - len(slope))), -1)
-        return distance, slope, normal.expand(len(yaw), -1, -1).gather(1, met[..., None].expand(-1, -1, 2))
+        return distance, slope, normal.expand(len(yaw), -1, -1).gather(1, index)
 
     def outside(self, kind: int, position: Tensor, yaw: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return of image points (N, Q, 2) how many pixels outside the outline they are (N, Q) and which normal is that
         of the edge there (N, Q), and the normals (N, M, 2).
         """
-        centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
-        support = ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
+        centre, normal, support = self.supports(kind, position, yaw)
         return *((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1), normal
+
+    def supports(self, kind: int, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return centres (N, 1, 2), normals (N or 1, M, 2) and how far along each the outline reaches (N, M)."""
+        centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
+        return centre, normal, ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
 
     def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Move everything roughly into place, then turn each cube to the best of a few yaws."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [*ROOT.glob("data_prep/**/*.py"), *ROOT.glob("solution/**/*.py"), ROOT / "submit.py", ROOT / "validate.py"]
@@ -56,3 +60,37 @@ def test_what_lies_below_knows_nothing_of_what_lies_above():
 
 def test_nothing_is_imported_for_type_checkers_only():
     assert not [path for path in FILES if "TYPE_CHECKING" in path.read_text()]
+
+
+HEAVY = ("torch", "numpy", "cv2", "pydantic")
+HEAVIER = ("albumentations", "segmentation_models_pytorch", "timm", "sklearn", "mujoco", "scipy", "matplotlib")
+
+
+def imported_by(script: str, *options: object) -> set[str]:
+    """Return which of the heavy libraries a command imported that ended well."""
+    code = f"""
+import runpy, sys
+sys.argv = {[script, *map(str, options)]!r}
+try:
+    runpy.run_path({str(ROOT / script)!r}, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print(*(name for name in {HEAVY + HEAVIER!r} if name in sys.modules), file=sys.stderr)
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return set(found.stderr.split())
+
+
+def test_scoring_and_checking_a_file_import_nothing_that_predicts(tmp_path):
+    hidden = tmp_path / "hidden"
+    for number in range(2):
+        (hidden / f"video_{number}").mkdir(parents=True)
+    torch.save(torch.zeros(2, 160, 240, dtype=torch.uint8), tmp_path / "masks.pt")
+    for option, place in (("--truth", tmp_path / "masks.pt"), ("--hidden", hidden)):
+        assert not imported_by("validate.py", tmp_path / "masks.pt", option, place) & set(HEAVIER), option
+
+
+def test_help_imports_no_networks():
+    assert not imported_by("validate.py", "--help") & {*HEAVY, *HEAVIER}
+    assert not imported_by("submit.py", "--help") & set(HEAVIER)

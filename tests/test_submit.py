@@ -65,6 +65,10 @@ def test_the_file_is_what_the_leaderboard_takes(workspace):
     digest = hashlib.sha256(workspace.submission.read_bytes()).hexdigest()
     for words in (digest, "(5, 160, 240) uint8", "background", "time per stage", "all background", "copy frame 11"):
         assert words in workspace.printed, words
+    profile = workspace.printed.rpartition("time per stage")[2].splitlines()
+    shares = [int(line.rpartition(" ")[2].removesuffix("%")) for line in profile[1:]]
+    assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110 and len(shares) == 12
+    assert any(line.startswith("  segmenter ") for line in profile) and "done before" not in profile[-1]
     assert sorted(os.listdir(workspace.folder)) == ["runs", "submission.pt"]
     leftovers = [path for path in workspace.folder.rglob("*") if path.suffix in (".partial", ".tmp", ".part", ".rows")]
     assert not leftovers and not list(workspace.folder.rglob("resume*.pt"))
@@ -76,6 +80,8 @@ def test_a_second_time_repeats_nothing(trained):
     found = run_submit("--data", trained.data, "--overwrite")
     assert found.exit_code == 0, found.output
     assert times(trained.folder) == before and len(before) == 11
+    profile = found.output.rpartition("time per stage")[2]
+    assert "done before: segmenter, " in profile and "packing, scoring and all else" in profile and "100%" in profile
     assert trained.submission.read_bytes() == first
 
 

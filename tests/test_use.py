@@ -82,7 +82,7 @@ def test_one_video_is_a_folder_of_frames(workspace, elsewhere):
         (["--preset", "quick"], ["as it was trained", "leave out --preset"]),
         (["--set", "seed=1", "--members", "objects"], ["leave out --set, --members"]),
         (["--run", "other"], ["leave out --run"]),
-        (["--use", "absent"], ["--use absent", "the name of a run or a folder with run.json"]),
+        (["--use", "absent"], ["run absent", "the name of a run or a folder with run.json"]),
         (["--picture", "new.gif"], ["new.gif", ".png or .jpg"]),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_run_of_other_code_says_so(workspace, elsewhere):
     path.write_text(json.dumps(record | {"versions": record["versions"] | {"stages": 0}}))
     assert_one_sentence(use("--data", workspace.data), "is of version 0 of the stages")
     path.write_text(json.dumps({name: value for name, value in record.items() if name != "trained"}))
-    assert_one_sentence(use("--data", workspace.data), "an older version of the kit")
+    assert_one_sentence(use("--data", workspace.data), "another version of the kit")
     path.write_text("{")
     assert_one_sentence(use("--data", workspace.data), "run.json is damaged")
 

@@ -14,6 +14,7 @@ import torch
 from sklearn.metrics import jaccard_score
 from torchmetrics import JaccardIndex
 
+from solution.runs import last_run
 from solution.train import main as train
 from submit import main as submit
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, run_validate
@@ -116,10 +117,52 @@ def test_a_run_that_is_not_there_is_one_sentence(trained, tmp_path):
     assert_one_sentence(run_validate("--run", "quikc", "--data", trained.data), "quikc", "there are quick")
     (tmp_path / "nothing").mkdir()
     assert_one_sentence(run_validate("--run", "quick", "--data", tmp_path / "nothing"), "is empty")
-    (stage,) = (trained.folder / "runs" / "stages").glob("objects-*")
+    (stage,) = (trained.folder / "runs" / "quick" / "trained").glob("objects-*")
     shutil.rmtree(stage)
     found = run_validate("--run", "quick", "--data", trained.data)
     assert_one_sentence(found, stage.name, "run submit.py again")
+
+
+def test_a_run_is_a_folder_too_that_was_copied_from_elsewhere(trained, tmp_path, monkeypatch):
+    by_name = only_object(run_validate("--run", "quick", "--data", trained.data, "--device", "cpu", "--json").stdout)
+    carried = shutil.copytree("runs/quick", tmp_path / "elsewhere" / "carried")
+    (carried / "validation.json").unlink()
+    monkeypatch.chdir(carried.parent)
+    found = run_validate("--run", "carried", "--data", trained.data, "--device", "cpu", "--json")
+    assert found.exit_code == 0 and only_object(found.stdout) == by_name
+    scores = json.loads((carried / "validation.json").read_text())["scores"]
+    assert scores == by_name["methods"] and not Path("runs/carried").exists()
+
+
+def test_without_an_option_it_says_what_it_can_do_and_does_it_where_it_is_one_thing(trained, monkeypatch):
+    assert_one_sentence(run_validate(), "expected FILE with --truth", "there is no finished run in ./runs, or no data")
+    Path("data").mkdir()
+    for split in ("Dataset_Student", "hidden"):
+        Path("data", split).symlink_to(trained.data / split)
+    both = "`python validate.py --run runs/quick --data data` or `python validate.py submission.pt --hidden data`"
+    assert_one_sentence(run_validate(), both)
+    Path("submission.pt").rename("other.pt")
+    found = run_validate("--device", "cpu", "--json")
+    assert "Taken: --run runs/quick, --data data" in found.stderr
+    for options in (["--run", "quick"], ["--data", "data"]):
+        again = run_validate(*options, "--device", "cpu", "--json")
+        assert again.exit_code == 0 and only_object(again.stdout) == only_object(found.stdout)
+    Path("other.pt").rename("submission.pt")
+    Path("runs/quick").rename("elsewhere")
+    found = run_validate()
+    assert found.exit_code == 0 and "submission.pt has the right format for 5 hidden videos" in found.output
+    truth = trained.data / "hidden_truth.pt"
+    assert run_validate("--truth", truth).stdout == run_validate("submission.pt", "--truth", truth).stdout
+
+
+def test_the_last_finished_run_is_the_one_that_was_saved_last(trained):
+    shutil.copytree("runs/quick", "runs/older")
+    os.utime("runs/older/run.json", (1, 1))
+    assert last_run() == Path("runs/quick")
+    os.utime("runs/quick/run.json", (0, 0))
+    assert last_run() == Path("runs/older")
+    Path("runs/older/run.json").write_text("{")
+    assert last_run() == Path("runs/quick")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +215,7 @@ def test_a_stage_alone_takes_no_finished_run_s_name(trained):
 def test_a_run_of_another_version_is_one_sentence(trained, text):
     (trained.folder / "runs" / "quick" / "run.json").write_text(text)
     found = run_validate("--run", "quick", "--data", trained.data)
-    assert_one_sentence(found, "run.json", "another version", "run submit.py again")
+    assert_one_sentence(found, "run.json", "damaged", "run submit.py again")
     assert call(submit, "--data", trained.data, *TINY_OPTIONS, "--overwrite").exit_code == 0
     assert run_validate("--run", "quick", "--data", trained.data).exit_code == 0
 
@@ -180,7 +223,7 @@ def test_a_run_of_another_version_is_one_sentence(trained, text):
 @pytest.mark.parametrize("name", ["../beside", "..", "stages", "file"])
 def test_no_run_has_the_name_of_something_else(trained, name):
     (trained.folder / "runs" / "file").write_text("text")
-    assert_one_sentence(run_validate("--run", name, "--data", trained.data), f"--run {name}", "plain name")
+    assert_one_sentence(run_validate("--run", name, "--data", trained.data), f"run {name}: expected the name of a run")
     found = call(submit, "--data", trained.data, *TINY_OPTIONS, "--overwrite", "--run", name)
     assert_one_sentence(found, f"--run {name}", "plain name")
 
@@ -197,10 +240,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(trained, option):
 @pytest.mark.parametrize(
     "options",
     [
-        [],
         ["file.pt"],
-        ["--run", "quick"],
-        ["--truth", "a.pt"],
         ["file.pt", "--truth", "a.pt", "--hidden", "hidden"],
         ["file.pt", "--truth", "a.pt", "--data", "data"],
         ["file.pt", "--hidden", "hidden", "--json"],
@@ -208,6 +248,12 @@ def test_where_nothing_can_be_written_is_said_before_the_work(trained, option):
 )
 def test_options_that_make_no_sense_are_one_sentence(options):
     assert_one_sentence(run_validate(*options), "expected FILE with --truth", "--run with --data")
+
+
+def test_without_anything_here_there_is_nothing_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--run", "quick"], ["--data", "."], ["--truth", "a.pt"], ["--hidden", "."]):
+        assert_one_sentence(run_validate(*options), "expected FILE with --truth", "--run with --data")
 
 
 def test_the_format_of_a_right_file(workspace):

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from solution.clips import TrainingVideos
+from solution.config import Config
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,30 @@ class Predictor(Protocol):
     def predict(self, clip: Clip) -> Tensor:
         """Return (B, 49, 160, 240) float32 probabilities that sum to 1 over the classes, on the clip's device."""
         ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """A predictor that an ensemble can have as a member: the ``MEMBER`` of its file; its last stage has its name.
+
+    Attributes:
+        load: returns the predictor that the last stage left in its folder.
+        networks: builds untrained networks of a config, which shows whether it can be done.
+        train: leaves in a folder what ``load`` finds there, given config, videos, folder, device and seed; None where
+            ``solution.pipeline`` has methods for its stages.
+        used: what of a config decides the result of ``train``, as JSON.
+        at_once: clips that it is shown at a time, at most; the largest tensors of 32 in any preset stay below the
+            2**31 elements that convolutions on a GPU can be relied on to index.
+        readers: by name, loads from the last stage's folder what it reads masks off frames with, where that is not the
+            segmenter.
+    """
+
+    load: Callable[[Path, torch.device], Predictor]
+    networks: Callable[[Config], object] = lambda config: None
+    train: Callable[[Config, TrainingVideos, Path, torch.device, int], object] | None = None
+    used: Callable[[Config], dict] = lambda config: {}
+    at_once: int = 32
+    readers: dict[str, Callable[[Path, torch.device], nn.Module]] | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from solution.losses import frame_loss, mask_loss
 from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
+from solution.predictors import Member
 from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, video_batches
 from solution.segmenter import build_segmenter
 from solution.training import Recipe, fit
@@ -207,3 +208,6 @@ def tune(
     steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))
     fit(part, loss, video_batches(config.batch_size, videos, seed, False), folder, recipe, device, seed, evaluate)
+
+
+MEMBER = Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)))

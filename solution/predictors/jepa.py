@@ -27,6 +27,7 @@ from solution.models.jepa import Encoder, Jepa, draw_patches, spread
 from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
 from solution.models.unet import SegmentationUNet
 from solution.models.vivit import ViViT
+from solution.predictors import Member
 from solution.predictors.drawn import (
     EVALUATION_CLIPS,
     FramesPredictor,
@@ -417,3 +418,10 @@ def look_at_features(encoder: Encoder, held_out: FrameVideos, device: torch.devi
             f"at least {COLLAPSED}; lower its learning_rate or raise its momentum in SIZES of predictors/jepa.py."
         )
     return {"spread": reached}
+
+
+MEMBER = Member(
+    load_jepa,
+    lambda config: JepaPipeline(SIZES[config.jepa.size]),
+    readers={"mask decoder on true frame 22": load_patch_segmenter},
+)

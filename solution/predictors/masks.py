@@ -21,11 +21,11 @@ from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, S
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
 from solution.clips import MaskVideos, draw_videos
-from solution.config import MasksConfig
+from solution.config import MasksConfig, without
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
-from solution.predictors import Clip
+from solution.predictors import Clip, Member
 from solution.training import Recipe, autocast, fit
 
 LAST_WEIGHT = 3.0
@@ -358,3 +358,16 @@ def load_masks(folder: Path, device: torch.device) -> MasksPredictor:
     """Rebuild the predictor that :func:`train_masks` left in ``folder``."""
     config = MasksConfig(**json.loads((folder / "config.json").read_text()))
     return MasksPredictor(load_weights(SlotSimVP(config), folder, device))
+
+
+def used(config: MasksConfig) -> dict:
+    """Return the settings that decide the form of a config."""
+    return without(config, *(["horizons"] if config.rolls else []), *(["slots"] if config.form == "published" else []))
+
+
+MEMBER = Member(
+    load_masks,
+    lambda config: SlotSimVP(config.masks),
+    lambda config, videos, *place: train_masks(config.masks, videos.masks, videos.held_out, *place),
+    lambda config: used(config.masks),
+)

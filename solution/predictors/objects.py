@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
 from solution.motion import find_windows, fit_constants
 from solution.physics import Constants
-from solution.predictors import Clip
+from solution.predictors import Clip, Member
 from solution.rollout import Rollout, roll_out
 from solution.tracks import Tracks
 from solution.training import Recipe, fit
@@ -291,3 +292,10 @@ def load_objects(folder: Path, device: torch.device) -> Objects:
     model = None if config.dynamics == "simulated" else load_weights(build(config), folder, device)
     edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None
     return Objects(model, constants, config, device, edges)
+
+
+MEMBER = Member(
+    load_objects,
+    lambda config: build(config.objects) if config.objects.dynamics == "corrected" else None,
+    at_once=sys.maxsize,
+)

@@ -1,0 +1,159 @@
+"""What ``submit.py`` does once its options are read: from raw frames to the leaderboard file, or with a trained run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from data_prep.errors import UserError
+from solution import processes
+from solution.evaluation import ceilings, print_table, score_baselines
+from solution.metrics import Score, score
+from solution.pipeline import Pipeline, configured
+from solution.report import record_run
+from solution.runs import (
+    STAGES,
+    choose_device,
+    default_data,
+    default_preset,
+    pack_and_report,
+    read_run,
+    run_folder,
+    save_run,
+    standin_data,
+)
+from solution.stages import Stage
+from solution.strips import check_picture, write_predicted
+from solution.submission import check_different, check_submission, check_writable, describe, load_truth, save_submission
+
+
+@processes.together
+def submit(
+    data: Path | None,
+    out: Path,
+    preset: str | None,
+    run_name: str | None,
+    settings: tuple[str, ...],
+    members: str | None,
+    use: str | None,
+    picture: Path | None,
+    device_name: str | None,
+    record: Path | None,
+    overwrite: bool,
+    allow_gaps: bool,
+) -> None:
+    """Do what the options of ``submit.py`` say."""
+    start = time.perf_counter()
+    check_writable(out, overwrite)
+    written = [path for path in (record, picture) if path]
+    for path in written:
+        check_writable(path, overwrite=True)
+    check_different((out, *written))
+    if picture:
+        check_picture(picture)
+    device = choose_device(device_name)
+    data = data or default_data()
+    if use is not None:
+        alone = {"--preset": preset, "--set": settings, "--members": members, "--run": run_name, "--record": record}
+        if besides := [option for option, given in alone.items() if given]:
+            raise UserError(f"--use {use} predicts with a run as it was trained; leave out {', '.join(besides)}.")
+        if data is None:
+            raise UserError(f"--use {use}: expected --data with the folder of the videos to predict, found none.")
+        use_run(use, data, out, picture, device, overwrite, allow_gaps)
+        return
+    if picture:
+        raise UserError("--picture draws what a trained run predicts: expected --use RUN beside it, found none.")
+    preset = preset or default_preset(data, device)
+    if members is not None:
+        settings = (*settings, f"ensemble.members={members}")
+    config = configured(preset, settings)
+    run_name = run_name or preset
+    folder = run_folder(run_name)
+    with processes.first_goes_first():
+        data = data or standin_data(device)
+        packed = pack_and_report(data, allow_gaps=allow_gaps, run=run_name)
+    click.echo(f"Preset {preset} on {device}, run {folder}:")
+    pipeline = Pipeline(config, packed, STAGES, device)
+    hidden = packed["hidden"]
+    masks = np.array(pipeline.predictions(hidden))
+    if not processes.is_first():
+        return
+    save_run(run_name, pipeline)
+    write_checked(masks, out, overwrite)
+    print_description(out)
+    if (data / "hidden_truth.pt").is_file():
+        scores = score_against_standin(pipeline, data, masks)
+        print_table(scores)
+        if record:
+            sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
+            record_run(run_name, scores, pipeline, f"stand-in of {sizes} videos, scored on hidden", record)
+    print_profile(pipeline.done, time.perf_counter() - start)
+
+
+def use_run(
+    run: str, data: Path, out: Path, picture: Path | None, device: torch.device, overwrite: bool, allow_gaps: bool
+) -> None:
+    """Predict the hidden videos of a folder, or the one video that it is, with a trained run."""
+    start = time.perf_counter()
+    config, trained = read_run(run)  # what is wrong with it is said before the data are packed
+    with processes.first_goes_first():
+        packed = pack_and_report(data, ("hidden",), allow_gaps, wanted=("hidden",))
+    hidden = packed["hidden"]
+    if picture and hidden.frames is None:
+        raise UserError(f"--picture {picture}: expected frames to draw on, {data} holds masks only; leave it out.")
+    if hidden.frames is not None and "segmenter" not in trained:
+        raise UserError(f"--use {run}: expected a run that was trained on frames, this one knows masks only.")
+    click.echo(f"Run {run} on {device}:")
+    pipeline = Pipeline(config, {"hidden": hidden}, STAGES, device)
+    pipeline.done |= trained
+    masks = np.array(pipeline.predictions(hidden))
+    if not processes.is_first():
+        return
+    write_checked(masks, out, overwrite)
+    print_description(out)
+    if picture:
+        write_predicted(picture, hidden, masks)
+    print_profile(pipeline.done, time.perf_counter() - start)
+
+
+def write_checked(masks: np.ndarray, out: Path, overwrite: bool) -> None:
+    """Write the leaderboard file and check it as ``validate.py`` does."""
+    save_submission(torch.from_numpy(masks), out, overwrite)
+    problems = check_submission(out, len(masks))
+    if problems:
+        raise UserError(f"{out} does not pass its own check: {'; '.join(problems)}.")
+
+
+def print_description(out: Path) -> None:
+    """Print what was written, and the largest classes in it."""
+    written = describe(out)
+    click.echo(f"\n{out}: {written.shape} {written.dtype}, SHA-256 {written.sha256}")
+    objects = sorted((share, name) for name, share in written.class_shares.items() if name != "background")[::-1]
+    click.echo(f"  {written.class_shares.get('background', 0):.1%} background, {len(objects)} of 48 object classes:")
+    for row in range(0, len(objects), 4):
+        click.echo("  " + "".join(f"{name:>23} {share:7.3%}" for share, name in objects[row : row + 4]))
+
+
+def print_profile(done: dict[str, Stage], seconds: float) -> None:
+    """Print what of a command's seconds each stage took that it finished, the longest first, and which were there."""
+    made = {name: stage.seconds for name, stage in done.items() if not stage.kept}
+    rest = max(0.0, seconds - sum(made.values()))  # a stage that went on counts its earlier commands too
+    made["packing, scoring and all else"] = rest
+    click.echo(f"\n{'time per stage':32}{seconds:7.0f} s")
+    for name, spent in sorted(made.items(), key=lambda item: -item[1]):
+        click.echo(f"  {name:30}{spent:7.0f} s {spent / max(sum(made.values()), 1e-9):5.0%}")
+    if kept := [name for name, stage in done.items() if stage.kept]:
+        click.echo(f"  done before: {', '.join(kept)}")
+
+
+def score_against_standin(pipeline: Pipeline, data: Path, masks: np.ndarray) -> dict[str, Score]:
+    """Score the masks and the baselines on the stand-in's hidden videos, whose truth nobody but the stand-in knows."""
+    hidden, truth = pipeline.packed["hidden"], load_truth(data / "hidden_truth.pt").masks.numpy()
+    scores = score_baselines(hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device)
+    scores["submission"] = score(masks, truth)
+    last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
+    return scores | ceilings(pipeline, last_frames, truth)
