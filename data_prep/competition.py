@@ -312,11 +312,6 @@ def frame_files(folder: Path, split: str, first: int = 0) -> tuple[dict[int, str
     return frames, [Problem(str(folder / name), "unexpected file or folder", "ignored") for name in unexpected]
 
 
-def read_frame(path: str | Path) -> np.ndarray:
-    """Return one frame, (160, 240, 3) uint8 RGB; errors as in :func:`read_image`."""
-    return decode(read_image(path)[0])
-
-
 def read_image(path: str | Path) -> tuple[bytes, str]:
     """Return the bytes of a frame's file, checked but not decoded, and what is unusual about the image, if anything.
 
