@@ -14,7 +14,7 @@ from torch import Tensor
 from data_prep.classes import IGNORE
 from data_prep.competition import first_gap
 from data_prep.errors import UserError, exits_cleanly
-from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight, print_table
+from solution.evaluation import FORESIGHT, evaluate, foresight, print_table
 from solution.fates import fate_groups, fates
 from solution.metrics import Score, score
 from solution.page import write_page
@@ -130,11 +130,8 @@ def score_run(
     check_known(truth, Path(val.masks.filename).parent)
     fate = fates(val.masks)
     groups = fate_groups(fate)
-    evaluation = evaluate(pipeline.system(), val.frames, pipeline.seen(val), truth, pipeline.device, groups)
-    if val.frames is None:
-        best = {FORESIGHT: foresight(val.masks, groups)}
-    else:
-        best = ceilings(pipeline, val.frames[:, -1], truth, groups)
+    evaluation = evaluate(pipeline, val, None if val.frames is None else val.frames[:, -1], truth, groups)
+    best = {FORESIGHT: foresight(val.masks, groups)} if val.frames is None else {}
     scores = evaluation.scores | best
     save_validation(run_name, data, scores)
     material = material_of_run(run_name, pipeline, evaluation, scores, fate)

@@ -19,7 +19,6 @@ from io import FileIO
 from pathlib import Path
 
 import click
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -43,9 +42,8 @@ from data_prep.competition import (
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import create_part, finish, part_of, read_json, write_row, write_text
+from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_text
 from data_prep.scene import HEIGHT, WIDTH
-from data_prep.sole import sole_maker
 
 GREY = 124
 """A hidden video without one readable frame becomes this grey, the middle of the real background's gradient."""
@@ -313,7 +311,7 @@ def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileI
         try:
             mask, changes = read_mask(path)
             content.append(digest(mask))
-            problems += [Problem(path, found, action) for found, action in changes]
+            problems += [Problem(path, change, action) for change, action in changes]
         except BadFile as error:
             bad[path] = str(error)
 
@@ -369,8 +367,8 @@ def read_journal(path: Path, source: str) -> dict[int, PackedVideo] | None:
 def read_problems(folder: Path) -> list[Problem]:
     """Return every problem that :func:`pack` met, absent splits included; none where it packed nothing."""
     path = folder / "problems.json"
-    found = read_json(path, f"delete {folder} and pack again") if path.is_file() else []
-    return [Problem(**problem) for problem in found]
+    problems = read_json(path, f"delete {folder} and pack again") if path.is_file() else []
+    return [Problem(**problem) for problem in problems]
 
 
 def discard(folder: Path) -> None:
@@ -397,16 +395,6 @@ def digest(content: np.ndarray | bytes | list) -> str:
     """Return a hash of bytes, of an array's, or of those of a list as JSON."""
     data = json.dumps(content).encode() if isinstance(content, list) else content
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def decode_rate(paths: Sequence[str | Path]) -> float:
-    """Return frames per second of bare ``cv2.imdecode`` on all cores; the files, read before, must fit into memory."""
-    encoded = [np.fromfile(path, np.uint8) for path in paths]
-    start = time.perf_counter()
-    with ThreadPoolExecutor(num_cores()) as threads:
-        for _ in threads.map(lambda data: cv2.imdecode(data, cv2.IMREAD_COLOR) is None, encoded):
-            pass
-    return len(encoded) / (time.perf_counter() - start)
 
 
 @click.command()
