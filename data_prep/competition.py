@@ -101,11 +101,11 @@ def find_competition(
         places = folders[split]
         if not places and split == "hidden" and "train" in splits:
             places = [folder for folder in (root.parent / split,) if folder.is_dir()]
-        found = [(folder, videos) for folder in places if (videos := video_folders(folder))]
-        if len(found) > 1:
-            raise UserError(f"{split} is there twice, {found[0][0]} and {found[1][0]}; keep one of them.")
-        if found:
-            folder, splits[split] = found[0]
+        filled = [(folder, videos) for folder in places if (videos := video_folders(folder))]
+        if len(filled) > 1:
+            raise UserError(f"{split} is there twice, {filled[0][0]} and {filled[1][0]}; keep one of them.")
+        if filled:
+            folder, splits[split] = filled[0]
             if split == "hidden" and split in required and not allow_gaps:
                 refuse_gap(folder, splits[split])
             first[split], unusual = first_frame(split, splits[split])
@@ -260,30 +260,30 @@ def first_frame(split: str, videos: dict[int, Path]) -> tuple[int, list[Problem]
     """
     length = FRAMES_OF_SPLIT[split]
     ranges: list[tuple[int, int, Path]] = []  # between which the first frame's number must be
-    found: set[int] = set()
+    numbers: set[int] = set()
     suffixes: dict[str, Path] = {}
     for folder in videos.values():
         frames, _ = sorted_files(folder)
         if frames:
             lowest, highest = min(frames), max(frames)
             ranges.append((min(highest - length + 1, lowest), lowest, folder))
-            found |= frames.keys()
+            numbers |= frames.keys()
             for name in frames.values():
                 suffixes.setdefault(os.path.splitext(name)[1], folder / name)
     if not ranges:
         return 0, []
-    late, early = max(ranges), min(ranges, key=lambda each: each[1])
+    late, early = max(ranges), min(ranges, key=lambda span: span[1])
     first, place = max(late[0], 0), early[2].parent
     if first > early[1]:
         raise UserError(
             f"frames are numbered from {early[1]} in {early[2]} but from {late[1]} in {late[2]}, so that a clip would "
             "be another clip; number them alike in all videos, from 0."
         )
-    missing = [number for number in range(first, first + length) if number not in found]
+    missing = [number for number in range(first, first + length) if number not in numbers]
     if first > 1 or (missing and len(ranges) > 1):
         raise UserError(
             f"no video in {place} has a frame image_{0 if first > 1 else missing[0]}.png, they have numbers from "
-            f"{min(found)} to {max(found)}; expected {length} frames each, numbered from 0 (or all from 1)."
+            f"{min(numbers)} to {max(numbers)}; expected {length} frames each, numbered from 0 (or all from 1)."
         )
     problems = [
         Problem(str(path), f"frames called *{suffix}", "taken for frames")

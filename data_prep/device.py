@@ -18,14 +18,13 @@ def usable_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-        known = device.type in ("cpu", "cuda")
+        if device.type in ("cpu", "cuda"):
+            return device
     except (RuntimeError, AssertionError, ImportError):
-        known = False
-    if not known:
-        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.")
-    return device
+        pass
+    raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.")
 
 
 def num_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))

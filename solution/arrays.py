@@ -78,11 +78,11 @@ class Portions:
 
     def collect(self, rows: Callable[[int, int], T], first: int, last: int) -> list[T]:
         """Return what ``rows`` makes of (first, last), in as many parts as it takes."""
-        found: list[T] = []
+        parts: list[T] = []
         while first < last:
             size = min(self.most, last - first)
             try:
-                found.append(rows(first, first + size))
+                parts.append(rows(first, first + size))
                 first += size
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -92,4 +92,4 @@ class Portions:
             # Out of the handler, whose traceback keeps what filled the memory.
             tqdm.write(f"Not enough memory for {size} videos at a time; going on with {self.most}.", sys.stderr)
             torch.cuda.empty_cache()
-        return found
+        return parts

@@ -28,9 +28,8 @@ from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import num_cores
 from data_prep.errors import UserError
-from data_prep.files import create_part, finish, part_of, read_json, write_row, write_saved, write_text
+from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
-from data_prep.sole import sole_maker
 from data_prep.standin.labels import imprecise
 from data_prep.standin.physics import Trajectories, simulate, video_seed
 from data_prep.standin.renderer import film, solids_of
@@ -93,29 +92,24 @@ class Source:
     def video(self, number: int) -> Trajectories:
         if not self.files:
             return simulate(self.seed(number))
-        file, row = self.rows()[number]
-        return read_tracks(file)[row]
-
-    def rows(self) -> dict[int, tuple[Path, int]]:
-        """Return the file and the row in it of every video by its number."""
         splits = self.settings.numbers().values()
         if len(self.files) == 1:
-            return {number: (self.files[0], row) for row, number in enumerate(chain(*splits))}
-        own = zip(self.files, splits, strict=True)
-        return {number: (file, row) for file, numbers in own for row, number in enumerate(numbers)}
+            return read_tracks(self.files[0])[list(chain(*splits)).index(number)]
+        own = ((file, numbers) for file, numbers in zip(self.files, splits, strict=True) if number in numbers)
+        file, numbers = next(own)
+        return read_tracks(file)[numbers.index(number)]
 
     def check(self) -> None:
         """Raise a ``UserError`` if the files are not those of all videos."""
-        names = list(self.settings.numbers())
-        if len(self.files) not in (0, 1, len(names)):
+        counts = {split: len(numbers) for split, numbers in self.settings.numbers().items()}
+        if len(self.files) not in (0, 1, len(counts)):
             raise UserError(
-                f"--tracks: expected one file, or one for each of {', '.join(names)}, found {len(self.files)}."
+                f"--tracks: expected one file, or one for each of {', '.join(counts)}, found {len(self.files)}."
             )
-        for file in self.files:
-            wanted = max((row + 1 for path, row in self.rows().values() if path == file), default=0)
-            if len(read_tracks(file)) < wanted:
-                count = len(read_tracks(file))
-                raise UserError(f"{file}: expected tracks of {wanted} videos, found {count}; ask for fewer.")
+        wanted = [sum(counts.values())] if len(self.files) == 1 else counts.values()
+        for file, count in zip(self.files, wanted, strict=False):
+            if (held := len(read_tracks(file))) < count:
+                raise UserError(f"{file}: expected tracks of {count} videos, found {held}; ask for fewer.")
 
 
 def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tuple[Path, ...] = ()) -> int:
@@ -173,12 +167,12 @@ def write_truth(out: Path, source: Source, device: str, pool: ProcessPoolExecuto
     videos = list((pool.map if pool else map)(source.video, numbers))
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
     for first in range(0, len(videos), at_once):
-        some, their_seeds = (part[first : first + at_once] for part in (videos, seeds))
-        *solids, image = solids_of(some)
+        chunk, chunk_seeds = (part[first : first + at_once] for part in (videos, seeds))
+        *solids, image = solids_of(chunk)
         last = image % NUM_FRAMES == NUM_FRAMES - 1
-        exact = paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some))
-        masks.append(labelled(exact[:, None].numpy(), their_seeds, source.settings.labels)[:, 0])
-        frames.append(film(some, their_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
+        exact = paint_solids(*(values[last] for values in solids), image[last] // NUM_FRAMES, len(chunk))
+        masks.append(labelled(exact[:, None].numpy(), chunk_seeds, source.settings.labels)[:, 0])
+        frames.append(film(chunk, chunk_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
     write_saved(out / "hidden_last_frames.npy", lambda file: np.save(file, np.concatenate(frames)))
     truth = torch.from_numpy(np.concatenate(masks))
     write_saved(out / "hidden_truth.pt", lambda file: torch.save(truth, file))
@@ -189,9 +183,9 @@ def claim(out: Path, settings: Settings) -> None:
     record = out / "standin.json"
     wanted = asdict(settings)
     if record.is_file():
-        found = {"labels": "exact", "tracks": ""} | read_json(record, f"remove {out} or choose another folder")
-        if found != wanted:
-            other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
+        recorded = read_json(record, f"remove {out} or choose another folder")
+        if recorded != wanted:
+            other = ", ".join(f"{key} {recorded.get(key)}" for key in wanted if recorded.get(key) != wanted[key])
             raise UserError(
                 f"{out} holds a stand-in competition made with {other}; use the same, remove it or choose another."
             )
@@ -236,7 +230,7 @@ def in_order(
                 result = job(chunk)
             else:
                 ahead = index + 3 * num_cores()
-                started.extend(pool.submit(job, each) for each in chunks[index + len(started) : ahead])
+                started.extend(pool.submit(job, later) for later in chunks[index + len(started) : ahead])
                 result = started.popleft().result()
             yield chunk, result
             bar.update(len(chunk))

@@ -362,8 +362,8 @@ def train_decoder(
         if drawn:
             return evaluate_frames(pipeline.draw, segmenter, held_out, folder, device)
         chosen = held_out.rows[:EVALUATION_CLIPS]
-        found = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
-        return {"jaccard": found.jaccard, "object_iou": found.object_iou}
+        reached = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
+        return {"jaccard": reached.jaccard, "object_iou": reached.object_iou}
 
     batch = (
         video_batches(config.batch_size, [videos], seed, with_future=False)

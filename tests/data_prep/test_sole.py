@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
+from data_prep.files import sole_maker
 from data_prep.pack import PackedSplit
-from data_prep.sole import sole_maker
 from solution.pipeline import Pipeline
 from solution.presets import PRESETS
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from data_prep.sole import sole_maker
+from data_prep.files import sole_maker
 with sole_maker(Path(sys.argv[1])):
     print("inside", flush=True)
     time.sleep(600)

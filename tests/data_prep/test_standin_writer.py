@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -160,15 +159,6 @@ def test_imprecise_labels_change_nothing_but_the_masks(kind, raw, packed, tmp_pa
 def test_masks_only_are_the_exact_ones_alone(other, tmp_path):
     found = CliRunner().invoke(main, ["--out", str(tmp_path / "out"), "--masks-only", other])
     assert found.exit_code == 2 and other in found.stderr and not (tmp_path / "out").exists()
-
-
-def test_a_stand_in_from_before_labels_could_be_imprecise_is_known(packed, tmp_path):
-    older = shutil.copytree(packed, tmp_path / "older")
-    record = json.loads((older / "standin.json").read_text())
-    (older / "standin.json").write_text(json.dumps({k: v for k, v in record.items() if k != "labels"}))
-    assert make_standin(older, Settings(**SIZES, kind="packed")) == 0
-    with pytest.raises(UserError, match="labels exact; use the same, remove it"):
-        make_standin(older, Settings(**SIZES, kind="packed", labels="imprecise"))
 
 
 def test_other_settings_and_other_folders_are_refused(packed, tmp_path):
