@@ -122,21 +122,11 @@ def write_row(file: FileIO, row: int, values: list[np.ndarray]) -> None:
             position, rest = position + written, rest[written:]
 
 
-def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
-    """Give an array its final rows and name; ``rows`` says which row of ``shape`` each shall hold."""
+def finish(path: Path, shape: tuple[int, ...]) -> None:
+    """Cut an unfinished array to its final shape, which may have fewer rows, and give it its name."""
     part = part_of(path)
-    if not part.exists():
-        return
-    start, row_size = HEADER_BYTES, math.prod(shape[1:])
-    with open(part, "r+b") as file:
-        if file.seek(0, os.SEEK_END) == start + shape[0] * row_size:  # else it was cut already
-            for target, row in enumerate(rows):
-                if target != row:
-                    file.seek(start + row * row_size)
-                    values = file.read(row_size)
-                    file.seek(start + target * row_size)
-                    file.write(values)
-            file.seek(0)
-            file.write(header((len(rows), *shape[1:])))
-        file.truncate(start + len(rows) * row_size)
-    os.replace(part, path)
+    if part.exists():  # else it was finished before an interruption
+        with open(part, "r+b") as file:
+            file.write(header(shape))
+            file.truncate(HEADER_BYTES + math.prod(shape))
+        os.replace(part, path)

@@ -1,7 +1,4 @@
-"""Label arrays in users' files: read without running anything in them, and made plain arrays of integers.
-
-What is no doubt is mended and said, what could mean two things is refused. Nothing here knows the layout on disk.
-"""
+"""Reads label arrays from untrusted files: nothing in them is executed, and what is wrong with one is a sentence."""
 
 from __future__ import annotations
 

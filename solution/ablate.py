@@ -1,4 +1,4 @@
-"""What each choice is worth: variants of a preset, each with some seeds, scored on val, as one table.
+"""Ablations: variants of a preset, each trained from several seeds, scored on val, as one table.
 
 Every run shares the folder of stages, so that a change costs only what it touches; finished runs are never repeated.
 """

@@ -17,10 +17,10 @@ from solution.forecast import Forecast
 from solution.tracks import Tracks, edge_normals, outline, side
 
 ROUND_NORMALS = 64
-"""Of a round edge, which is drawn as the polygon between them."""
+"""Sides of the polygon that stands for a round edge."""
 EXACT = (0.0, 0.0, 0.0)
 ALONE = 1.3
-"""Between two objects whose labels do not touch, of the mean of their widths."""
+"""Least distance of two objects whose labels do not touch, in means of their widths."""
 COMPARED = 500
 """Objects of a shape whose labels' sizes are compared with their silhouettes', at most."""
 STEEP = 1e-3

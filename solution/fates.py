@@ -1,4 +1,4 @@
-"""What happened to every object between the last seen frame and the predicted one, read off the true masks.
+"""Groups objects by what happened to them between frames 11 and 22, read off the true masks, for scores by group.
 
 Each object of frame 22 has one fate, the first of ``FATES`` that fits.
 """

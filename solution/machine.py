@@ -1,7 +1,4 @@
-"""What a result was measured on: commit, hardware, versions, and the peak of the memory.
-
-It measures; what is done with the numbers is decided elsewhere.
-"""
+"""What a result was measured on: commit, hardware, versions, and the peak of the memory."""
 
 from __future__ import annotations
 

@@ -202,7 +202,9 @@ def read_trained(run: str) -> tuple[Config, dict[str, Stage]]:
     folder = RUNS / run if named else Path(run)
     path = folder / "run.json"
     if not path.is_file():
-        raise UserError(f"--use {run}: expected the name of a run or a folder with run.json; {existing_runs()}.")
+        known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
+        hint = f"there are {', '.join(known)}" if known else "there is none in ./runs"
+        raise UserError(f"--use {run}: expected the name of a run or a folder with run.json; {hint}.")
     record = read_json(path, "copy the run's folder again, or train again")
     try:
         trained = {name: (folder / place, record["stages"][name]["key"]) for name, place in record["trained"].items()}
@@ -230,13 +232,15 @@ def read_run(name: str) -> tuple[Config, dict[str, Stage]]:
     """
     path = run_folder(name) / "run.json"
     if not path.is_file():
-        raise UserError(f"{path} is missing: expected the name of a finished run, {existing_runs()}.")
+        known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
+        hint = f"there are {', '.join(known)}" if known else "there is none; make one with `python submit.py`"
+        raise UserError(f"{path} is missing: expected the name of a finished run, {hint}.")
     try:
         record = json.loads(path.read_text())
         config = from_json(json.dumps(record["config"]))
         stages = {
-            stage: Stage(Path(made["folder"]), made["key"], made["seconds"])
-            for stage, made in record["stages"].items()
+            stage: Stage(Path(found["folder"]), found["key"], found["seconds"])
+            for stage, found in record["stages"].items()
             if not stage.startswith(("masks_", "predictions_"))
         }
     except (ValueError, KeyError, TypeError):
@@ -246,12 +250,6 @@ def read_run(name: str) -> tuple[Config, dict[str, Stage]]:
     for stage in stages.values():
         finished(stage.folder, stage.key)
     return config, stages
-
-
-def existing_runs() -> str:
-    """Return in words which runs there are."""
-    names = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
-    return f"there are {', '.join(names)}" if names else "there is none in ./runs; make one with `python submit.py`"
 
 
 def is_finished(name: str) -> bool:

@@ -9,9 +9,8 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from data_prep import pack
 from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
 from data_prep.deadline import stop_if_time_is_up
-from data_prep.device import num_cores
+from data_prep.device import in_order, num_cores
 from data_prep.errors import UserError
 from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
@@ -218,20 +217,13 @@ def make_videos(
     return videos, labelled(paint_videos(videos), seeds, labels) if labels else None, frames
 
 
-def in_order(
+def chunk_by_chunk(
     job: partial, numbers: list[int], pool: ProcessPoolExecutor | None, title: str, total: int, at_once: int
 ) -> Iterator[tuple]:
-    """Yield (chunk, ``job(chunk)``) for every chunk of the numbers, in order, a few ahead in the pool."""
+    """Yield (chunk, ``job(chunk)``) for every chunk of the numbers, in order; see :func:`in_order`."""
     chunks = [numbers[i : i + at_once] for i in range(0, len(numbers), at_once)]
     with tqdm(total=total, initial=total - len(numbers), desc=title, unit="video", disable=None) as bar:
-        started: deque[Future] = deque()
-        for index, chunk in enumerate(chunks):
-            if pool is None:
-                result = job(chunk)
-            else:
-                ahead = index + 3 * num_cores()
-                started.extend(pool.submit(job, later) for later in chunks[index + len(started) : ahead])
-                result = started.popleft().result()
+        for chunk, result in zip(chunks, in_order(pool, job, chunks), strict=True):
             yield chunk, result
             bar.update(len(chunk))
             stop_if_time_is_up()
@@ -247,7 +239,7 @@ def make_raw_split(
     missing = [number for number in numbers if f"video_{number}" not in there]
     job = partial(write_raw_videos, folder=folder, split=split, source=source, device=device)
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
-    return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers), at_once))
+    return sum(count for _, count in chunk_by_chunk(job, missing, pool, f"making {split}", len(numbers), at_once))
 
 
 def write_raw_videos(numbers: list[int], folder: Path, split: str, source: Source, device: str) -> int:
@@ -285,14 +277,14 @@ def make_array_split(
         shapes[folder / "masks.npy"] = (len(numbers), NUM_FRAMES, HEIGHT, WIDTH)
     origin = {"standin": asdict(settings)}
     journal = folder / "packing.jsonl"
-    done = pack.read_journal(journal, json.dumps(origin))
+    done = pack.read_journal(journal, json.dumps(origin))  # an empty line for each video
     if done is None:
         folder.mkdir(exist_ok=True)
         for path, shape in shapes.items():
             create_part(path, shape)
-        write_text(journal, json.dumps({"fingerprint": json.dumps(origin)}) + "\n")
-        done = {}
-    missing = [number for number in numbers if number - numbers.start not in done]
+        pack.begin_journal(journal, json.dumps(origin))
+        done = []
+    missing = list(numbers[len(done) :])
     kind = torch.device(device).type
     films = length if kind == "cpu" else 0  # a GPU films in this process alone
     labels = settings.labels if folder / "masks.npy" in shapes else None
@@ -303,7 +295,7 @@ def make_array_split(
             files = {path.name: stack.enter_context(open(part_of(path), "r+b", buffering=0)) for path in shapes}
             log = stack.enter_context(open(journal, "a", buffering=1))
             at_once, title = VIDEOS_AT_ONCE[kind], f"making {split}"
-            for chunk, (videos, masks, frames) in in_order(job, missing, pool, title, len(numbers), at_once):
+            for chunk, (videos, masks, frames) in chunk_by_chunk(job, missing, pool, title, len(numbers), at_once):
                 if frames is None and length:
                     seeds = [source.seed(number) for number in chunk]
                     frames = film(videos, seeds, range(length), device)
@@ -313,9 +305,9 @@ def make_array_split(
                     tracks[number] = videos[i]
                     for name, file in files.items():
                         write_row(file, row, arrays[name][i])
-                    log.write(json.dumps({"row": row, "usable": True, "problems": []}) + "\n")
+                    log.write("{}\n")
     for path, shape in shapes.items():
-        finish(path, shape, list(range(len(numbers))))
+        finish(path, shape)
     if masks_only:
         write_tracks(folder / "tracks.npz", numbers, [tracks.get(n) or source.video(n) for n in numbers])
     pack.write_index(folder, numbers, [], origin)

@@ -1,7 +1,4 @@
-"""What any method must beat: nothing but floor, the mask of frame 11 again, and every object sliding on.
-
-They implement the protocol, have no symmetries and learn nothing.
-"""
+"""Baselines without training: all background, the mask of frame 11 again, and damped constant velocity."""
 
 from __future__ import annotations
 
