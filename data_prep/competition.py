@@ -169,7 +169,7 @@ def is_standin(folder: Path) -> bool:
 
 
 def contents(folder: Path) -> str:
-    """Return in words what a folder holds apart from frames and masks, to be put after what it lacks."""
+    """Return in parentheses what a folder holds apart from frames and masks, for the end of an error message."""
     names = [name for name in sorted(os.listdir(folder)) if not USED_NAME.fullmatch(name)]
     return f" ({folder.name} holds {', '.join(names[:3])}{', …' * (len(names) > 3)})" if names else ""
 
@@ -399,7 +399,7 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, list[tuple[str, str]]]:
 
 
 def integrity_report(problems: Iterable[Problem], full_report: Path) -> str:
-    """Return the report as people read it: equal problems counted, the first three files of each, where the rest is.
+    """Return the problems as text: equal ones counted, with their first three files and where the full list is.
 
     What is wrong with the layout of ``hidden`` comes first, since it decides the rows of a submission.
     """

@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file atomically; a full disk is an ``OSError``, which it is not where libraries write by themselves."""
+    """Write a file atomically; a full disk raises ``OSError``, where libraries that write themselves raise others."""
     unfinished = path.with_name(path.name + ".tmp")
     try:
         unfinished.write_bytes(content)

@@ -65,7 +65,7 @@ def value_problems(array: np.ndarray) -> list[str]:
 
 
 def without_ones(array: np.ndarray, ndim: int) -> np.ndarray:
-    """Return an array without dimensions of 1 that are too many, the last first."""
+    """Squeeze dimensions of size 1, the last first, until only ``ndim`` are left."""
     while array.ndim > ndim and 1 in array.shape:
         array = array.squeeze(max(axis for axis, size in enumerate(array.shape) if size == 1))
     return array

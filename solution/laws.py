@@ -55,7 +55,7 @@ def moved_by_engine(windows: Windows, law: Law = LAW) -> Tensor:
 
 
 def true_tracks(videos: list[Trajectories]) -> Tracks:
-    """Return where the solids of videos are while their centre is in view, as exactly as nothing measures it."""
+    """Return noise-free tracks of solids while their centre is in view."""
     length = len(videos[0].yaw)
     classes = torch.zeros(len(videos), MAX_OBJECTS, dtype=torch.int64)
     position = torch.zeros(len(videos), length, MAX_OBJECTS, 2)

@@ -103,8 +103,10 @@ def video_confusions(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor
 def count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return (49, 49) counts of one video."""
     assert prediction.max() < NUM_CLASSES
-    pair = truth.astype(np.intp).ravel() * NUM_CLASSES + prediction.ravel()
+    somewhere = (prediction | truth) > 0  # most pixels are background in both masks and only counted
+    pair = np.multiply(truth[somewhere], NUM_CLASSES, dtype=np.intp) + prediction[somewhere]
     counts = np.bincount(pair, minlength=(IGNORE + 1) * NUM_CLASSES).reshape(IGNORE + 1, NUM_CLASSES)
+    counts[BACKGROUND, BACKGROUND] = truth.size - len(pair)
     assert not counts[NUM_CLASSES:IGNORE].any()
     return counts[:NUM_CLASSES]
 

@@ -196,7 +196,7 @@ def train_encoder(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Teach I-JEPA the frames of any videos, into ``folder``.
+    """Pretrain the I-JEPA encoder on single frames without masks, into ``folder``.
 
     Args:
         config: the networks and their recipe.
@@ -239,7 +239,7 @@ def train_generator(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Teach ViViT to draw frames 12–22 of any videos that the encoder cannot tell from the true ones.
+    """Train ViViT to generate frames 12–22 whose encoder features match those of the true frames.
 
     See :func:`train_encoder` for the other arguments.
 
@@ -275,7 +275,7 @@ def train_jepa(
     device: torch.device,
     seed: int = 0,
 ) -> FramesPredictor:
-    """Train the mask decoder, one kind of frames after the other in folders of their own, and return the predictor.
+    """Train the mask decoder on pseudo-labelled, labelled and generated frames in turn, and return the predictor.
 
     Args:
         config: all networks; the decoder's steps.
