@@ -226,9 +226,9 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
             raise UserError(f"{folder} holds what was packed from {earlier['folder']}; delete it or pack elsewhere.")
     elif not journal.is_file() and (strange := next(filter(Path.exists, shapes), None)):
         raise UserError(f"{strange} was not packed here; move it away or pack elsewhere.")
-    done = read_journal(journal, files)
-    if done is None or not all(path.exists() or part_of(path).exists() for path in shapes):
-        done = []
+    records = read_journal(journal, files)
+    if records is None or not all(path.exists() or part_of(path).exists() for path in shapes):
+        records = []
         discard(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -238,9 +238,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
             discard(folder)
             raise
         begin_journal(journal, files)
-    done = [
-        PackedVideo(**video | {"problems": [Problem(**problem) for problem in video["problems"]]}) for video in done
-    ]
+    done = [PackedVideo(r["usable"], r["content"], [Problem(**problem) for problem in r["problems"]]) for r in records]
     if len(done) < len(videos):
         pack_rows(split, competition.first[split], list(videos.values()), list(shapes), journal, done)
 
