@@ -37,6 +37,8 @@ SPLIT_OF = {split: split for split in SPLITS} | {
     "unlabelled": "unlabeled",
 }
 """What folders may be called, in any case, and the split that they are."""
+STANDIN = "standin.json"
+"""The file that tells a stand-in competition from the real one."""
 LEVELS = 3
 """So many folders down a split may lie in the folder that a user names."""
 
@@ -158,14 +160,9 @@ def split_folders(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
                     others.append(folder)
                 if not holds_videos or folder == root:
                     children = (folder / name for name in names if not NOT_LOOKED_INTO.match(name))
-                    below += [child for child in children if child.is_dir() and not is_standin(child)]
+                    below += [child for child in children if child.is_dir() and not (child / STANDIN).is_file()]
         level = below
     return splits, others
-
-
-def is_standin(folder: Path) -> bool:
-    """Return whether a folder holds a stand-in competition."""
-    return (folder / "standin.json").is_file()
 
 
 def contents(folder: Path) -> str:

@@ -148,7 +148,10 @@ def full(
         with deadline(math.inf if minutes is None else 60 * minutes):
             packed, made = make_data(data, counts, device)
             pipeline = Pipeline(config, packed, STAGES, device)
-            scores = run(pipeline, data)
+            pipeline.predictions(packed["hidden"])
+            truth = load_truth(data / "hidden_truth.pt").masks.numpy()
+            last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
+            scores = evaluate(pipeline, packed["hidden"], last_frames, truth).scores
     except TimeIsUp:
         click.echo(state(pipeline))
         if stop_signal():
@@ -173,14 +176,6 @@ def make_data(data: Path, counts: dict[str, int], device: torch.device) -> tuple
         packed = open_packed(data)
     cost = json.loads(spent.read_text())
     return packed, Stage(data, "", cost["seconds"], cost["peak_gib"])
-
-
-def run(pipeline: Pipeline, data: Path) -> dict:
-    """Make every stage and return the scores on hidden by method."""
-    hidden = pipeline.packed["hidden"]
-    pipeline.predictions(hidden)
-    truth = load_truth(data / "hidden_truth.pt").masks.numpy()
-    return evaluate(pipeline, hidden, np.load(data / "hidden_last_frames.npy", mmap_mode="r"), truth).scores
 
 
 def state(pipeline: Pipeline | None) -> str:

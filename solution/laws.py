@@ -108,15 +108,6 @@ def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tra
     return join(parts)
 
 
-def compare(windows: Windows, fitted: Constants) -> dict[str, dict[str, np.ndarray]]:
-    """Return the errors of every law, see ``motion.errors``."""
-    return {
-        "the stand-in's engine": errors(windows, moved_by_engine(windows)),
-        "simulator, default constants": errors(windows, foreseen(windows, Constants())),
-        "simulator, fitted to these": errors(windows, foreseen(windows, fitted)),
-    }
-
-
 def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
     """Return (n,) errors of the filter's velocities after the clip, over the standard deviations that it states.
 
@@ -155,8 +146,13 @@ def table(title: str, tracks: Tracks, windows: Windows) -> str:
         f"{title}: units of error after {HORIZON} frames ({HORIZON * FRAME_SECONDS:.1f} s), {len(windows)} windows",
         f"{'':30}" + "".join(f" {name:>11} {columns}" for name in kinds.values()),
     ]
-    for law, error_by_kind in compare(windows, fitted).items():
-        cells = []
+    foreseen_by = {
+        "the stand-in's engine": moved_by_engine(windows),
+        "simulator, default constants": foreseen(windows, Constants()),
+        "simulator, fitted to these": foreseen(windows, fitted),
+    }
+    for law, places in foreseen_by.items():
+        cells, error_by_kind = [], errors(windows, places)
         for kind in kinds:
             error = error_by_kind[kind]
             values = np.percentile(error, PERCENTILES) if len(error) else [np.nan] * len(PERCENTILES)

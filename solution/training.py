@@ -85,11 +85,8 @@ def autocast(device: torch.device):
 
 
 class _Steps(Dataset):
-    def __init__(self, batch: Callable[[int], dict[str, Tensor]], steps: int):
-        self.batch, self.steps = batch, steps
-
-    def __len__(self) -> int:
-        return self.steps
+    def __init__(self, batch: Callable[[int], dict[str, Tensor]]):
+        self.batch = batch
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         return self.batch(step)
@@ -100,7 +97,7 @@ def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: tor
     on_gpu = device.type == "cuda"
     workers = num_workers(batch(steps.start)) if on_gpu and len(steps) else 0
     loader = DataLoader(
-        _Steps(batch, steps.stop),
+        _Steps(batch),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -303,19 +300,15 @@ def ema_update(ema: torch.optim.swa_utils.AveragedModel, model: nn.Module, decay
 
 
 def _write_log(folder: Path, log: list[dict]) -> None:
+    """Write ``log.csv``, and draw every logged value against the step into ``curves.png``."""
     names = list(dict.fromkeys(name for row in log for name in row))
     with open(folder / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(log)
-    draw_curves(folder, log)
-
-
-def draw_curves(folder: Path, log: list[dict]) -> None:
-    """Draw every logged value against the step into ``curves.png``."""
-    names = [n for n in dict.fromkeys(n for row in log for n in row) if n not in ("step", *TIMES)]
-    figure = Figure(figsize=(3.2 * len(names), 2.6), layout="tight")
-    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    drawn = [name for name in names if name not in ("step", *TIMES)]
+    figure = Figure(figsize=(3.2 * len(drawn), 2.6), layout="tight")
+    for panel, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         rows = [row for row in log if name in row]
         panel.plot([row["step"] for row in rows], [row[name] for row in rows], color="#0072B2")
         panel.set_title(name, fontsize=9)

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from data_prep import pack
-from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
+from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS, STANDIN
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import in_order, num_cores
 from data_prep.errors import UserError
@@ -179,7 +179,7 @@ def write_truth(out: Path, source: Source, device: str, pool: ProcessPoolExecuto
 
 def claim(out: Path, settings: Settings) -> None:
     """Make ``out`` the folder of these settings, or raise a ``UserError`` where it is something else already."""
-    record = out / "standin.json"
+    record = out / STANDIN
     wanted = asdict(settings)
     if record.is_file():
         recorded = read_json(record, f"remove {out} or choose another folder")
