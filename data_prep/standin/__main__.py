@@ -30,17 +30,7 @@ COUNT = click.IntRange(0)
 @click.option("--device", default="cpu", show_default=True, help="Where frames are rendered, such as cuda.")
 @exits_cleanly
 def main(
-    out: Path,
-    train: int,
-    val: int,
-    unlabeled: int,
-    hidden: int,
-    seed: int,
-    packed: bool,
-    masks_only: bool,
-    imprecise: bool,
-    tracks: tuple[Path, ...],
-    device: str,
+    out: Path, packed: bool, masks_only: bool, imprecise: bool, tracks: tuple[Path, ...], device: str, **sizes: int
 ) -> None:
     """Make a stand-in competition: invented videos in the layout of the real one."""
     if packed and masks_only:
@@ -49,9 +39,9 @@ def main(
         raise click.UsageError("--masks-only makes the masks that a flawless segmenter would; leave out --imprecise.")
     usable_device(device)
     kind = "masks" if masks_only else "packed" if packed else "raw"
+    settings = Settings(**sizes, kind=kind, labels="imprecise" if imprecise else "exact")
     start = time.perf_counter()
-    labels = "imprecise" if imprecise else "exact"
-    made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind, labels), device, tracks)
+    made = make_standin(out, settings, device, tracks)
     seconds = time.perf_counter() - start
     what = "masks" if masks_only else "frames"
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")

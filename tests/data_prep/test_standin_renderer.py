@@ -8,6 +8,7 @@ import torch
 from data_prep import scene
 from data_prep.classes import COLOURS, NUM_CLASSES, class_parts
 from data_prep.standin import renderer
+from data_prep.standin.writer import paint_videos
 from tests.conftest import simulate_many
 
 REAL_MEDIANS = {
@@ -76,6 +77,29 @@ def test_colours_are_the_real_medians():
     for name, real in REAL_MEDIANS.items():
         median = np.median(frames[colour == COLOURS.index(name)], 0)
         assert np.abs(median / real - 1).max() < 0.2, name
+
+
+def test_videos_have_the_real_statistics():
+    """Within a quarter of those of the competition's public frames; foreground IoUs pool all pixels."""
+    many = simulate_many(2, 60)
+    masks = np.concatenate([paint_videos([video]) for video in many])
+    visible = np.array([[(np.bincount(mask.ravel(), minlength=49)[1:] >= 8).sum() for mask in v] for v in masks])
+    solid = masks > 0
+
+    def overlap(first: int, second: int) -> float:
+        return (solid[:, first] & solid[:, second]).sum() / (solid[:, first] | solid[:, second]).sum()
+
+    assert visible.max() <= 6
+    statistics = {
+        "visible objects, frame 1": (visible[:, 0].mean(), 2.6),
+        "visible objects, frames 6-22": (visible[:, 5:].mean(), 4.1),
+        "foreground, frame 1": (solid[:, 0].mean(), 0.036),
+        "foreground, frames 6-22": (solid[:, 5:].mean(), 0.06),
+        "foreground IoU, one frame apart": (np.mean([overlap(t, t + 1) for t in range(21)]), 0.69),
+        "foreground IoU, frames 11 and 22": (overlap(10, 21), 0.23),
+    }
+    for name, (here, real) in statistics.items():
+        assert here == pytest.approx(real, rel=0.25), name
 
 
 def lamp_is_hidden(shape: int, yaw: float, points: np.ndarray, lamp: tuple) -> np.ndarray:
