@@ -47,14 +47,15 @@ class DampedVelocity:
         step = (_centre(last) - _centre(before)) * _whole(last) * _whole(before)
         shift = torch.round(DAMPING * (NUM_FRAMES - CLIP_FRAMES) * step).long()  # (B, 49, 2) rows, columns
         row_after = (_centre(last) + shift)[..., 0].tolist()
-        moved = torch.zeros_like(clip.masks[:, -1])
-        for video, mask in enumerate(clip.masks[:, -1]):
+        masks, shift = clip.masks[:, -1].cpu(), shift.cpu()  # many small steps, which a GPU would be waited for in
+        moved = torch.zeros_like(masks)
+        for video, mask in enumerate(masks):
             labels = mask[mask > 0].unique().tolist()
             for label in sorted(labels, key=row_after[video].__getitem__):  # the lower in the image, the nearer
                 row, column = ((mask == label).nonzero() + shift[video, label]).unbind(1)
                 inside = (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
                 moved[video, row[inside], column[inside]] = label
-        return one_hot(moved)
+        return one_hot(moved.to(clip.masks.device))
 
 
 def _centre(masks: Tensor) -> Tensor:
