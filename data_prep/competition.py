@@ -37,6 +37,8 @@ SPLIT_OF = {split: split for split in SPLITS} | {
     "unlabelled": "unlabeled",
 }
 """What folders may be called, in any case, and the split that they are."""
+STANDIN = "standin.json"
+"""The file that tells a stand-in competition from the real one."""
 LEVELS = 3
 """So many folders down a split may lie in the folder that a user names."""
 
@@ -101,11 +103,11 @@ def find_competition(
         places = folders[split]
         if not places and split == "hidden" and "train" in splits:
             places = [folder for folder in (root.parent / split,) if folder.is_dir()]
-        found = [(folder, videos) for folder in places if (videos := video_folders(folder))]
-        if len(found) > 1:
-            raise UserError(f"{split} is there twice, {found[0][0]} and {found[1][0]}; keep one of them.")
-        if found:
-            folder, splits[split] = found[0]
+        filled = [(folder, videos) for folder in places if (videos := video_folders(folder))]
+        if len(filled) > 1:
+            raise UserError(f"{split} is there twice, {filled[0][0]} and {filled[1][0]}; keep one of them.")
+        if filled:
+            folder, splits[split] = filled[0]
             if split == "hidden" and split in required and not allow_gaps:
                 refuse_gap(folder, splits[split])
             first[split], unusual = first_frame(split, splits[split])
@@ -158,18 +160,13 @@ def split_folders(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
                     others.append(folder)
                 if not holds_videos or folder == root:
                     children = (folder / name for name in names if not NOT_LOOKED_INTO.match(name))
-                    below += [child for child in children if child.is_dir() and not is_standin(child)]
+                    below += [child for child in children if child.is_dir() and not (child / STANDIN).is_file()]
         level = below
     return splits, others
 
 
-def is_standin(folder: Path) -> bool:
-    """Return whether a folder holds a stand-in competition."""
-    return (folder / "standin.json").is_file()
-
-
 def contents(folder: Path) -> str:
-    """Return in words what a folder holds apart from frames and masks, to be put after what it lacks."""
+    """Return in parentheses what a folder holds apart from frames and masks, for the end of an error message."""
     names = [name for name in sorted(os.listdir(folder)) if not USED_NAME.fullmatch(name)]
     return f" ({folder.name} holds {', '.join(names[:3])}{', …' * (len(names) > 3)})" if names else ""
 
@@ -260,30 +257,30 @@ def first_frame(split: str, videos: dict[int, Path]) -> tuple[int, list[Problem]
     """
     length = FRAMES_OF_SPLIT[split]
     ranges: list[tuple[int, int, Path]] = []  # between which the first frame's number must be
-    found: set[int] = set()
+    numbers: set[int] = set()
     suffixes: dict[str, Path] = {}
     for folder in videos.values():
         frames, _ = sorted_files(folder)
         if frames:
             lowest, highest = min(frames), max(frames)
             ranges.append((min(highest - length + 1, lowest), lowest, folder))
-            found |= frames.keys()
+            numbers |= frames.keys()
             for name in frames.values():
                 suffixes.setdefault(os.path.splitext(name)[1], folder / name)
     if not ranges:
         return 0, []
-    late, early = max(ranges), min(ranges, key=lambda each: each[1])
+    late, early = max(ranges), min(ranges, key=lambda span: span[1])
     first, place = max(late[0], 0), early[2].parent
     if first > early[1]:
         raise UserError(
             f"frames are numbered from {early[1]} in {early[2]} but from {late[1]} in {late[2]}, so that a clip would "
             "be another clip; number them alike in all videos, from 0."
         )
-    missing = [number for number in range(first, first + length) if number not in found]
+    missing = [number for number in range(first, first + length) if number not in numbers]
     if first > 1 or (missing and len(ranges) > 1):
         raise UserError(
             f"no video in {place} has a frame image_{0 if first > 1 else missing[0]}.png, they have numbers from "
-            f"{min(found)} to {max(found)}; expected {length} frames each, numbered from 0 (or all from 1)."
+            f"{min(numbers)} to {max(numbers)}; expected {length} frames each, numbered from 0 (or all from 1)."
         )
     problems = [
         Problem(str(path), f"frames called *{suffix}", "taken for frames")
@@ -310,11 +307,6 @@ def frame_files(folder: Path, split: str, first: int = 0) -> tuple[dict[int, str
     expected = ("mask.npy",) if split in LABELLED else ()
     unexpected = (name for name in sorted(others) if name not in expected)
     return frames, [Problem(str(folder / name), "unexpected file or folder", "ignored") for name in unexpected]
-
-
-def read_frame(path: str | Path) -> np.ndarray:
-    """Return one frame, (160, 240, 3) uint8 RGB; errors as in :func:`read_image`."""
-    return decode(read_image(path)[0])
 
 
 def read_image(path: str | Path) -> tuple[bytes, str]:
@@ -404,7 +396,7 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, list[tuple[str, str]]]:
 
 
 def integrity_report(problems: Iterable[Problem], full_report: Path) -> str:
-    """Return the report as people read it: equal problems counted, the first three files of each, where the rest is.
+    """Return the problems as text: equal ones counted, with their first three files and where the full list is.
 
     What is wrong with the layout of ``hidden`` comes first, since it decides the rows of a submission.
     """

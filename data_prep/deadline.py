@@ -60,9 +60,9 @@ def stopped_by_signals() -> Iterator[None]:
         # Not by print, which may be what the signal interrupted.
         os.write(2, b"\nStopping at the next checkpoint, to keep everything; Ctrl-C again stops at once.\n")
 
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     untouched = (signal.SIG_IGN, None)  # as in the background of a script, or not Python's
-    earlier = {number: handler for number, handler in found.items() if handler not in untouched}
+    earlier = {number: handler for number, handler in handlers.items() if handler not in untouched}
     for number in earlier:
         signal.signal(number, stop)
     try:

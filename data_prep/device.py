@@ -1,12 +1,18 @@
-"""What there is to compute with: the cores, and the device that a user named."""
+"""What there is to compute with: the device that a user named, the cores, and work spread over them."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import TypeVar
 
 import torch
 
 from data_prep.errors import UserError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def usable_device(name: str) -> torch.device:
@@ -18,14 +24,25 @@ def usable_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-        known = device.type in ("cpu", "cuda")
+        if device.type in ("cpu", "cuda"):
+            return device
     except (RuntimeError, AssertionError, ImportError):
-        known = False
-    if not known:
-        raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.")
-    return device
+        pass
+    raise UserError(f"--device {name}: there is no such device here; expected cpu or cuda.")
 
 
 def num_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
+
+
+def in_order(pool: Executor | None, job: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield ``job(item)`` for every item in order, made by the pool a few items ahead; without a pool, made here."""
+    if pool is None:
+        yield from map(job, items)
+        return
+    started: deque[Future] = deque()
+    for index in range(len(items)):
+        ahead = index + 3 * num_cores()
+        started.extend(pool.submit(job, item) for item in items[index + len(started) : ahead])
+        yield started.popleft().result()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: small ones that take another's place, arrays that grow row by row."""
+"""Atomic files, arrays that grow row by row, and a lock on the folder that a command makes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+import click
 import numpy as np
+from filelock import FileLock, Timeout
 
+from data_prep.deadline import stop_if_time_is_up
 from data_prep.errors import UserError
 
 HEADER_BYTES = 128
@@ -25,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file atomically; a full disk is an ``OSError``, which it is not where libraries write by themselves."""
+    """Write a file atomically; a full disk raises ``OSError``, where libraries that write themselves raise others."""
     unfinished = path.with_name(path.name + ".tmp")
     try:
         unfinished.write_bytes(content)
@@ -52,8 +56,36 @@ def read_json(path: Path, remedy: str):
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError) as error:
-        found = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, it holds no JSON"
-        raise UserError(f"{path} {found}; {remedy}.") from None
+        state = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, it holds no JSON"
+        raise UserError(f"{path} {state}; {remedy}.") from None
+
+
+@contextmanager
+def sole_maker(folder: Path) -> Iterator[None]:
+    """Wait until no other process is inside for this folder, and keep all others out.
+
+    The system lets go of the lock, a file ``.lock`` in the folder, however a process ends. A file system without locks
+    is used without.
+
+    Raises:
+        TimeIsUp: see ``data_prep.deadline``; the other still works on it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        click.echo(f"  waiting for another command that makes {folder}")
+        while not lock.is_locked:
+            stop_if_time_is_up()
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def part_of(path: Path) -> Path:
@@ -75,10 +107,7 @@ def create_part(path: Path, shape: tuple[int, ...]) -> None:
         with open(part_of(path), "wb") as file:
             file.write(header(shape))
             file.flush()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
-            else:  # macOS
-                file.truncate(HEADER_BYTES + math.prod(shape))
+            os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + math.prod(shape))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
@@ -93,21 +122,11 @@ def write_row(file: FileIO, row: int, values: list[np.ndarray]) -> None:
             position, rest = position + written, rest[written:]
 
 
-def finish(path: Path, shape: tuple[int, ...], rows: list[int]) -> None:
-    """Give an array its final rows and name; ``rows`` says which row of ``shape`` each shall hold."""
+def finish(path: Path, shape: tuple[int, ...]) -> None:
+    """Cut an unfinished array to its final shape, which may have fewer rows, and give it its name."""
     part = part_of(path)
-    if not part.exists():
-        return
-    start, row_size = HEADER_BYTES, math.prod(shape[1:])
-    with open(part, "r+b") as file:
-        if file.seek(0, os.SEEK_END) == start + shape[0] * row_size:  # else it was cut already
-            for target, row in enumerate(rows):
-                if target != row:
-                    file.seek(start + row * row_size)
-                    values = file.read(row_size)
-                    file.seek(start + target * row_size)
-                    file.write(values)
-            file.seek(0)
-            file.write(header((len(rows), *shape[1:])))
-        file.truncate(start + len(rows) * row_size)
-    os.replace(part, path)
+    if part.exists():  # else it was finished before an interruption
+        with open(part, "r+b") as file:
+            file.write(header(shape))
+            file.truncate(HEADER_BYTES + math.prod(shape))
+        os.replace(part, path)

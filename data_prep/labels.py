@@ -1,7 +1,4 @@
-"""Label arrays in users' files: read without running anything in them, and made plain arrays of integers.
-
-What is no doubt is mended and said, what could mean two things is refused. Nothing here knows the layout on disk.
-"""
+"""Reads label arrays from untrusted files: nothing in them is executed, and what is wrong with one is a sentence."""
 
 from __future__ import annotations
 
@@ -68,7 +65,7 @@ def value_problems(array: np.ndarray) -> list[str]:
 
 
 def without_ones(array: np.ndarray, ndim: int) -> np.ndarray:
-    """Return an array without dimensions of 1 that are too many, the last first."""
+    """Squeeze dimensions of size 1, the last first, until only ``ndim`` are left."""
     while array.ndim > ndim and 1 in array.shape:
         array = array.squeeze(max(axis for axis, size in enumerate(array.shape) if size == 1))
     return array

@@ -12,14 +12,13 @@ import json
 import os
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from io import FileIO
+from functools import partial
 from pathlib import Path
 
 import click
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -41,11 +40,10 @@ from data_prep.competition import (
     read_mask,
 )
 from data_prep.deadline import stop_if_time_is_up
-from data_prep.device import num_cores
+from data_prep.device import in_order, num_cores
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import create_part, finish, part_of, read_json, write_row, write_text
+from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_text
 from data_prep.scene import HEIGHT, WIDTH
-from data_prep.sole import sole_maker
 
 GREY = 124
 """A hidden video without one readable frame becomes this grey, the middle of the real background's gradient."""
@@ -54,8 +52,6 @@ LAYOUT = 2
 """Raised when the packed arrays change, so that older ones are packed again."""
 
 ROW_KEPT_ALWAYS = ("val", "hidden")
-
-
 LEFT_OUT, NOT_SCORED, GREY_ROW = "video left out", "row kept, not scored", "row kept, plain grey"
 """What is done with a video that cannot be used, of train and unlabeled, of val and of hidden."""
 
@@ -207,8 +203,8 @@ def pack(
 def pack_split(competition: Competition, split: str, folder: Path) -> None:
     """Pack one split into ``folder``, from where an earlier attempt at the same files stopped; see :func:`pack`.
 
-    Every video is decoded into the row of its place among all videos. At the end rows of bad videos are filled with
-    the last good rows, which stay where they are until the files are cut, so that a kill in between does no harm.
+    Videos are decoded on all cores and written in the order of their numbers. The files have space for all of them at
+    first, and are cut in the end by what bad videos did not need.
     """
     videos = competition.splits[split]
     source, files = {"folder": str(next(iter(videos.values())).parent)}, state_of_files(videos)
@@ -230,9 +226,9 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
             raise UserError(f"{folder} holds what was packed from {earlier['folder']}; delete it or pack elsewhere.")
     elif not journal.is_file() and (strange := next(filter(Path.exists, shapes), None)):
         raise UserError(f"{strange} was not packed here; move it away or pack elsewhere.")
-    done = read_journal(journal, files)
-    if done is None or not all(path.exists() or part_of(path).exists() for path in shapes):
-        done = {}
+    records = read_journal(journal, files)
+    if records is None or not all(path.exists() or part_of(path).exists() for path in shapes):
+        records = []
         discard(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -241,13 +237,13 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
         except OSError:
             discard(folder)
             raise
-        write_text(journal, json.dumps({"fingerprint": files}) + "\n")
+        begin_journal(journal, files)
+    done = [PackedVideo(r["usable"], r["content"], [Problem(**problem) for problem in r["problems"]]) for r in records]
     if len(done) < len(videos):
         pack_rows(split, competition.first[split], list(videos.values()), list(shapes), journal, done)
 
-    usable = [row for row in range(len(videos)) if done[row].usable]
-    problems = [problem for row in sorted(done) for problem in done[row].problems]
-    if not usable and split != "val":  # which is only scored
+    problems = [problem for video in done for problem in video.problems]
+    if split != "val" and not any(video.usable for video in done):  # val is only scored
         discard(folder)
         example = next(problem for problem in done[0].problems if problem.action in (LEFT_OUT, GREY_ROW))
         raise UserError(
@@ -255,41 +251,44 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
             f"({example.problem}); expected {shape[1]} RGB frames of {WIDTH} × {HEIGHT}"
             f"{' and mask.npy' * (split in LABELLED)} in every video{contents(next(iter(videos.values())))}."
         )
-    rows = list(range(len(videos))) if split in ROW_KEPT_ALWAYS else fill_holes(usable)
+    kept = {number: video for number, video in zip(videos, done, strict=True) if has_row(split, video)}
     for path, full_shape in shapes.items():
-        finish(path, full_shape, rows)
-    numbers = list(videos)
-    source["fingerprint"] = digest([LAYOUT, *(done[row].content for row in rows)])
-    write_index(folder, [numbers[row] for row in rows], problems, source, files)
+        finish(path, (len(kept), *full_shape[1:]))
+    source["fingerprint"] = digest([LAYOUT, *(video.content for video in kept.values())])
+    write_index(folder, list(kept), problems, source, files)
     journal.unlink()
 
 
+def has_row(split: str, video: PackedVideo) -> bool:
+    """Return whether a video has a row in the arrays of its split."""
+    return video.usable or split in ROW_KEPT_ALWAYS
+
+
 def pack_rows(
-    split: str, first: int, folders: list[Path], paths: list[Path], journal: Path, done: dict[int, PackedVideo]
+    split: str, first: int, folders: list[Path], paths: list[Path], journal: Path, done: list[PackedVideo]
 ) -> None:
-    """Decode the videos whose row is not in ``done`` on all cores, and add what became of each to it."""
-    todo = [row for row in range(len(folders)) if row not in done]
+    """Decode the videos that come after those ``done`` on all cores, write their rows, and add them to ``done``."""
+    row = sum(has_row(split, video) for video in done)
     with ExitStack() as stack:
         files = [stack.enter_context(open(part_of(path), "r+b", buffering=0)) for path in paths]
         log = stack.enter_context(open(journal, "a", buffering=1))
-        threads = stack.enter_context(ThreadPoolExecutor(num_cores()))
-        jobs = {threads.submit(pack_video, split, first, folders[row], row, files): row for row in todo}
+        threads = ThreadPoolExecutor(num_cores())
+        stack.callback(threads.shutdown, cancel_futures=True)
         progress = tqdm(total=len(folders), initial=len(done), desc=f"packing {split}", unit="video", disable=None)
         stack.enter_context(progress)
-        try:
-            for job in as_completed(jobs):
-                row = jobs[job]
-                done[row] = job.result()
-                log.write(json.dumps({"row": row} | asdict(done[row])) + "\n")
-                progress.update()
-                stop_if_time_is_up()
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
+        for video, arrays in in_order(threads, partial(pack_video, split, first), folders[len(done) :]):
+            if has_row(split, video):
+                for file, array in zip(files, arrays, strict=True):
+                    write_row(file, row, array)
+                row += 1
+            log.write(json.dumps(asdict(video)) + "\n")
+            done.append(video)
+            progress.update()
+            stop_if_time_is_up()
 
 
-def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileIO]) -> PackedVideo:
-    """Write one video, whose frames are numbered from ``first``, to its row; return what became of it."""
+def pack_video(split: str, first: int, folder: Path) -> tuple[PackedVideo, list[list[np.ndarray]]]:
+    """Read one video, whose frames are numbered from ``first``; return what became of it, and its frames and masks."""
     paths, problems = frame_files(folder, split, first)
     frames: dict[int, np.ndarray] = {}
     bad: dict[str, str] = {}
@@ -313,7 +312,7 @@ def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileI
         try:
             mask, changes = read_mask(path)
             content.append(digest(mask))
-            problems += [Problem(path, found, action) for found, action in changes]
+            problems += [Problem(path, change, action) for change, action in changes]
         except BadFile as error:
             bad[path] = str(error)
 
@@ -324,12 +323,11 @@ def pack_video(split: str, first: int, folder: Path, row: int, files: list[FileI
         usable = not bad
         action = NOT_SCORED if split == "val" else LEFT_OUT
     problems += [Problem(path, text, action) for path, text in bad.items()]
-    if usable or split in ROW_KEPT_ALWAYS:
-        write_row(files[0], row, repeat_nearest(frames, FRAMES_OF_SPLIT[split]))
-        if split in LABELLED:
-            size = (FRAMES_OF_SPLIT[split], HEIGHT, WIDTH)
-            write_row(files[1], row, [mask if usable else np.full(size, IGNORE, np.uint8)])
-    return PackedVideo(usable, digest([usable, *content]), problems)
+    length = FRAMES_OF_SPLIT[split]
+    arrays = [repeat_nearest(frames, length)]
+    if split in LABELLED:
+        arrays.append([mask if usable else np.full((length, HEIGHT, WIDTH), IGNORE, np.uint8)])
+    return PackedVideo(usable, digest([usable, *content]), problems), arrays
 
 
 def repeat_nearest(frames: dict[int, np.ndarray], length: int) -> list[np.ndarray]:
@@ -339,15 +337,13 @@ def repeat_nearest(frames: dict[int, np.ndarray], length: int) -> list[np.ndarra
     return [frames[min(frames, key=lambda other: (abs(other - index), other))] for index in range(length)]
 
 
-def fill_holes(usable: list[int]) -> list[int]:
-    """Return which row each of the first ``len(usable)`` rows shall hold: itself, or one of the last if it is bad."""
-    kept = set(usable)
-    last = (row for row in usable if row >= len(usable))
-    return [row if row in kept else next(last) for row in range(len(usable))]
+def begin_journal(path: Path, source: str) -> None:
+    """Begin the file that says, a line for each, which videos are done; ``source`` identifies what they are made of."""
+    write_text(path, json.dumps({"made of": source}) + "\n")
 
 
-def read_journal(path: Path, source: str) -> dict[int, PackedVideo] | None:
-    """Return what became of the rows that an interrupted run finished; None where there was none of these files.
+def read_journal(path: Path, source: str) -> list[dict] | None:
+    """Return the lines of the videos that an interrupted run finished; None where there was none of this source.
 
     The last line may be torn; it is cut off.
     """
@@ -358,19 +354,14 @@ def read_journal(path: Path, source: str) -> dict[int, PackedVideo] | None:
         os.truncate(path, sum(map(len, lines[:-1])))
         lines.pop()
     records = [json.loads(line) for line in lines]
-    if not records or records[0].get("fingerprint") != source:
-        return None
-    return {
-        r["row"]: PackedVideo(r["usable"], r.get("content", ""), [Problem(**problem) for problem in r["problems"]])
-        for r in records[1:]
-    }
+    return records[1:] if records and records[0].get("made of") == source else None
 
 
 def read_problems(folder: Path) -> list[Problem]:
     """Return every problem that :func:`pack` met, absent splits included; none where it packed nothing."""
     path = folder / "problems.json"
-    found = read_json(path, f"delete {folder} and pack again") if path.is_file() else []
-    return [Problem(**problem) for problem in found]
+    problems = read_json(path, f"delete {folder} and pack again") if path.is_file() else []
+    return [Problem(**problem) for problem in problems]
 
 
 def discard(folder: Path) -> None:
@@ -397,16 +388,6 @@ def digest(content: np.ndarray | bytes | list) -> str:
     """Return a hash of bytes, of an array's, or of those of a list as JSON."""
     data = json.dumps(content).encode() if isinstance(content, list) else content
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def decode_rate(paths: Sequence[str | Path]) -> float:
-    """Return frames per second of bare ``cv2.imdecode`` on all cores; the files, read before, must fit into memory."""
-    encoded = [np.fromfile(path, np.uint8) for path in paths]
-    start = time.perf_counter()
-    with ThreadPoolExecutor(num_cores()) as threads:
-        for _ in threads.map(lambda data: cv2.imdecode(data, cv2.IMREAD_COLOR) is None, encoded):
-            pass
-    return len(encoded) / (time.perf_counter() - start)
 
 
 @click.command()

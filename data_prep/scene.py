@@ -159,7 +159,7 @@ def window_corner(position: Tensor, window: int) -> Tensor:
 
 
 def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int) -> Tensor:
-    """Draw solids into label images, the nearest in front; their windows fit them, unseen ones are skipped.
+    """Render label images of solids with a z-buffer; solids out of view are skipped.
 
     Args:
         shape: (N,) int64, as ``position`` and ``yaw`` in :func:`silhouettes`.
@@ -185,7 +185,7 @@ def draw(ray: Tensor, label: Tensor, num_images: int) -> Tensor:
 def visible_rays(
     shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, image: Tensor, num_images: int, samples: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which rays meet a solid, and the first they meet; see :func:`paint_solids` for the other arguments.
+    """Return which rays hit a solid, and the nearest they hit; see :func:`paint_solids` for the other arguments.
 
     Args:
         samples: rays per pixel along each side.
@@ -237,7 +237,7 @@ def fragments(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, sampl
 
 
 def nearest(drawn: list[tuple[Tensor, Tensor]], num_images: int, samples: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rays, labels and depths of the nearest among lists of :func:`fragments`; see :func:`visible_rays`."""
+    """Return rays, labels and depths of the nearest :func:`fragments` (z-buffer); see :func:`visible_rays`."""
     ray = torch.cat([rays for rays, _ in drawn])
     key = torch.cat([keys for _, keys in drawn])
     first = torch.full(

@@ -1,4 +1,4 @@
-"""What each choice is worth: variants of a preset, each with some seeds, scored on val, as one table.
+"""Ablations: variants of a preset, each trained from several seeds, scored on val, as one table.
 
 Every run shares the folder of stages, so that a change costs only what it touches; finished runs are never repeated.
 """
@@ -50,8 +50,8 @@ Variants = dict[str, tuple[str, ...]]
 def combinations(names: Iterable[str], key: str) -> Variants:
     """Return a variant for every combination of the names."""
     names = tuple(names)
-    chosen = itertools.chain.from_iterable(itertools.combinations(names, size + 1) for size in range(len(names)))
-    return {" + ".join(some): (f"{key}={','.join(some)}",) for some in chosen}
+    subsets = [subset for size in range(len(names)) for subset in itertools.combinations(names, size + 1)]
+    return {" + ".join(subset): (f"{key}={','.join(subset)}",) for subset in subsets}
 
 
 PLAIN = ("frames.plain=true", "frames.ssim_weight=0", "frames.tuned=")
@@ -97,8 +97,8 @@ def parse_spec(name: str | None, vary: tuple[str, ...]) -> tuple[str, str, Varia
         UserError: both or neither is given, the name is unknown, or a flag names no values.
     """
     if (name is None) == (not vary) or (name and name not in SPECS):
-        found = f", found {name!r}" if name else ""
-        raise UserError(f"expected one of the specs {', '.join(SPECS)}, or --vary section.key=v1,v2{found}.")
+        given = f", found {name!r}" if name else ""
+        raise UserError(f"expected one of the specs {', '.join(SPECS)}, or --vary section.key=v1,v2{given}.")
     if name is not None:
         return name, *SPECS[name]
     variants = {}

@@ -1,7 +1,4 @@
-"""Row by row work on arrays on disk that survives ``kill -9``, a full disk and too little memory, and keeps its rows.
-
-Nothing here knows what the rows mean.
-"""
+"""Fills arrays on disk row by row: resumable after ``kill -9`` or a full disk, in smaller batches where memory ends."""
 
 from __future__ import annotations
 
@@ -71,18 +68,18 @@ def fill_rows(
 
 
 class Portions:
-    """Asks for ``most`` rows at once as long as memory lasts, then, for good, for half as many."""
+    """Makes rows in batches of at most ``most``, which is halved for good whenever memory runs out."""
 
     def __init__(self, most: int = sys.maxsize):
         self.most = most
 
     def collect(self, rows: Callable[[int, int], T], first: int, last: int) -> list[T]:
-        """Return what ``rows`` makes of (first, last), in as many parts as it takes."""
-        found: list[T] = []
+        """Return the results of ``rows`` on consecutive batches from ``first`` to ``last``."""
+        parts: list[T] = []
         while first < last:
             size = min(self.most, last - first)
             try:
-                found.append(rows(first, first + size))
+                parts.append(rows(first, first + size))
                 first += size
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -92,4 +89,4 @@ class Portions:
             # Out of the handler, whose traceback keeps what filled the memory.
             tqdm.write(f"Not enough memory for {size} videos at a time; going on with {self.most}.", sys.stderr)
             torch.cuda.empty_cache()
-        return found
+        return parts

@@ -1,7 +1,4 @@
-"""What training keeps on disk: checkpoints of an unfinished run, whole or recognised as damaged, and final weights.
-
-How a network is trained is told in ``training.py``.
-"""
+"""What training keeps on disk: two checkpoints of an unfinished run, of which one may be damaged, and final weights."""
 
 from __future__ import annotations
 

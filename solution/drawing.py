@@ -1,6 +1,6 @@
-"""From where objects may be to the probability of every class in every pixel: silhouettes, the near ones in front.
+"""Renders a forecast: silhouettes averaged over sampled positions, composited near to far, as class probabilities.
 
-Where they may be is known elsewhere, and so is what is made of the probabilities.
+Forecasting and decoding live elsewhere.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from solution.forecast import Forecast
 from solution.tracks import Tracks, edge_normals, outline, side
 
 ROUND_NORMALS = 64
-"""Of a round edge, which is drawn as the polygon between them."""
+"""Sides of the polygon that stands for a round edge."""
 EXACT = (0.0, 0.0, 0.0)
 ALONE = 1.3
-"""Between two objects whose labels do not touch, of the mean of their widths."""
+"""Least distance of two objects whose labels do not touch, in means of their widths."""
 COMPARED = 500
 """Objects of a shape whose labels' sizes are compared with their silhouettes', at most."""
 STEEP = 1e-3
@@ -51,8 +51,8 @@ def draw(
         forecast.logits.softmax(-1).cumsum(-1).contiguous(), uniform[:, 0].expand(batch, objects, -1).contiguous()
     )
     mode = mode.clamp_max(modes - 1)  # (B, K, S)
-    side = uniform[:, 1:] - 0.5
-    noise = -side.sign() * (1 - 2 * side.abs()).clamp_min(1e-6).log()  # (S, 2) Laplace
+    centred = uniform[:, 1:] - 0.5
+    noise = -centred.sign() * (1 - 2 * centred.abs()).clamp_min(1e-6).log()  # (S, 2) Laplace
     mean = forecast.mean[..., -1, :].gather(2, mode[..., None].expand(-1, -1, -1, 2))
     position = mean + forecast.scale[..., -1].gather(2, mode)[..., None] * noise
     turn = forecast.turn.gather(2, mode[..., None].expand(-1, -1, -1, 2))
@@ -141,11 +141,12 @@ def fit_margin(tracks: Tracks) -> tuple[float, ...]:
     near = (gap < ALONE * (width[..., None] + width[..., None, :]) / 2) & tracks.visible[..., None, :]
     alone = tracks.visible & ~tracks.border & (near.sum(-1) == 1)  # it is near itself
     shape = tracks.shape[:, None].expand_as(alone)
-    found = []
+    margins = []
     for kind in range(3):
-        some = (alone & (shape == kind)).nonzero()
-        some = some[:: math.ceil(len(some) / COMPARED) or 1].unbind(1)
-        drawn, _ = average_silhouette(shape[some], tracks.position[some][:, None], tracks.yaw[some][:, None])
-        radius = [(pixels / math.pi).sqrt() for pixels in (tracks.pixels[some], drawn.sum((1, 2)))]
-        found.append(float((radius[0] - radius[1]).median()) if len(some[0]) else 0.0)
-    return tuple(found)
+        objects = (alone & (shape == kind)).nonzero()
+        objects = objects[:: math.ceil(len(objects) / COMPARED) or 1].unbind(1)
+        position, yaw = tracks.position[objects][:, None], tracks.yaw[objects][:, None]
+        silhouette, _ = average_silhouette(shape[objects], position, yaw)
+        radius, drawn = ((pixels / math.pi).sqrt() for pixels in (tracks.pixels[objects], silhouette.sum((1, 2))))
+        margins.append(float((radius - drawn).median()) if len(radius) else 0.0)
+    return tuple(margins)

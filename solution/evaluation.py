@@ -11,15 +11,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from data_prep.classes import IGNORE
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.drawing import draw
-from solution.ensemble import System, batch_size, clips, decode, make_clip, system_probabilities
+from solution.ensemble import batch_size, clips, decode, make_clip, system_probabilities
 from solution.forecast import Forecast
 from solution.metrics import Score, score
 from solution.pipeline import Pipeline
@@ -32,79 +29,63 @@ from solution.tracks import find_tracks
 
 FORESIGHT = "true positions of seen objects"
 """What perfect foresight would reach in a stand-in of masks only."""
-RELIABILITY_BINS = 10
-LEAST_PROBABILITY = 0.01
-"""Below it nearly everything is floor far from any object, which would drown the rest."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by name of the method, worst first as a reader expects them, and the ensemble's masks."""
+    """Scores by name of the method, the baselines first, and what the ensemble predicted.
+
+    Attributes:
+        scores: of every method.
+        masks: (N, 160, 240) uint8 of the ensemble.
+        presence: (N, 160, 240) uint8, the ensemble's probability of any object, 255 is certain.
+    """
 
     scores: dict[str, Score]
     masks: np.ndarray
-    """(N, 160, 240) uint8 masks of the ensemble."""
     presence: np.ndarray
-    """(N, 160, 240) uint8: the ensemble's probability of any object, 255 is certain."""
-    reliability: Reliability
-
-
-class Reliability:
-    """How often a (pixel, object class) pair was true, by the probability that was predicted for it.
-
-    Attributes:
-        pairs, predicted, true: (10,) float64 sums over pairs of each tenth: how many, their probabilities, the true.
-    """
-
-    def __init__(self):
-        self.pairs, self.predicted, self.true = np.zeros((3, RELIABILITY_BINS))
-
-    def add(self, probabilities: Tensor, truth: Tensor) -> None:
-        """Count (B, 49, H, W) probabilities against (B, H, W) uint8 truth; 255 is ignored."""
-        objects = torch.where((truth != IGNORE)[:, None], probabilities, 0)[:, 1:]
-        own = objects.gather(1, (truth.long() - 1).clamp(0, objects.shape[1] - 1)[:, None])[:, 0]
-        own = own[(truth > 0) & (truth != IGNORE) & (own > LEAST_PROBABILITY)]
-        likely = objects[objects > LEAST_PROBABILITY]
-        sums = (likely, None, self.pairs), (likely, likely, self.predicted), (own, None, self.true)
-        for values, weights, total in sums:
-            bins = (values * RELIABILITY_BINS).long().clamp_max(RELIABILITY_BINS - 1)
-            total += torch.bincount(bins, weights, RELIABILITY_BINS).double().cpu().numpy()
 
 
 def evaluate(
-    system: System,
-    frames: np.ndarray | None,
-    seen: list[np.ndarray],
+    pipeline: Pipeline,
+    split: PackedSplit,
+    last_frames: np.ndarray | None,
     truth: np.ndarray,
-    device: torch.device,
     groups: dict[str, np.ndarray] | None = None,
 ) -> Evaluation:
-    """Predict frame 22 of every video with every method and score it.
+    """Predict a whole split with every method and score it; the masks are a stage, which can be interrupted.
 
     Args:
-        system: the trained members and their decoding.
-        frames: (N, T, 160, 240, 3) uint8, where there are any; only the first 11 are looked at.
-        seen: (N, T, 160, 240) uint8, the masks of them by the segmenter of every copy.
+        pipeline: everything trained.
+        split: (N, T, 160, 240, 3) uint8 frames, where there are any, of which 11 are looked at.
+        last_frames: (N, 160, 240, 3) uint8 true frames 22 for the ceilings; None in a stand-in of masks only.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
-        device: where networks run.
         groups: see ``solution.metrics.score``.
     """
-    methods = methods_of(system)
-    masks = {name: np.empty(truth.shape, np.uint8) for name in methods}
-    presence = np.empty(truth.shape, np.uint8)
-    reliability = Reliability()
-    with tqdm(total=len(truth), desc="scoring", unit="video", disable=None, leave=False) as bar:
-        for clip, rows in clips(frames, seen, device):
+    system, seen, device = pipeline.system(), pipeline.seen(split), pipeline.device
+    readers = {} if last_frames is None else pipeline.readers()
+    names = [*BASELINES, *system.members, "ensemble", *readers]
+
+    def build(folder: Path) -> None:
+        def rows(first: int, last: int) -> np.ndarray:
+            clip = make_clip(split.frames, seen, slice(first, last), device)
             probabilities = system_probabilities(system.members, clip, system.config)
-            for name, drawn in method_masks(system, clip, probabilities).items():
-                masks[name][rows] = drawn
-            true = torch.from_numpy(np.ascontiguousarray(truth[rows])).to(device)
-            combined = system.combine(probabilities)
-            presence[rows] = (255 * combined[:, 1:].sum(1).clamp(0, 1)).round().byte().cpu().numpy()
-            reliability.add(combined, true)
-            bar.update(len(clip))
-    scores = {name: score(masks[name], truth, groups) for name in methods}
-    return Evaluation(scores, masks["ensemble"], presence, reliability)
+            masks = list(baseline_masks(clip).values())
+            masks += [system.decode_alone(name, probabilities) for name in system.members]
+            masks.append(system.decode(probabilities))
+            masks += [segment(network, last_frames[first:last], device) for network in readers.values()]
+            any_object = system.combine(probabilities)[:, 1:].sum(1).clamp(0, 1)
+            return np.stack([*masks, (255 * any_object).round().byte().cpu().numpy()], 1)
+
+        shape = (len(split), len(names) + 1, HEIGHT, WIDTH)
+        fill_rows(folder / "methods.npy", shape, batch_size(device), rows, f"every method on {split.name}")
+
+    decided_by = {"decoding": pipeline.make("decoding").key, "masks": pipeline.seen_keys(split)}
+    folder = pipeline.stage(f"methods_{split.name}", decided_by | {"methods": [*names, "presence"]}, build).folder
+    *masks, presence = np.load(folder / "methods.npy", mmap_mode="r").swapaxes(0, 1)
+    drawn = dict(zip(names, masks, strict=True))
+    scores = {name: score(drawn[name], truth, groups) for name in names}
+    return Evaluation(scores, drawn["ensemble"], presence)
 
 
 def score_baselines(
@@ -114,7 +95,7 @@ def score_baselines(
     device: torch.device,
     groups: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Score]:
-    """Score what learns nothing on one segmenter's masks, by name; see :func:`evaluate` for the arguments."""
+    """Score what learns nothing on one segmenter's (N, T, 160, 240) uint8 masks, by name; see :func:`evaluate`."""
     masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
     for clip, rows in clips(frames, [seen], device):
         for name, drawn in baseline_masks(clip).items():
@@ -122,56 +103,15 @@ def score_baselines(
     return {name: score(drawn, truth, groups) for name, drawn in masks.items()}
 
 
-def ceilings(
-    pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray, groups: dict[str, np.ndarray] | None = None
-) -> dict[str, Score]:
+def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
     """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
-    readers = pipeline.readers().items()
-    return {name: score(segment_in_chunks(s, frames, pipeline.device), truth, groups) for name, s in readers}
-
-
-def methods_of(system: System) -> list[str]:
-    """Return the names of what :func:`method_masks` compares."""
-    return [*BASELINES, *system.members, "ensemble"]
-
-
-def method_masks(system: System, clip: Clip, probabilities: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the (B, 160, 240) uint8 masks of every baseline, every member by itself, and the ensemble."""
-    members = {name: system.decode_alone(name, probabilities) for name in system.members}
-    return baseline_masks(clip) | members | {"ensemble": system.decode(probabilities)}
+    masks = {name: segment_in_chunks(net, frames, pipeline.device) for name, net in pipeline.readers().items()}
+    return {name: score(drawn, truth) for name, drawn in masks.items()}
 
 
 def baseline_masks(clip: Clip) -> dict[str, np.ndarray]:
     """Return the (B, 160, 240) uint8 masks of what learns nothing."""
     return {name: baseline.predict(clip).argmax(1).byte().cpu().numpy() for name, baseline in BASELINES.items()}
-
-
-def score_split(pipeline: Pipeline, split: PackedSplit, last_frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
-    """Score every method and the ceilings on a whole split; their masks are a stage, which can be interrupted.
-
-    Args:
-        pipeline: everything trained.
-        split: (N, T, 160, 240, 3) uint8 frames, of which 11 are looked at.
-        last_frames: (N, 160, 240, 3) uint8 true frames 22.
-        truth: (N, 160, 240) uint8, 255 where nothing is scored.
-    """
-    system, seen, readers = pipeline.system(), pipeline.seen(split), pipeline.readers()
-    names = [*methods_of(system), *readers]
-
-    def build(folder: Path) -> None:
-        def rows(first: int, last: int) -> np.ndarray:
-            clip = make_clip(split.frames, seen, slice(first, last), pipeline.device)
-            masks = method_masks(system, clip, system_probabilities(system.members, clip, system.config))
-            best = [segment(network, last_frames[first:last], pipeline.device) for network in readers.values()]
-            return np.stack([*masks.values(), *best], 1)
-
-        shape = (len(split), len(names), HEIGHT, WIDTH)
-        fill_rows(folder / "methods.npy", shape, batch_size(pipeline.device), rows, f"every method on {split.name}")
-
-    keys = {"decoding": pipeline.make("decoding").key, "masks": pipeline.seen_keys(split), "methods": names}
-    folder = pipeline.stage(f"methods_{split.name}", keys, build).folder
-    masks = np.load(folder / "methods.npy", mmap_mode="r")
-    return {name: score(np.ascontiguousarray(masks[:, i]), truth) for i, name in enumerate(names)}
 
 
 def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) -> Score:

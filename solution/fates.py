@@ -1,4 +1,4 @@
-"""What happened to every object between the last seen frame and the predicted one, read off the true masks.
+"""Groups objects by what happened to them between frames 11 and 22, read off the true masks, for scores by group.
 
 Each object of frame 22 has one fate, the first of ``FATES`` that fits.
 """
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.classes import IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
+from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CLIP_FRAMES, RADIUS
+from solution.motion import NEAR
 from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, stand
 
 FATES = ("late", "collided", "occluded", "moved", "still")
@@ -24,8 +25,6 @@ MEANING = {
 
 BROKEN_COURSE = 0.04
 """World units per frame²; friction slows by at most 0.017 (0.29 units/s² and frames of 0.24 s)."""
-NEAR = 3.2 * RADIUS
-"""Between centres; two cubes touch at up to 2.83 radii, and contact falls between two frames."""
 HIDDEN = 0.75
 MOVED = 0.2 * RADIUS
 FIRST = CLIP_FRAMES - 2
@@ -44,19 +43,19 @@ def fates(masks: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty((0, NUM_CLASSES), np.int8)
 
 
-def fate_groups(found: np.ndarray) -> dict[str, np.ndarray]:
+def fate_groups(fate: np.ndarray) -> dict[str, np.ndarray]:
     """Return (N, 49) bool by name of the fate, for ``solution.metrics.score``, from what :func:`fates` returned."""
-    return {name: found == index for index, name in enumerate(FATES)}
+    return {name: fate == index for index, name in enumerate(FATES)}
 
 
 def _fates(masks: np.ndarray) -> np.ndarray:
-    known = np.where(masks == IGNORE, 0, masks)
-    position, visible, hidden, border = (part.numpy() for part in coarse_places(torch.from_numpy(known[:, FIRST:])))
+    labels = np.where(masks == IGNORE, BACKGROUND, masks)
+    position, visible, hidden, border = (part.numpy() for part in coarse_places(torch.from_numpy(labels[:, FIRST:])))
     hidden &= visible & ~border  # what the image's edge cuts is not hidden by another object
     collided = _broken(position, visible & ~border & ~hidden)
     fate = np.full((len(masks), NUM_CLASSES), -1, np.int8)
     start, end = CLIP_FRAMES - 1 - FIRST, -1
-    for video, frames in enumerate(known):
+    for video, frames in enumerate(labels):
         pixels = np.stack([np.bincount(frame.reshape(-1), minlength=NUM_CLASSES) for frame in frames])
         for label in np.flatnonzero(pixels[-1][1:]) + 1:
             there, covered = visible[video, :, label], hidden[video, :, label]

@@ -1,7 +1,4 @@
-"""Where objects may be in the coming frames: what simulator and network return, what is drawn and judged.
-
-Nothing here computes anything.
-"""
+"""The distribution of object states in the coming frames: returned by simulator and network, rendered and scored."""
 
 from __future__ import annotations
 

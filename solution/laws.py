@@ -49,13 +49,13 @@ def moved_by_engine(windows: Windows, law: Law = LAW) -> Tensor:
     parts = (start.shape, start.position, start.yaw, start.velocity, start.spin, start.roll)
     for window, there in enumerate(start.there.numpy()):
         solids = [part[window].numpy()[there] for part in parts]
-        moved = slide(solids[0], *(each.astype(np.float64) for each in solids[1:]), frames=HORIZON + 1, law=law)
+        moved = slide(solids[0], *(part.astype(np.float64) for part in solids[1:]), frames=HORIZON + 1, law=law)
         places[window][:, torch.from_numpy(there)] = torch.from_numpy(moved[0][1:])
     return places
 
 
 def true_tracks(videos: list[Trajectories]) -> Tracks:
-    """Return where the solids of videos are while their centre is in view, as exactly as nothing measures it."""
+    """Return noise-free tracks of solids while their centre is in view."""
     length = len(videos[0].yaw)
     classes = torch.zeros(len(videos), MAX_OBJECTS, dtype=torch.int64)
     position = torch.zeros(len(videos), length, MAX_OBJECTS, 2)
@@ -109,15 +109,6 @@ def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tra
     return join(parts)
 
 
-def compare(windows: Windows, fitted: Constants) -> dict[str, dict[str, np.ndarray]]:
-    """Return the errors of every law, see ``motion.errors``."""
-    return {
-        "the stand-in's engine": errors(windows, moved_by_engine(windows)),
-        "simulator, default constants": errors(windows, foreseen(windows, Constants())),
-        "simulator, fitted to these": errors(windows, foreseen(windows, fitted)),
-    }
-
-
 def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
     """Return (n,) errors of the filter's velocities after the clip, over the standard deviations that it states.
 
@@ -135,10 +126,10 @@ def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
     loss = velocity.new_tensor(constants.deceleration)[tracks.shape.clamp_min(0)][..., None]
     loss = loss + (constants.damping + constants.drag * speed) * speed
     before = velocity * (1 + (FRAME_SECONDS + seconds / 2) * loss / speed.clamp_min(1e-6))
-    known = clear[:, CLIP_FRAMES - 1 : last + 1].all(1) & (change < STEADY).all(1) & (tracks.shape != SPHERE)
-    known &= (speed[..., 0] > MOVING) & (tracks.visible[:, :CLIP_FRAMES].sum(1) >= LOOKS)
+    smooth = clear[:, CLIP_FRAMES - 1 : last + 1].all(1) & (change < STEADY).all(1) & (tracks.shape != SPHERE)
+    smooth &= (speed[..., 0] > MOVING) & (tracks.visible[:, :CLIP_FRAMES].sum(1) >= LOOKS)
     deviation = belief.variance()[..., 2:4].sqrt()
-    return ((belief.state.velocity - before) / deviation)[known].abs().flatten().numpy()
+    return ((belief.state.velocity - before) / deviation)[smooth].abs().flatten().numpy()
 
 
 def constants_text(constants: Constants) -> str:
@@ -156,10 +147,15 @@ def table(title: str, tracks: Tracks, windows: Windows) -> str:
         f"{title}: units of error after {HORIZON} frames ({HORIZON * FRAME_SECONDS:.1f} s), {len(windows)} windows",
         f"{'':30}" + "".join(f" {name:>11} {columns}" for name in kinds.values()),
     ]
-    for law, found in compare(windows, fitted).items():
-        cells = []
+    foreseen_by = {
+        "the stand-in's engine": moved_by_engine(windows),
+        "simulator, default constants": foreseen(windows, Constants()),
+        "simulator, fitted to these": foreseen(windows, fitted),
+    }
+    for law, places in foreseen_by.items():
+        cells, error_by_kind = [], errors(windows, places)
         for kind in kinds:
-            error = found[kind]
+            error = error_by_kind[kind]
             values = np.percentile(error, PERCENTILES) if len(error) else [np.nan] * len(PERCENTILES)
             cells.append(f" {len(error):>11} " + " ".join(f"{value:6.4f}" for value in values))
         lines.append(f"{law:30}" + "".join(cells))
@@ -184,13 +180,13 @@ def main(real: Path | None, run: str | None, tracks: tuple[Path, ...], videos: i
         raise click.UsageError("name a folder with labelled videos, or --tracks FILE, to read motion off.")
     true = {str(file): true_tracks(read_tracks(file)[:videos]) for file in tracks}
     seen = {} if real is None else {str(real): tracks_of_videos(real, run, choose_device(device_name))}
-    for name, found in (seen | true).items():
-        windows = find_windows(found)
+    for name, tracks_there in (seen | true).items():
+        windows = find_windows(tracks_there)
         if not len(windows):
             raise UserError(
                 f"{name}: expected solids that move smoothly for a few frames, found none; name more videos."
             )
-        click.echo(table(name, found, windows))
+        click.echo(table(name, tracks_there, windows))
 
 
 if __name__ == "__main__":

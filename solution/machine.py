@@ -1,7 +1,4 @@
-"""What a result was measured on: commit, hardware, versions, and the peak of the memory.
-
-It measures; what is done with the numbers is decided elsewhere.
-"""
+"""What a result was measured on: commit, hardware, versions, and the peak of the memory."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ PACKAGES = ("torch", "segmentation-models-pytorch", "numpy")
 def commit() -> str:
     """Return the short hash of the commit, with ``+`` where more than results differs; ``unknown`` without git."""
     try:
-        found, changes = (
+        short_hash, changes = (
             subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
             for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno", ":!solution/results"))
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found.strip() + ("+" if changes.strip() else "")
+    return short_hash.strip() + ("+" if changes.strip() else "")
 
 
 def hardware(device: torch.device) -> str:
@@ -40,8 +37,7 @@ def hardware(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names and names[0] != "unknown" else platform.machine()
 
@@ -64,7 +60,6 @@ def peak_gib(device: torch.device) -> float:
     """Return the peak GiB since :func:`reset_peak`: allocated on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
+    lines = Path("/proc/self/status").read_text().splitlines()
     kib = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
     return (kib or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20

@@ -80,7 +80,7 @@ def video_confusions(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor
     """Count pixels by video, true class and predicted class, on all cores.
 
     Args:
-        prediction: (N, H, W) uint8, 0–48; H · W is a multiple of 8.
+        prediction: (N, H, W) uint8, 0–48.
         truth: (N, H, W) uint8, 0–48, or 255 where nothing is scored.
 
     Returns:
@@ -101,19 +101,13 @@ def video_confusions(prediction: np.ndarray | Tensor, truth: np.ndarray | Tensor
 
 
 def count_pairs(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return (49, 49) counts of one video.
-
-    Eight pixels at a time are looked at first: most of these words are background in both masks and only counted.
-    """
+    """Return (49, 49) counts of one video."""
     assert prediction.max() < NUM_CLASSES
-    prediction, truth = (np.ascontiguousarray(mask).reshape(-1).view(np.uint64) for mask in (prediction, truth))
-    words = np.flatnonzero(prediction | truth)
-    key = truth[words].view(np.uint8).astype(np.uint16)  # 255 · 49 + 48 fits
-    key *= NUM_CLASSES
-    key += prediction[words].view(np.uint8)
-    counts = np.bincount(key, minlength=(IGNORE + 1) * NUM_CLASSES).reshape(IGNORE + 1, NUM_CLASSES)
+    somewhere = (prediction | truth) > 0  # most pixels are background in both masks and only counted
+    pair = np.multiply(truth[somewhere], NUM_CLASSES, dtype=np.intp) + prediction[somewhere]
+    counts = np.bincount(pair, minlength=(IGNORE + 1) * NUM_CLASSES).reshape(IGNORE + 1, NUM_CLASSES)
+    counts[BACKGROUND, BACKGROUND] = truth.size - len(pair)
     assert not counts[NUM_CLASSES:IGNORE].any()
-    counts[BACKGROUND, BACKGROUND] += 8 * (len(truth) - len(words))
     return counts[:NUM_CLASSES]
 
 

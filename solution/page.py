@@ -1,6 +1,6 @@
 """The report page: one HTML file that shows a score, where its points were lost, and the videos that lost them.
 
-It needs no network and no other file; the template beside this module holds its looks and its few lines of script.
+It needs no network and no other file; the template ``page.html`` beside this module holds all its HTML.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ import base64
 import io
 import json
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from string import Template
 
+import cv2
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from data_prep.classes import IGNORE, NUM_CLASSES, class_name
 from data_prep.files import write_text
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
-from solution.evaluation import Reliability
 from solution.fates import FATES, MEANING
 from solution.metrics import Score, mean_and_error, object_table, per_class_iou, video_confusions
 from solution.results_table import number, with_error
 
 WORST, RANDOM, CONFUSIONS = 24, 12, 12
-TEMPLATE = Path(__file__).with_name("page.html")
+"""Videos shown at most, and pairs of classes."""
+LOST = 0.2
+"""An object with less IoU than this is marked."""
 
 # Okabe & Ito's colours, which people who see no red or no green can tell apart; they differ in lightness too.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
@@ -37,6 +38,8 @@ RIGHT, MISSED, INVENTED, MISTAKEN, NOT_SCORED = (
     (255, 255, 255),
 )
 FLOOR = (238, 238, 238)
+DIAMOND = (np.abs(np.arange(-2, 3))[:, None] + np.abs(np.arange(-2, 3)) <= 2).astype(np.uint8)
+"""Neighbourhood in which an outline is looked for."""
 KEY = (
     ("truth, solid line", TRUTH),
     ("prediction, dashed line", PREDICTION),
@@ -60,8 +63,7 @@ class Material:
         videos: the number of every video; None where nobody knows.
         frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames; None where nobody has them.
         fates: (N, 49) of the objects, see ``solution.fates``; None where only frame 22's masks are known.
-        presence: (N, 160, 240) uint8 predicted probability of any object, 255 is certain; None like ``reliability``.
-        reliability: of the probabilities; None where there are only labels.
+        presence: (N, 160, 240) uint8 predicted probability of any object, 255 is certain; None of a file of labels.
         about: headings and texts, or JSON values, of how the prediction was made.
     """
 
@@ -74,7 +76,6 @@ class Material:
     frames: np.ndarray | None = None
     fates: np.ndarray | None = None
     presence: np.ndarray | None = None
-    reliability: Reliability | None = None
     about: dict[str, object] = field(default_factory=dict)
 
     def name_of(self, row: int) -> tuple[str, int]:
@@ -90,32 +91,37 @@ def write_page(path: Path, material: Material) -> None:
 
 def page(material: Material) -> str:
     """Return the page's HTML."""
-    own = material.scores[material.own]
     counts = video_confusions(material.prediction, material.truth)
-    objects, fate = object_table(counts), material.fates
+    object_ious = object_table(counts)
     rows, groups = choose_videos(counts)
-    left_out = f", {own.videos_left_out} videos left out" if own.videos_left_out else ""
-    return Template(TEMPLATE.read_text()).substitute(
-        title=escape(material.title),
-        jaccard=number(own.jaccard),
-        object_iou=with_error(own.object_iou, own.object_iou_se),
-        videos=own.videos,
-        objects=own.objects,
-        left_out=left_out,
-        methods=method_table(material),
-        fates=fate_bars(objects, fate),
-        classes=class_bars(own),
-        confusions=confusion_table(counts.sum(0)),
-        reliability=reliability_plot(material.reliability),
-        panels=3 + 2 * (material.frames is not None) + (material.presence is not None),
-        strips_note=strips_note(material, len(counts)),
-        key="".join(f'<span><i style="background:rgb{colour}"></i>{name}</span>' for name, colour in KEY),
-        class_options="".join(f'<option value="{c}">{class_name(c)}</option>' for c in range(1, NUM_CLASSES)),
-        strips="".join(
-            card(material, row, group, counts[row], objects[row], None if fate is None else fate[row])
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"number": number, "with_error": with_error}
+    return environment.get_template("page.html").render(
+        material=material,
+        own=material.scores[material.own],
+        fates=None if material.fates is None else fate_means(object_ious, material.fates),
+        meaning=MEANING,
+        class_ids={class_name(label): label for label in range(NUM_CLASSES)},
+        confusions=largest_confusions(counts.sum(0)),
+        colour_key=KEY,
+        num_videos=len(counts),
+        num_worst=WORST,
+        num_others=min(RANDOM, len(counts) - WORST),
+        secret=material.frames is not None and material.frames.shape[1] < NUM_FRAMES,
+        videos=[
+            video_card(material, row, group, counts[row], object_ious[row])
             for row, group in zip(rows, groups, strict=True)
-        ),
-        about="".join(about(heading, value) for heading, value in material.about.items()),
+        ],
+        about={
+            heading: value if isinstance(value, str) else json.dumps(value, indent=1)
+            for heading, value in material.about.items()
+        },
     )
 
 
@@ -137,130 +143,51 @@ def video_scores(counts: np.ndarray) -> np.ndarray:
     return np.divide(total, present.sum(1), out=np.full(len(ious), np.nan), where=present.any(1))
 
 
-def method_table(material: Material) -> str:
-    rows = "".join(
-        f"<tr{' class=own' if name == material.own else ''}><td>{escape(name)}</td>"
-        f'<td class="n">{number(reached.jaccard)}</td>'
-        f'<td class="n">{with_error(reached.object_iou, reached.object_iou_se, ".3f")}</td></tr>'
-        for name, reached in material.scores.items()
-    )
-    note = "" if len(material.scores) > 2 else "<p>Other baselines and the ceiling need a run: --run with --data.</p>"
-    head = '<tr><th>method</th><th class="n">Jaccard</th><th class="n">object IoU</th></tr>'
-    return f"<table>{head}{rows}</table>{note}"
+def fate_means(object_ious: np.ndarray, fates: np.ndarray) -> list[tuple[str, int, float, float]]:
+    """Return name, number of objects, mean IoU and its standard error of every fate, from (N, 49) IoUs and fates."""
+    ious_by_fate = {name: object_ious[fates == index] for index, name in enumerate(FATES)}
+    return [(name, int(np.isfinite(ious).sum()), *mean_and_error(ious)) for name, ious in ious_by_fate.items()]
 
 
-def fate_bars(objects: np.ndarray, fates: np.ndarray | None) -> str:
-    """Return bars of the mean IoU by fate, from (N, 49) IoUs and (N, 49) fates."""
-    if fates is None:
-        return "<p>Not available: it is read off the true masks of all 22 frames, and only frame 22's are known.</p>"
-    bars = []
-    for index, name in enumerate(FATES):
-        values = objects[fates == index]
-        mean, error = mean_and_error(values)
-        count = int(np.isfinite(values).sum())
-        label = f"{name} <small>({count})</small>"
-        bars.append(f'<div title="{MEANING[name]}">{bar(label, mean, error)}</div>')
-    meaning = " ".join(f"<b>{name}</b>: {text}." for name, text in MEANING.items())
-    return f"<p>Mean IoU of the objects, with its standard error.</p>{''.join(bars)}<p><small>{meaning}</small></p>"
-
-
-def class_bars(own: Score) -> str:
-    ids = {class_name(c): c for c in range(NUM_CLASSES)}
-    return "".join(bar(name, iou, label_class=ids[name]) for name, iou in own.per_class.items())
-
-
-def bar(label: str, value: float, error: float = float("nan"), label_class: int | None = None) -> str:
-    """Return one labelled bar of a value in [0, 1]; a button where it stands for a class of objects."""
-    known = np.isfinite(value)
-    mark = ""
-    if np.isfinite(error):
-        low, high = max(0.0, value - error), min(1.0, value + error)
-        mark = f'<span class="error" style="left:{low:.1%};width:{high - low:.1%}"></span>'
-    fill = f'<span class="fill" style="width:{value if known else 0:.1%}"></span>{mark}'
-    tag, data = ("button", f' data-class="{label_class}"') if label_class else ("div", "")
-    text = f"{value:.3f}" if known else "–"
-    inside = f'<span>{label}</span><span class="track">{fill}</span><span class="value">{text}</span>'
-    return f'<{tag} class="bar"{data}>{inside}</{tag}>'
-
-
-def confusion_table(confusion: np.ndarray) -> str:
-    """Return the largest entries of (49, 49) counts between two different classes."""
+def largest_confusions(confusion: np.ndarray) -> list[tuple[str, str, int]]:
+    """Return true class, predicted class and pixels of the largest of (49, 49) counts off the diagonal."""
     wrong = confusion - np.diag(np.diag(confusion))
     largest = np.argsort(wrong, axis=None, kind="stable")[::-1][:CONFUSIONS]
-    rows = "".join(
-        f"<tr><td>{class_name(true)}</td><td>{class_name(predicted)}</td>"
-        f'<td class="n">{wrong[true, predicted]:,}</td></tr>'
-        for true, predicted in (map(int, np.unravel_index(place, wrong.shape)) for place in largest)
-        if wrong[true, predicted]
-    )
-    return f'<table><tr><th>truth</th><th>prediction</th><th class="n">pixels</th></tr>{rows}</table>'
+    pairs = [divmod(int(place), NUM_CLASSES) for place in largest]
+    return [
+        (class_name(true), class_name(drawn), int(wrong[true, drawn])) for true, drawn in pairs if wrong[true, drawn]
+    ]
 
 
-def reliability_plot(reliability: Reliability | None) -> str:
-    """Return a plot of how often a pixel was the object it was predicted to be, by probability."""
-    if reliability is None:
-        return "<p>Not available: a file of labels holds no probabilities; use --run with --data.</p>"
-    there = reliability.pairs > 0
-    predicted, true = (sums[there] / reliability.pairs[there] for sums in (reliability.predicted, reliability.true))
-    points = [(20 + 200 * p, 220 - 200 * t) for p, t in zip(predicted, true, strict=True)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#0072b2">'
-        f"<title>predicted {p:.2f}, true {t:.2f}, {n:,.0f} pixels</title></circle>"
-        for (x, y), p, t, n in zip(points, predicted, true, reliability.pairs[there], strict=True)
-    )
-    off = float(np.abs(reliability.predicted - reliability.true).sum() / max(1.0, reliability.pairs.sum()))
-    return (
-        '<svg viewBox="0 0 260 262" width="360" role="img" aria-label="reliability diagram" font-size="11">'
-        '<rect x="20" y="20" width="200" height="200" fill="#f3f4f6"/>'
-        '<line x1="20" y1="220" x2="220" y2="20" stroke="#999" stroke-dasharray="4 3"/>'
-        f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>{dots}'
-        '<text x="8" y="224">0</text><text x="8" y="26">1</text><text x="216" y="234">1</text>'
-        '<text x="70" y="248">predicted probability</text>'
-        '<text x="236" y="120" transform="rotate(90 236 120)" text-anchor="middle">share that was true</text></svg>'
-        f"<p>On the dashed line, what is said to be likely with 70 % happens in 70 % of the cases; below it, the "
-        f"prediction is too sure. Mean distance: {off:.3f}.</p>"
-    )
+def video_card(material: Material, row: int, group: str, counts: np.ndarray, ious: np.ndarray) -> dict[str, object]:
+    """Return what the page says of one video: its score, its pictures, and what became of each object.
 
-
-def strips_note(material: Material, count: int) -> str:
-    others = min(RANDOM, count - WORST)
-    shown = f"The {WORST} worst and {others} random others of {count} videos. " if others > 0 else "All, worst first. "
-    scored = "A video's score is its mean IoU over the objects predicted or true. "
-    if material.frames is None and material.fates is not None:
-        return shown + scored + "This stand-in has masks only, no frames."
-    if material.frames is None:
-        return shown + scored + "The frames are not shown: add --data with the competition the truth belongs to."
-    if material.frames.shape[1] < NUM_FRAMES:
-        return shown + scored + "Frame 22 of these videos is secret; its outlines are drawn on an empty floor."
-    return shown + scored
-
-
-def card(
-    material: Material, row: int, group: str, counts: np.ndarray, ious: np.ndarray, fates: np.ndarray | None
-) -> str:
-    """Return one video: its score, its strip of pictures, and what became of each object."""
-    scored = float(video_scores(counts[None])[0])
+    Args:
+        material: of the page.
+        row: of the video.
+        group: ``worst`` or ``random``.
+        counts: (49, 49) pixels of the video.
+        ious: (49,) of its objects, nan where the truth has none.
+    """
     kind, video = material.name_of(row)
     present = np.flatnonzero((counts.sum(0) + counts.sum(1))[1:] > 0) + 1
-    texts = []
-    for label in present:
+    objects = []
+    for label in map(int, present):
+        fate = -1 if material.fates is None else material.fates[row, label]
         if np.isfinite(ious[label]):
-            label_fate = f", {FATES[fates[label]]}" if fates is not None and fates[label] >= 0 else ""
-            style = ' class="bad"' if ious[label] < 0.2 else ""
-            texts.append(f"<span{style}>{class_name(label)} {ious[label]:.2f}{label_fate}</span>")
+            text = f"{class_name(label)} {ious[label]:.2f}" + (f", {FATES[fate]}" if fate >= 0 else "")
+            objects.append((text, ious[label] < LOST))
         else:
-            texts.append(f'<span class="bad">{class_name(label)}: drawn, not there</span>')
-    figures = "".join(
-        f'<figure><img src="{as_png(image)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-        for caption, image in panels(material, row)
-    )
-    return (
-        f'<article class="video" data-score="{scored:.6f}" data-number="{video}" data-group="{group}" '
-        f'data-classes="{" ".join(map(str, present))}"><header><b>{kind} {video}</b>'
-        f'<span>{scored:.3f}</span><small>{group}</small></header><div class="strip">{figures}</div>'
-        f'<div class="objects">{"".join(texts)}</div></article>'
-    )
+            objects.append((f"{class_name(label)}: drawn, not there", True))
+    return {
+        "kind": kind,
+        "number": video,
+        "group": group,
+        "score": float(video_scores(counts[None])[0]),
+        "classes": " ".join(map(str, present)),
+        "objects": objects,
+        "pictures": [(caption, as_png(image)) for caption, image in panels(material, row)],
+    }
 
 
 def panels(material: Material, row: int) -> list[tuple[str, np.ndarray]]:
@@ -302,11 +229,7 @@ def outlined(frame: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np
 
 def edges(mask: np.ndarray) -> np.ndarray:
     """Return where an object of an (H, W) mask borders on something else, two pixels wide; 255 is no object."""
-    padded = np.pad(mask, 2, mode="edge")
-    height, width = mask.shape
-    different = np.zeros(mask.shape, bool)
-    for row, column in ((0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3)):
-        different |= padded[row : row + height, column : column + width] != mask
+    different = cv2.dilate(mask, DIAMOND) != cv2.erode(mask, DIAMOND)
     return different & (mask > 0) & (mask != IGNORE)
 
 
@@ -329,8 +252,3 @@ def as_png(picture: np.ndarray) -> str:
     image = Image.fromarray(np.ascontiguousarray(picture)).quantize(96, Image.Quantize.MAXCOVERAGE)
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def about(heading: str, value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, indent=1)
-    return f"<details><summary>{escape(heading)}</summary><pre>{escape(text)}</pre></details>"

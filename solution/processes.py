@@ -86,7 +86,7 @@ def stop_if_time_is_up() -> None:
 
 @contextmanager
 def first_goes_first() -> Iterator[None]:
-    """Let the first process do something alone before the others do the same and find it done."""
+    """Run the block in the first process, and only then in the others, which find its work done."""
     if is_first():
         try:
             yield

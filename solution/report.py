@@ -14,19 +14,18 @@ import click
 import numpy as np
 import torch
 
-from data_prep.classes import BACKGROUND
+from data_prep.classes import BACKGROUND, NUM_CLASSES
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit, open_split
+from data_prep.scene import CLIP_FRAMES
 from solution import processes
-from solution.ensemble import make_clip
-from solution.evaluation import Evaluation
+from solution.evaluation import Evaluation, score_baselines
 from solution.fates import fates
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
 from solution.page import Material
 from solution.pipeline import Pipeline
-from solution.predictors.baselines import BASELINES
 from solution.results_table import (
     ALL_RESULTS,
     README,
@@ -53,7 +52,7 @@ def material_of_run(
     Args:
         name: of the run.
         pipeline: of the run, on the data that was predicted.
-        evaluation: what was predicted.
+        evaluation: of val.
         scores: of every method, the ceiling among them.
         fate: (N, 49) fates of the objects of val.
     """
@@ -69,7 +68,6 @@ def material_of_run(
         frames=val.frames,
         fates=fate,
         presence=evaluation.presence,
-        reliability=evaluation.reliability,
         about={
             "Configuration": asdict(pipeline.config),
             "Time of the stages": seconds,
@@ -80,69 +78,54 @@ def material_of_run(
 
 
 def material_of_file(
-    file: Path, prediction: np.ndarray, known: Truth, truth: Path, packed: dict[str, PackedSplit]
+    file: Path, prediction: np.ndarray, truth: Truth, source: Path, packed: dict[str, PackedSplit]
 ) -> Material:
     """Return the material of a leaderboard file's page.
 
     Args:
         file: the file's path, for the title.
         prediction: (N, 160, 240) uint8, what it holds.
-        known: what it is scored against.
-        truth: where that was read from.
+        truth: what it is scored against.
+        source: where that was read from.
         packed: the competition it belongs to; empty where nobody gave it.
     """
-    split = matching_split(known, truth, packed)
-    rows, videos = list(range(len(prediction))), known.videos
-    if split is not None and known.videos is not None:
-        places = {video: row for row, video in enumerate(split.videos)}
-        rows = [row for row, video in enumerate(known.videos) if video in places]
-        videos = [known.videos[row] for row in rows]
-        picked = [places[video] for video in videos]
-    else:
-        videos, picked = (split.videos if split else None), rows
-    prediction, masks = prediction[rows], known.masks.numpy()[rows]
-    whole = picked == list(range(len(split))) if split else False
-    frames, all_masks = (None, None) if split is None else (split.frames, split.masks)
-    if not whole:
-        frames, all_masks = (None if array is None else array[picked] for array in (frames, all_masks))
-    scores = {"all background": score(np.full_like(prediction, BACKGROUND), masks)}
-    if all_masks is not None:
-        scores |= baselines_on_truth(all_masks, masks)
+    split, true_masks, videos = matching_split(truth, source, packed), truth.masks.numpy(), truth.videos
+    frames = all_masks = None
+    if split is not None:
+        row_of = {video: row for row, video in enumerate(split.videos)}
+        numbers = videos or split.videos
+        shown = [row for row, video in enumerate(numbers) if video in row_of]
+        prediction, true_masks, videos = prediction[shown], true_masks[shown], [numbers[row] for row in shown]
+        rows = [row_of[video] for video in videos]
+        frames, all_masks = split.frames, split.masks
+        if rows != list(range(len(split))):  # else the arrays stay memory-mapped
+            frames, all_masks = (None if array is None else array[rows] for array in (frames, all_masks))
+    scores = {"all background": score(np.full_like(prediction, BACKGROUND), true_masks)}
+    if all_masks is not None:  # the baselines see what a flawless segmenter would
+        seen = np.where(all_masks[:, :CLIP_FRAMES] < NUM_CLASSES, all_masks[:, :CLIP_FRAMES], BACKGROUND)
+        baselines = score_baselines(None, seen, true_masks, torch.device("cpu"))
+        scores |= {f"{name}, from true masks": reached for name, reached in baselines.items() if name not in scores}
     return Material(
-        title=f"{file.name} against {truth.name}",
+        title=f"{file.name} against {source.name}",
         prediction=prediction,
-        truth=masks,
-        scores=scores | {file.name: score(prediction, masks)},
+        truth=true_masks,
+        scores=scores | {file.name: score(prediction, true_masks)},
         own=file.name,
         videos=videos,
         frames=frames,
         fates=None if all_masks is None else fates(all_masks),
-        about={"Files": {"prediction": str(file), "truth": str(truth)}, "Versions": versions() | {"commit": commit()}},
+        about={"Files": {"prediction": str(file), "truth": str(source)}, "Versions": versions() | {"commit": commit()}},
     )
 
 
-def matching_split(known: Truth, truth: Path, packed: dict[str, PackedSplit]) -> PackedSplit | None:
+def matching_split(truth: Truth, source: Path, packed: dict[str, PackedSplit]) -> PackedSplit | None:
     """Return the split whose videos the truth shows: the truth itself where it is packed, else one of the others."""
-    if (truth / "index.json").is_file():
-        return open_split(truth)
+    if (source / "index.json").is_file():
+        return open_split(source)
     for split in (packed[name] for name in ("hidden", "val", "train") if name in packed):
-        same = known.videos is None and len(split) == len(known.masks)
-        if same or set(split.videos) & set(known.videos or ()):
+        if set(split.videos) & set(truth.videos or ()) or (truth.videos is None and len(split) == len(truth.masks)):
             return split
     return None
-
-
-def baselines_on_truth(all_masks: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
-    """Score the baselines on (N, 22, 160, 240) true masks, as if a flawless segmenter had seen frames 1–11."""
-    scores = {}
-    for name, baseline in list(BASELINES.items())[1:]:
-        drawn = []
-        for first in range(0, len(all_masks), 4):
-            masks = np.where(all_masks[first : first + 4] > 48, BACKGROUND, all_masks[first : first + 4])
-            clip = make_clip(None, [masks], slice(None), torch.device("cpu"))
-            drawn.append(baseline.predict(clip).argmax(1).numpy().astype(np.uint8))
-        scores[f"{name}, from true masks"] = score(np.concatenate(drawn), truth)
-    return scores
 
 
 def save_validation(run: Path, data: Path, scores: dict[str, Score]) -> None:
@@ -216,10 +199,10 @@ def compare_runs(names: tuple[str, ...]) -> str:
         stages = read_json(RUNS / name / "run.json", remedy)["stages"]
         remedy = f"score the run with `python validate.py --run {name} --data DIR`"
         scores[name] = read_json(RUNS / name / "validation.json", remedy)["scores"]
-        seconds[name] = {stage: found["seconds"] for stage, found in stages.items()}
-    methods = dict.fromkeys(method for found in scores.values() for method in found)
+        seconds[name] = {stage: cost["seconds"] for stage, cost in stages.items()}
+    methods = dict.fromkeys(method for by_method in scores.values() for method in by_method)
     rows = [[method, *(described(scores[name].get(method)) for name in names)] for method in methods]
-    stages = dict.fromkeys(stage for found in seconds.values() for stage in found)
+    stages = dict.fromkeys(stage for by_stage in seconds.values() for stage in by_stage)
     times = [[stage, *(number(seconds[name].get(stage), ".0f") for name in names)] for stage in stages]
     times.append(["together", *(number(sum(seconds[name].values()), ".0f") for name in names)])
     first = markdown_table(["Jaccard (object IoU ± se)", *names], rows)

@@ -18,8 +18,7 @@ import click
 import torch
 
 from data_prep.errors import UserError, is_out_of_memory
-from data_prep.files import read_json, write_text
-from data_prep.sole import sole_maker
+from data_prep.files import read_json, sole_maker, write_text
 from solution import processes
 from solution.machine import peak_gib, reset_peak
 

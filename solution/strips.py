@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
 
 from data_prep.classes import class_name
 from data_prep.errors import UserError
@@ -17,15 +16,13 @@ from solution.fates import FATES, MEANING
 from solution.metrics import mean_and_error, object_table, video_confusions
 from solution.page import Material, outlined, panels
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG"}
+FORMATS = (".png", ".jpg")
 SHOWN = ("moved", "collided", "occluded", "late")
 """What stood still is met nearly always."""
 DRAWN = 4
 """Videos of a picture without truth."""
-WIDTH, HEIGHT, LINE, GAP = 360, 240, 24, 4
-"""Pixels: of a panel, the line of text above it, and between panels."""
-FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-"""Pillow's own has no dash."""
+Row = tuple[str, list[tuple[str, np.ndarray]]]
+"""Of a picture: a text, and captions and (h, w, 3) uint8 panels below it."""
 
 
 def check_picture(path: Path) -> None:
@@ -44,7 +41,7 @@ def write_strips(path: Path, material: Material) -> None:
     Raises:
         UserError: no video has an object in frame 22.
     """
-    rows = [strip(text, panels(material, row)) for text, row in typical(material)]
+    rows = [(text, panels(material, row)) for text, row in typical(material)]
     if not rows:
         raise UserError(f"--picture {path}: expected videos with objects in frame 22, found none; choose other --data.")
     write_rows(path, rows)
@@ -62,19 +59,22 @@ def write_predicted(path: Path, hidden: PackedSplit, masks: np.ndarray) -> None:
     for number, frames, mask in zip(hidden.videos[:DRAWN], hidden.frames, masks, strict=False):
         shown = [(f"frame {t + 1}", frames[t]) for t in (0, 5, CLIP_FRAMES - 1)]
         drawn = outlined(frames[CLIP_FRAMES - 1], np.zeros_like(mask), mask)
-        rows.append(strip(f"video {number}", [*shown, ("frame 11, predicted outlines of frame 22", drawn)]))
+        rows.append((f"video {number}", [*shown, ("frame 11, predicted outlines of frame 22", drawn)]))
     write_rows(path, rows)
 
 
-def write_rows(path: Path, rows: list[Image.Image]) -> None:
-    """Write pictures below each other into a file."""
-    picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        picture.paste(row, (0, top))
-        top += row.height
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write rows of panels below each other into a file."""
+    columns = max(len(shown) for _, shown in rows)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * len(rows)), layout="constrained")
+    for part, (text, shown) in zip(figure.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        part.suptitle(text, x=0.005, ha="left", fontsize="large")
+        for axes, (caption, image) in zip(part.subplots(1, columns, squeeze=False)[0], shown, strict=True):
+            axes.imshow(image)
+            axes.set_title(caption, loc="left", fontsize="medium", color="dimgray")
+            axes.axis("off")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_saved(path, lambda file: picture.save(file, FORMATS[path.suffix], quality=85, optimize=True))
+    write_saved(path, lambda file: figure.savefig(file, format=path.suffix[1:], pil_kwargs={"optimize": True}))
 
 
 def typical(material: Material) -> list[tuple[str, int]]:
@@ -85,28 +85,15 @@ def typical(material: Material) -> list[tuple[str, int]]:
     """
     counts = video_confusions(material.prediction, material.truth)
     ious, sizes = object_table(counts), counts.sum(-1)
-    found: list[tuple[str, int]] = []
+    chosen: list[tuple[str, int]] = []
     for fate in SHOWN:
-        some = (material.fates == FATES.index(fate)) & np.isfinite(ious)
-        mean, _ = mean_and_error(ious[some])
-        some[[row for _, row in found]] = False
-        places = np.argwhere(some)
-        if len(places):
-            row, label = min(places, key=lambda place: (abs(ious[tuple(place)] - mean), -sizes[tuple(place)]))
+        candidates = (material.fates == FATES.index(fate)) & np.isfinite(ious)
+        mean, _ = mean_and_error(ious[candidates])
+        candidates[[row for _, row in chosen]] = False
+        objects = np.argwhere(candidates)
+        if len(objects):
+            row, label = min(objects, key=lambda place: (abs(ious[tuple(place)] - mean), -sizes[tuple(place)]))
             which = "{} {}".format(*material.name_of(row))
             text = f"{fate} ({MEANING[fate]}): {class_name(label)} of {which}, IoU {ious[row, label]:.2f}"
-            found.append((f"{text}; all of this fate {mean:.2f}", int(row)))
-    return found
-
-
-def strip(text: str, shown: list[tuple[str, np.ndarray]]) -> Image.Image:
-    """Return the panels of one video, captions and pictures, side by side below a text."""
-    picture = Image.new("RGB", (len(shown) * (WIDTH + GAP) - GAP, HEIGHT + 2 * LINE), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.truetype(FONT, LINE * 3 // 5)
-    draw.text((GAP, GAP), text, "black", font)
-    for place, (caption, image) in enumerate(shown):
-        left = place * (WIDTH + GAP)
-        draw.text((left + GAP, LINE + GAP), caption, (90, 90, 90), font)
-        whole = Image.fromarray(np.ascontiguousarray(image))
-        picture.paste(whole.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS), (left, 2 * LINE))
-    return picture
+            chosen.append((f"{text}; all of this fate {mean:.2f}", int(row)))
+    return chosen

@@ -81,7 +81,7 @@ def save_submission(masks: Tensor, path: Path, overwrite: bool = False) -> None:
 
 
 def check_different(written: Collection[Path], read: Collection[Path] = ()) -> None:
-    """Raise ``UserError`` if a file that a command writes is another that it writes or reads."""
+    """Raise ``UserError`` if two outputs of a command are one file, or an output is also an input."""
     others = [path.resolve() for path in read]
     for path in written:
         if path.resolve() in others:
@@ -302,7 +302,7 @@ def shape_problems(masks: np.ndarray, count: int | None = None) -> list[str]:
 
 
 def likely_slip(masks: np.ndarray, count: int | None) -> str:
-    """Return in words what usual slip a wrong shape looks like, and its remedy; nothing if it looks like none."""
+    """Return a hint at the usual mistake behind a wrong shape, and its remedy; nothing if it looks like none."""
     sizes, lengths = masks.shape, (CLIP_FRAMES, NUM_FRAMES)
     if NUM_CLASSES in sizes[1:]:
         values = masks[:1].astype(np.float32)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cv2
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -84,11 +85,8 @@ def autocast(device: torch.device):
 
 
 class _Steps(Dataset):
-    def __init__(self, batch: Callable[[int], dict[str, Tensor]], steps: int):
-        self.batch, self.steps = batch, steps
-
-    def __len__(self) -> int:
-        return self.steps
+    def __init__(self, batch: Callable[[int], dict[str, Tensor]]):
+        self.batch = batch
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         return self.batch(step)
@@ -99,7 +97,7 @@ def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: tor
     on_gpu = device.type == "cuda"
     workers = num_workers(batch(steps.start)) if on_gpu and len(steps) else 0
     loader = DataLoader(
-        _Steps(batch, steps.stop),
+        _Steps(batch),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -125,8 +123,8 @@ def num_workers(tensors: dict[str, Tensor]) -> int:
     if not SHARED_MEMORY.is_dir():
         return wanted
     free = shutil.disk_usage(SHARED_MEMORY).free
-    each = AHEAD * sum(tensor.nbytes for tensor in tensors.values()) * processes.count_here()
-    fitting = min(wanted, int(free / 2 / each))
+    held_by_worker = AHEAD * sum(tensor.nbytes for tensor in tensors.values()) * processes.count_here()
+    fitting = min(wanted, int(free / 2 / held_by_worker))
     if fitting < min(wanted, ENOUGH):
         tqdm.write(
             f"{SHARED_MEMORY} has {free / 2**20:.0f} MB: {fitting} instead of {wanted} processes make batches ahead "
@@ -136,37 +134,7 @@ def num_workers(tensors: dict[str, Tensor]) -> int:
     return fitting
 
 
-class _Clock:
-    """Seconds per step since they were last read: waiting for its batch, and working on it."""
-
-    def __init__(self):
-        self.data = self.work = 0.0
-        self.steps = 0
-        self.goes_on()
-
-    def goes_on(self) -> None:
-        """Count from now on, and not what was in between."""
-        self.now = time.perf_counter()
-
-    def _lap(self) -> float:
-        before, self.now = self.now, time.perf_counter()
-        return self.now - before
-
-    def has_batch(self) -> None:
-        self.data += self._lap()
-
-    def has_stepped(self) -> None:
-        self.work += self._lap()
-        self.steps += 1
-
-    def read(self) -> dict[str, float]:
-        """Return ``TIMES`` by name and start anew."""
-        row = self.data / self.steps, self.work / self.steps, self.data / (self.data + self.work)
-        self.data, self.work, self.steps = 0.0, 0.0, 0
-        return dict(zip(TIMES, row, strict=True))
-
-
-class _Whole(nn.Module):
+class _ModelAndLoss(nn.Module):
     """Model and loss as one module, since gradients are shared only by what ``DistributedDataParallel`` called."""
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]):
@@ -217,27 +185,30 @@ def fit(
 
 def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share: float) -> nn.Module:
     """Train as :func:`fit` does, from the last checkpoint on, at a share of the recipe's rate or what it was then."""
-    state = _first_or_last_state(model, folder, recipe, device, rate_share)
+    state = _last_state(model, folder, recipe, device, rate_share)
     update_ema = ema_update(state.ema, state.model, recipe.ema_decay)
-    whole = _Whole(state.model, loss)
+    losses = _ModelAndLoss(state.model, loss)
     if processes.count() > 1:
-        whole = DistributedDataParallel(whole, find_unused_parameters=True)  # a U-Net of less depth has some
+        losses = DistributedDataParallel(losses, find_unused_parameters=True)  # a U-Net of less depth has some
     steps = range(state.step, recipe.steps)
     eval_every = max(1, math.ceil(recipe.steps / max(1, recipe.evaluations)))
     log_every = max(1, recipe.steps // LOG_ROWS)
     title = folder.name.rsplit("-", 1)[0]
     hidden = None if processes.is_first() else True
-    clock, saved = _Clock(), time.perf_counter()
+    waited = worked = 0.0  # seconds since the last row of the log: for batches, and on them
+    timed_steps = 0
+    stepped = saved = time.perf_counter()
     with tqdm(total=recipe.steps, initial=state.step, desc=title, disable=hidden, leave=False) as bar:
         for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
-            clock.has_batch()
+            received = time.perf_counter()
+            waited += received - stepped
             torch.manual_seed((seed * 1_000_003 + step) * processes.count() + processes.rank())
             rate = state.rate_share * recipe.rate(step)
             for group in state.optimiser.param_groups:
                 group["lr"], group["weight_decay"] = rate, recipe.decay(step)
             state.model.train()
             with autocast(device):
-                values = whole(tensors)
+                values = losses(tensors)
             values["loss"].backward()
             norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
             state.optimiser.step()
@@ -250,9 +221,12 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             if logs or saves:
                 values = {name: processes.mean(value.detach()).item() for name, value in values.items()}
                 _check_finite(values["loss"], norm.item(), rate, step + 1, state.step, folder)
-            clock.has_stepped()
+            worked += time.perf_counter() - received
+            timed_steps += 1
             if logs:
-                row = {"step": step + 1, "rate": rate} | values | clock.read()
+                times = waited / timed_steps, worked / timed_steps, waited / (waited + worked)
+                row = {"step": step + 1, "rate": rate} | values | dict(zip(TIMES, times, strict=True))
+                waited, worked, timed_steps = 0.0, 0.0, 0
                 if evaluates and processes.is_first():
                     row |= evaluate(state.ema.module.eval())
                 state.log.append(row)
@@ -262,7 +236,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
                 state.save(folder, step + 1)
                 saved = time.perf_counter()
                 processes.stop_if_time_is_up()
-            clock.goes_on()
+            stepped = time.perf_counter()
     if processes.is_first():
         _write_log(folder, state.log)
     save_weights(state.ema.module, folder)
@@ -270,7 +244,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
     return state.ema.module.eval()
 
 
-def _first_or_last_state(model: nn.Module, folder: Path, recipe: Recipe, device: torch.device, rate_share: float):
+def _last_state(model: nn.Module, folder: Path, recipe: Recipe, device: torch.device, rate_share: float):
     """Return the state in the folder's last checkpoint, or that of a network not yet trained, which is kept there."""
     folder.mkdir(parents=True, exist_ok=True)
     model = processes.share_statistics(model.to(device, memory_format=torch.channels_last), device)
@@ -311,44 +285,33 @@ def ema_update(ema: torch.optim.swa_utils.AveragedModel, model: nn.Module, decay
     It gives the same numbers and does not wait for the GPU, which the original does at every step.
     """
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    each = (chain(network.parameters(), network.buffers()) for network in (ema.module, model))
-    pairs = [(mean.detach(), tensor.detach()) for mean, tensor in zip(*each, strict=True)]
-    kinds = [[p for p in pairs if p[0].is_floating_point() == floating] for floating in (True, False)]
+    states = (chain(network.parameters(), network.buffers()) for network in (ema.module, model))
+    pairs = [(mean.detach(), tensor.detach()) for mean, tensor in zip(*states, strict=True)]
+    by_kind = [[p for p in pairs if p[0].is_floating_point() == floating] for floating in (True, False)]
 
     def update(step: int) -> None:
         if step == 0:
             ema.update_parameters(model)  # copies
             return
-        for means, tensors in (zip(*some, strict=True) for some in kinds if some):
+        for means, tensors in (zip(*pairs, strict=True) for pairs in by_kind if pairs):
             average(means, tensors, None)
 
     return update
 
 
 def _write_log(folder: Path, log: list[dict]) -> None:
+    """Write ``log.csv``, and draw every logged value against the step into ``curves.png``."""
     names = list(dict.fromkeys(name for row in log for name in row))
     with open(folder / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(log)
-    draw_curves(folder, log)
-
-
-def draw_curves(folder: Path, log: list[dict]) -> None:
-    """Draw every logged value against the step into ``curves.png``."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    names = [n for n in dict.fromkeys(n for row in log for n in row) if n not in ("step", *TIMES)]
-    figure, panels = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
-    for panel, name in zip(panels[0], names, strict=True):
+    drawn = [name for name in names if name not in ("step", *TIMES)]
+    figure = Figure(figsize=(3.2 * len(drawn), 2.6), layout="tight")
+    for panel, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         rows = [row for row in log if name in row]
         panel.plot([row["step"] for row in rows], [row[name] for row in rows], color="#0072B2")
         panel.set_title(name, fontsize=9)
         panel.set_xlabel("step", fontsize=8)
         panel.tick_params(labelsize=7)
-    figure.tight_layout()
     figure.savefig(folder / "curves.png", dpi=110)
-    pyplot.close(figure)

@@ -148,7 +148,7 @@ def validate_run(
     run: str, data: Path, device_name: str | None, report: Path | None, picture: Path | None, record: Path | None
 ) -> dict[str, Score]:
     """Return the scores of every method on val, and leave them in the run's folder."""
-    from solution.evaluation import FORESIGHT, ceilings, evaluate, foresight
+    from solution.evaluation import FORESIGHT, evaluate, foresight
     from solution.fates import fate_groups, fates
     from solution.page import write_page
     from solution.pipeline import Pipeline
@@ -169,11 +169,8 @@ def validate_run(
     check_known(truth, Path(val.masks.filename).parent)
     fate = fates(val.masks)
     groups = fate_groups(fate)
-    evaluation = evaluate(pipeline.system(), val.frames, pipeline.seen(val), truth, pipeline.device, groups)
-    if val.frames is None:
-        best = {FORESIGHT: foresight(val.masks, groups)}
-    else:
-        best = ceilings(pipeline, val.frames[:, -1], truth, groups)
+    evaluation = evaluate(pipeline, val, None if val.frames is None else val.frames[:, -1], truth, groups)
+    best = {FORESIGHT: foresight(val.masks, groups)} if val.frames is None else {}
     scores = evaluation.scores | best
     save_validation(find_run(run), data, scores)
     material = material_of_run(name, pipeline, evaluation, scores, fate)

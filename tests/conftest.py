@@ -144,13 +144,13 @@ def assert_one_sentence(found: Result, *words: str) -> None:
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A disk of its own with 500 MiB."""
-    folder = tmp_path / "disk"
+    folder, before = tmp_path / "disk", Path.cwd()
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=500m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
     yield folder
-    os.chdir(tmp_path)
+    os.chdir(before)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 

@@ -8,7 +8,7 @@ from data_prep.pack import open_packed, pack
 from data_prep.standin.writer import Settings, make_standin
 from solution.config import override
 from solution.ensemble import batch_size
-from solution.evaluation import score_split
+from solution.evaluation import evaluate
 from solution.pipeline import Pipeline
 from solution.predictors import jepa
 from solution.presets import QUICK
@@ -72,7 +72,7 @@ def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu, m
     pipeline = Pipeline(override(QUICK, [*SMALL, *settings]), packed, tmp_path / "stages", GPU)
     assert pipeline.predictions(packed["hidden"]).shape == (5, 160, 240)
     val = packed["val"]
-    scores = score_split(pipeline, val, np.asarray(val.frames[:, -1]), np.asarray(val.masks[:, -1]))
+    scores = evaluate(pipeline, val, val.frames[:, -1], np.asarray(val.masks[:, -1])).scores
     assert set(pipeline.config.ensemble.members) < set(scores)
     assert gpu.calls > 1000
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -200,19 +199,6 @@ def remove_split(data: Path, split: str) -> None:
     shutil.rmtree(data / split if split == "hidden" else data / "Dataset_Student" / split)
 
 
-def remove_masks(data: Path) -> None:
-    for path in (data / "Dataset_Student" / "train").rglob("mask.npy"):
-        path.unlink()
-
-
-def small_frames(data: Path) -> None:
-    content = cv2.imencode(".png", np.zeros((80, 120, 3), np.uint8))[1].tobytes()
-    for path in (data / "hidden").rglob("*.png"):
-        replace_bytes(path, content)
-    for path in (data / "Dataset_Student" / "train").rglob("*.png"):
-        replace_bytes(path, content)
-
-
 def text_frames(data: Path) -> None:
     for path in (data / "Dataset_Student" / "train").rglob("*.png"):
         replace_bytes(path, b"text")
@@ -222,18 +208,13 @@ def text_frames(data: Path) -> None:
     ("spoil", "words"),
     [
         (lambda data: shutil.rmtree(data), ["data", "no existing folder"]),
-        (lambda data: (shutil.rmtree(data), data.mkdir()), ["is empty", "expected train, val, unlabeled and hidden"]),
-        (lambda data: (shutil.rmtree(data), data.touch()), ["not a folder"]),
-        (lambda data: remove_split(data, "hidden"), ["no folder hidden", "hidden is needed"]),
-        (lambda data: remove_split(data, "train"), ["no folder train", "train is needed"]),
         (lambda data: shutil.rmtree(data / "hidden" / "video_15002"), ["the first gap at 15002", "--allow-gaps"]),
-        (remove_masks, ["mask.npy", "add the train masks"]),
-        (small_frames, ["120 wide and 80 high instead of 240 and 160"]),
         (text_frames, ["image_0.png", "not a PNG"]),
     ],
-    ids=["no folder", "empty folder", "a file", "no hidden", "no train", "a gap", "no masks", "other size", "text"],
+    ids=["no folder", "a gap", "text"],
 )
 def test_unusable_data_is_one_sentence(data, empty, spoil, words):
+    """All kinds of such data are in ``test_competition.py`` and ``test_pack.py``."""
     spoil(data)
     assert_one_sentence(run_submit("--data", data), *words)
     left = [

@@ -1,4 +1,4 @@
-"""The commands of the stand-in competition: make one, compare its statistics and its look with the real one."""
+"""The command that makes a stand-in competition."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import click
 
 from data_prep.device import usable_device
 from data_prep.errors import exits_cleanly
-from data_prep.standin.stats import measure, picture, table
 from data_prep.standin.writer import Settings, make_standin
 
 COUNT = click.IntRange(0)
 
 
-@click.group(invoke_without_command=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the new competition.")
+@click.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new competition.")
 @click.option("--train", type=COUNT, default=400, show_default=True, help="Videos with 22 frames and masks.")
 @click.option("--val", type=COUNT, default=100, show_default=True, help="The same, for scoring.")
 @click.option("--unlabeled", type=COUNT, default=0, show_default=True, help="Videos with 22 frames.")
@@ -29,59 +28,23 @@ COUNT = click.IntRange(0)
     "--tracks", type=click.Path(path_type=Path), multiple=True, help="Film these tracks: one file, or one a split."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where frames are rendered, such as cuda.")
-@click.pass_context
 @exits_cleanly
 def main(
-    context: click.Context,
-    out: Path | None,
-    train: int,
-    val: int,
-    unlabeled: int,
-    hidden: int,
-    seed: int,
-    packed: bool,
-    masks_only: bool,
-    imprecise: bool,
-    tracks: tuple[Path, ...],
-    device: str,
+    out: Path, packed: bool, masks_only: bool, imprecise: bool, tracks: tuple[Path, ...], device: str, **sizes: int
 ) -> None:
     """Make a stand-in competition: invented videos in the layout of the real one."""
-    if context.invoked_subcommand:
-        return
-    if out is None:
-        raise click.UsageError("--out is missing: name the folder of the new competition.")
     if packed and masks_only:
         raise click.UsageError("--packed and --masks-only exclude each other.")
     if masks_only and imprecise:
         raise click.UsageError("--masks-only makes the masks that a flawless segmenter would; leave out --imprecise.")
     usable_device(device)
     kind = "masks" if masks_only else "packed" if packed else "raw"
+    settings = Settings(**sizes, kind=kind, labels="imprecise" if imprecise else "exact")
     start = time.perf_counter()
-    labels = "imprecise" if imprecise else "exact"
-    made = make_standin(out, Settings(train, val, unlabeled, hidden, seed, kind, labels), device, tracks)
+    made = make_standin(out, settings, device, tracks)
     seconds = time.perf_counter() - start
     what = "masks" if masks_only else "frames"
     click.echo(f"{out} is complete: {made} {what} made in {seconds:.1f} s, {made / seconds:.0f} {what}/s.")
-
-
-@main.command("stats")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--videos", type=click.IntRange(1), default=500, show_default=True, help="Count in at most so many.")
-@exits_cleanly
-def stats_command(folder: Path, videos: int) -> None:
-    """Print statistics of the competition in FOLDER (raw, packed or masks only) beside the real one's."""
-    click.echo(table(measure(folder, videos)))
-
-
-@main.command("picture")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--real", required=True, type=click.Path(path_type=Path), help="The competition to compare with.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write.")
-@exits_cleanly
-def picture_command(folder: Path, real: Path, out: Path) -> None:
-    """Put frames of FOLDER beside those of another competition."""
-    picture(folder, real, out)
-    click.echo(f"{out}: left {folder}, right {real}; frames 0, 10 and 21.")
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def imprecise(masks: np.ndarray, seed: int) -> np.ndarray:
 
 def _imprecise(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
     labels = np.zeros_like(mask)
-    found = np.setdiff1d(mask, (BACKGROUND, IGNORE))
-    for number in random.permutation(found):
+    objects = np.setdiff1d(mask, (BACKGROUND, IGNORE))
+    for number in random.permutation(objects):
         visible = mask == number
         if visible.sum() < SMALL and random.random() < MISSED:
             continue

@@ -81,7 +81,7 @@ def film(videos: list[Trajectories], seeds: list[int], times: range, device: str
     length, time = len(times), image % NUM_FRAMES
     kept = (time >= times.start) & (time < times.stop)
     image = image // NUM_FRAMES * length + time - times.start
-    shape, position, yaw, label, image = (each[kept].to(device) for each in (shape, position, yaw, label, image))
+    shape, position, yaw, label, image = (part[kept].to(device) for part in (shape, position, yaw, label, image))
     count = len(videos) * length
 
     floor = background(torch.device(device)) * shadows(shape, position, yaw, image, count)  # (I, 160, 240, 3)

@@ -1,4 +1,4 @@
-"""Where every object of many videos is, as one ``.npz`` file: written of a stand-in, read to film anybody's motion."""
+"""True trajectories of many videos as one ``.npz`` file: written of a stand-in, read to film another simulator's."""
 
 from __future__ import annotations
 

@@ -9,9 +9,8 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,13 +23,12 @@ import torch
 from tqdm import tqdm
 
 from data_prep import pack
-from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS
+from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS, STANDIN
 from data_prep.deadline import stop_if_time_is_up
-from data_prep.device import num_cores
+from data_prep.device import in_order, num_cores
 from data_prep.errors import UserError
-from data_prep.files import create_part, finish, part_of, read_json, write_row, write_saved, write_text
+from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
-from data_prep.sole import sole_maker
 from data_prep.standin.labels import imprecise
 from data_prep.standin.physics import Trajectories, simulate, video_seed
 from data_prep.standin.renderer import film, solids_of
@@ -93,29 +91,24 @@ class Source:
     def video(self, number: int) -> Trajectories:
         if not self.files:
             return simulate(self.seed(number))
-        file, row = self.rows()[number]
-        return read_tracks(file)[row]
-
-    def rows(self) -> dict[int, tuple[Path, int]]:
-        """Return the file and the row in it of every video by its number."""
         splits = self.settings.numbers().values()
         if len(self.files) == 1:
-            return {number: (self.files[0], row) for row, number in enumerate(chain(*splits))}
-        own = zip(self.files, splits, strict=True)
-        return {number: (file, row) for file, numbers in own for row, number in enumerate(numbers)}
+            return read_tracks(self.files[0])[list(chain(*splits)).index(number)]
+        own = ((file, numbers) for file, numbers in zip(self.files, splits, strict=True) if number in numbers)
+        file, numbers = next(own)
+        return read_tracks(file)[numbers.index(number)]
 
     def check(self) -> None:
         """Raise a ``UserError`` if the files are not those of all videos."""
-        names = list(self.settings.numbers())
-        if len(self.files) not in (0, 1, len(names)):
+        counts = {split: len(numbers) for split, numbers in self.settings.numbers().items()}
+        if len(self.files) not in (0, 1, len(counts)):
             raise UserError(
-                f"--tracks: expected one file, or one for each of {', '.join(names)}, found {len(self.files)}."
+                f"--tracks: expected one file, or one for each of {', '.join(counts)}, found {len(self.files)}."
             )
-        for file in self.files:
-            wanted = max((row + 1 for path, row in self.rows().values() if path == file), default=0)
-            if len(read_tracks(file)) < wanted:
-                count = len(read_tracks(file))
-                raise UserError(f"{file}: expected tracks of {wanted} videos, found {count}; ask for fewer.")
+        wanted = [sum(counts.values())] if len(self.files) == 1 else counts.values()
+        for file, count in zip(self.files, wanted, strict=False):
+            if (held := len(read_tracks(file))) < count:
+                raise UserError(f"{file}: expected tracks of {count} videos, found {held}; ask for fewer.")
 
 
 def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tuple[Path, ...] = ()) -> int:
@@ -173,12 +166,12 @@ def write_truth(out: Path, source: Source, device: str, pool: ProcessPoolExecuto
     videos = list((pool.map if pool else map)(source.video, numbers))
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
     for first in range(0, len(videos), at_once):
-        some, their_seeds = (part[first : first + at_once] for part in (videos, seeds))
-        *solids, image = solids_of(some)
+        chunk, chunk_seeds = (part[first : first + at_once] for part in (videos, seeds))
+        *solids, image = solids_of(chunk)
         last = image % NUM_FRAMES == NUM_FRAMES - 1
-        exact = paint_solids(*(each[last] for each in solids), image[last] // NUM_FRAMES, len(some))
-        masks.append(labelled(exact[:, None].numpy(), their_seeds, source.settings.labels)[:, 0])
-        frames.append(film(some, their_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
+        exact = paint_solids(*(values[last] for values in solids), image[last] // NUM_FRAMES, len(chunk))
+        masks.append(labelled(exact[:, None].numpy(), chunk_seeds, source.settings.labels)[:, 0])
+        frames.append(film(chunk, chunk_seeds, range(NUM_FRAMES - 1, NUM_FRAMES), device)[:, 0])
     write_saved(out / "hidden_last_frames.npy", lambda file: np.save(file, np.concatenate(frames)))
     truth = torch.from_numpy(np.concatenate(masks))
     write_saved(out / "hidden_truth.pt", lambda file: torch.save(truth, file))
@@ -186,12 +179,12 @@ def write_truth(out: Path, source: Source, device: str, pool: ProcessPoolExecuto
 
 def claim(out: Path, settings: Settings) -> None:
     """Make ``out`` the folder of these settings, or raise a ``UserError`` where it is something else already."""
-    record = out / "standin.json"
+    record = out / STANDIN
     wanted = asdict(settings)
     if record.is_file():
-        found = {"labels": "exact", "tracks": ""} | read_json(record, f"remove {out} or choose another folder")
-        if found != wanted:
-            other = ", ".join(f"{key} {found.get(key)}" for key in wanted if found.get(key) != wanted[key])
+        recorded = read_json(record, f"remove {out} or choose another folder")
+        if recorded != wanted:
+            other = ", ".join(f"{key} {recorded.get(key)}" for key in wanted if recorded.get(key) != wanted[key])
             raise UserError(
                 f"{out} holds a stand-in competition made with {other}; use the same, remove it or choose another."
             )
@@ -224,20 +217,13 @@ def make_videos(
     return videos, labelled(paint_videos(videos), seeds, labels) if labels else None, frames
 
 
-def in_order(
+def chunk_by_chunk(
     job: partial, numbers: list[int], pool: ProcessPoolExecutor | None, title: str, total: int, at_once: int
 ) -> Iterator[tuple]:
-    """Yield (chunk, ``job(chunk)``) for every chunk of the numbers, in order, a few ahead in the pool."""
+    """Yield (chunk, ``job(chunk)``) for every chunk of the numbers, in order; see :func:`in_order`."""
     chunks = [numbers[i : i + at_once] for i in range(0, len(numbers), at_once)]
     with tqdm(total=total, initial=total - len(numbers), desc=title, unit="video", disable=None) as bar:
-        started: deque[Future] = deque()
-        for index, chunk in enumerate(chunks):
-            if pool is None:
-                result = job(chunk)
-            else:
-                ahead = index + 3 * num_cores()
-                started.extend(pool.submit(job, each) for each in chunks[index + len(started) : ahead])
-                result = started.popleft().result()
+        for chunk, result in zip(chunks, in_order(pool, job, chunks), strict=True):
             yield chunk, result
             bar.update(len(chunk))
             stop_if_time_is_up()
@@ -253,7 +239,7 @@ def make_raw_split(
     missing = [number for number in numbers if f"video_{number}" not in there]
     job = partial(write_raw_videos, folder=folder, split=split, source=source, device=device)
     at_once = VIDEOS_AT_ONCE[torch.device(device).type]
-    return sum(count for _, count in in_order(job, missing, pool, f"making {split}", len(numbers), at_once))
+    return sum(count for _, count in chunk_by_chunk(job, missing, pool, f"making {split}", len(numbers), at_once))
 
 
 def write_raw_videos(numbers: list[int], folder: Path, split: str, source: Source, device: str) -> int:
@@ -291,14 +277,14 @@ def make_array_split(
         shapes[folder / "masks.npy"] = (len(numbers), NUM_FRAMES, HEIGHT, WIDTH)
     origin = {"standin": asdict(settings)}
     journal = folder / "packing.jsonl"
-    done = pack.read_journal(journal, json.dumps(origin))
+    done = pack.read_journal(journal, json.dumps(origin))  # an empty line for each video
     if done is None:
         folder.mkdir(exist_ok=True)
         for path, shape in shapes.items():
             create_part(path, shape)
-        write_text(journal, json.dumps({"fingerprint": json.dumps(origin)}) + "\n")
-        done = {}
-    missing = [number for number in numbers if number - numbers.start not in done]
+        pack.begin_journal(journal, json.dumps(origin))
+        done = []
+    missing = list(numbers[len(done) :])
     kind = torch.device(device).type
     films = length if kind == "cpu" else 0  # a GPU films in this process alone
     labels = settings.labels if folder / "masks.npy" in shapes else None
@@ -309,7 +295,7 @@ def make_array_split(
             files = {path.name: stack.enter_context(open(part_of(path), "r+b", buffering=0)) for path in shapes}
             log = stack.enter_context(open(journal, "a", buffering=1))
             at_once, title = VIDEOS_AT_ONCE[kind], f"making {split}"
-            for chunk, (videos, masks, frames) in in_order(job, missing, pool, title, len(numbers), at_once):
+            for chunk, (videos, masks, frames) in chunk_by_chunk(job, missing, pool, title, len(numbers), at_once):
                 if frames is None and length:
                     seeds = [source.seed(number) for number in chunk]
                     frames = film(videos, seeds, range(length), device)
@@ -319,9 +305,9 @@ def make_array_split(
                     tracks[number] = videos[i]
                     for name, file in files.items():
                         write_row(file, row, arrays[name][i])
-                    log.write(json.dumps({"row": row, "usable": True, "problems": []}) + "\n")
+                    log.write("{}\n")
     for path, shape in shapes.items():
-        finish(path, shape, list(range(len(numbers))))
+        finish(path, shape)
     if masks_only:
         write_tracks(folder / "tracks.npz", numbers, [tracks.get(n) or source.video(n) for n in numbers])
     pack.write_index(folder, numbers, [], origin)

@@ -58,9 +58,9 @@ class Predictor(nn.Module):
 
     def forward(self, features: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
         """Map (B, n, width) features of the (B, n) ``seen`` patches to (B, m, width) of the (B, m) ``hidden``."""
-        known = features + take(self.positions, seen)
-        asked = self.hidden_token + take(self.positions, hidden)
-        tokens = self.transformer(torch.cat((known, asked), 1))  # (B, n + m, width)
+        context = features + take(self.positions, seen)
+        queries = self.hidden_token + take(self.positions, hidden)
+        tokens = self.transformer(torch.cat((context, queries), 1))  # (B, n + m, width)
         return self.readout(tokens[:, seen.shape[1] :])
 
 

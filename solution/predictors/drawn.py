@@ -1,4 +1,4 @@
-"""What predictors that draw frames share: their batches, the predictor itself, and a look at what they draw.
+"""Shared by the predictors that generate frames: batches of clips, the predictor, and the evaluation of its frames.
 
 How frames are drawn is told in ``frames.py`` and ``jepa.py``.
 """

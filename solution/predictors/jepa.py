@@ -197,7 +197,7 @@ def train_encoder(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Teach I-JEPA the frames of any videos, into ``folder``.
+    """Pretrain the I-JEPA encoder on single frames without masks, into ``folder``.
 
     Args:
         config: the networks and their recipe.
@@ -240,7 +240,7 @@ def train_generator(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Teach ViViT to draw frames 12–22 of any videos that the encoder cannot tell from the true ones.
+    """Train ViViT to generate frames 12–22 whose encoder features match those of the true frames.
 
     See :func:`train_encoder` for the other arguments.
 
@@ -276,7 +276,7 @@ def train_jepa(
     device: torch.device,
     seed: int = 0,
 ) -> FramesPredictor:
-    """Train the mask decoder, one kind of frames after the other in folders of their own, and return the predictor.
+    """Train the mask decoder on pseudo-labelled, labelled and generated frames in turn, and return the predictor.
 
     Args:
         config: all networks; the decoder's steps.
@@ -363,8 +363,8 @@ def train_decoder(
         if drawn:
             return evaluate_frames(pipeline.draw, segmenter, held_out, folder, device)
         chosen = held_out.rows[:EVALUATION_CLIPS]
-        found = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
-        return {"jaccard": found.jaccard, "object_iou": found.object_iou}
+        reached = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
+        return {"jaccard": reached.jaccard, "object_iou": reached.object_iou}
 
     batch = (
         video_batches(config.batch_size, [videos], seed, with_future=False)

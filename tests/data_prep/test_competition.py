@@ -15,11 +15,11 @@ from PIL import Image
 from data_prep.competition import (
     BadFile,
     Problem,
+    decode,
     find_competition,
     first_frame,
     frame_files,
     integrity_report,
-    read_frame,
     read_image,
     read_mask,
 )
@@ -45,6 +45,10 @@ def png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
+
+
+def read_frame(path: Path) -> np.ndarray:
+    return decode(read_image(path)[0])
 
 
 def random_frame(height: int = 160, width: int = 240) -> np.ndarray:

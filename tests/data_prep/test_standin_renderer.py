@@ -6,9 +6,21 @@ import pytest
 import torch
 
 from data_prep import scene
+from data_prep.classes import COLOURS, NUM_CLASSES, class_parts
 from data_prep.standin import renderer
-from data_prep.standin.stats import COLOUR_MEDIANS, count_video, statistics
+from data_prep.standin.writer import paint_videos
 from tests.conftest import simulate_many
+
+REAL_MEDIANS = {
+    "red": (114, 52, 51),
+    "brown": (96, 72, 40),
+    "yellow": (130, 125, 58),
+    "cyan": (55, 120, 119),
+    "green": (47, 86, 36),
+    "blue": (57, 74, 122),
+    "purple": (93, 49, 112),
+}
+"""Of the pixels of all objects of a colour in the competition's public frames."""
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +72,34 @@ def test_grain_is_slight():
 
 def test_colours_are_the_real_medians():
     many = simulate_many(2, 24)
-    painted = scene.paint_solids(*renderer.solids_of(many), len(many) * 22).numpy().reshape(-1, 22, 160, 240)
-    counts = []
-    for index, video in enumerate(many):
-        frames = np.zeros((22, 160, 240, 3), np.uint8)
-        frames[:2] = renderer.film([video], [index], range(2), "cpu")[0]
-        kept = painted[index] * (np.arange(22) < 2)[:, None, None].astype(np.uint8)
-        counts.append(count_video(kept, frames))
-    rows = {row.name: row for row in statistics(counts)}
-    assert all(rows[f"median colour, {name}"].agrees for name in COLOUR_MEDIANS)
+    painted = scene.paint_solids(*renderer.solids_of(many), len(many) * 22).numpy().reshape(-1, 22, 160, 240)[:, :2]
+    frames, colour = film(many, 2), np.array([-1] + [class_parts(label)[2] for label in range(1, NUM_CLASSES)])[painted]
+    for name, real in REAL_MEDIANS.items():
+        median = np.median(frames[colour == COLOURS.index(name)], 0)
+        assert np.abs(median / real - 1).max() < 0.2, name
+
+
+def test_videos_have_the_real_statistics():
+    """Within a quarter of those of the competition's public frames; foreground IoUs pool all pixels."""
+    many = simulate_many(2, 60)
+    masks = np.concatenate([paint_videos([video]) for video in many])
+    visible = np.array([[(np.bincount(mask.ravel(), minlength=49)[1:] >= 8).sum() for mask in v] for v in masks])
+    solid = masks > 0
+
+    def overlap(first: int, second: int) -> float:
+        return (solid[:, first] & solid[:, second]).sum() / (solid[:, first] | solid[:, second]).sum()
+
+    assert visible.max() <= 6
+    statistics = {
+        "visible objects, frame 1": (visible[:, 0].mean(), 2.6),
+        "visible objects, frames 6-22": (visible[:, 5:].mean(), 4.1),
+        "foreground, frame 1": (solid[:, 0].mean(), 0.036),
+        "foreground, frames 6-22": (solid[:, 5:].mean(), 0.06),
+        "foreground IoU, one frame apart": (np.mean([overlap(t, t + 1) for t in range(21)]), 0.69),
+        "foreground IoU, frames 11 and 22": (overlap(10, 21), 0.23),
+    }
+    for name, (here, real) in statistics.items():
+        assert here == pytest.approx(real, rel=0.25), name
 
 
 def lamp_is_hidden(shape: int, yaw: float, points: np.ndarray, lamp: tuple) -> np.ndarray:

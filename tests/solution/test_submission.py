@@ -203,7 +203,7 @@ def test_pickled_objects_are_never_executed(tmp_path, how):
         path.write_bytes(pickle.dumps(Attack(target)))
     else:
         torch.save(Attack(target), path, _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="not loaded because that could run code"):
         submission.load_submission(path)
     assert len(submission.check_submission(path, 3)) == 1
     with pytest.raises(UserError):
