@@ -184,8 +184,8 @@ JUDGED_FRAMES = (1, 2, 4)
 MOST_WINDOWS = 500
 STEP = 0.3
 """Deviations of the prior by which constants are changed to find slopes."""
-MOST_ITERATIONS = 7
-GAIN = 0.01
+MOST_ITERATIONS = 12
+GAIN = 0.002
 """Share of the cost that an iteration takes off; less is not worth another."""
 
 
@@ -215,9 +215,9 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
         return np.concatenate((error.flatten().double().numpy(), scaled))
 
     def slopes(scaled: np.ndarray) -> np.ndarray:
-        """Hits make the errors rough: the steps are as wide as what is unknown."""
-        here = residuals(scaled)
-        return np.stack([(residuals(scaled + step) - here) / STEP for step in STEP * np.eye(len(scaled))], 1)
+        """Hits make the errors rough: the steps are as wide as what is unknown, and one-sided ones get stuck."""
+        steps = STEP * np.eye(len(scaled))
+        return np.stack([(residuals(scaled + s) - residuals(scaled - s)) / (2 * STEP) for s in steps], 1)
 
     most = np.array([1.0 if name == "rolled" else np.inf for name, _ in names])  # a share; and none is negative
     bounds = -mean / deviation, (most - mean) / deviation
