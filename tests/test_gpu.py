@@ -18,7 +18,7 @@ from tests.pretended_gpu import GPU, OnGpu, seeming_gpu
 FRAMES = {"size": "8,16,4,2", "steps": 2, "batch_size": 2, "tuning_steps": 2}
 MASKS = {"size": "8,16,2,2", "steps": 2, "batch_size": 2}
 SMALL = [
-    *(f"{key}={value}" for key, value in (TINY | {"objects.modes": "2"}).items()),
+    *(f"{key}={value}" for key, value in (TINY | {"segmenter.steps": "6", "objects.modes": "2"}).items()),
     *(f"frames.{key}={value}" for key, value in FRAMES.items()),
     *(f"masks.{key}={value}" for key, value in MASKS.items()),
 ]

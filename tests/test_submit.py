@@ -80,7 +80,11 @@ def test_a_second_time_repeats_nothing(trained):
     assert found.exit_code == 0, found.output
     assert times(trained.folder) == before and len(before) == 11
     profile = found.output.rpartition("time per stage")[2]
-    assert "done before: segmenter, " in profile and "packing, scoring and all else" in profile and "100%" in profile
+    assert (
+        "done before: mask_tracks, segmenter, " in profile
+        and "packing, scoring and all else" in profile
+        and "100%" in profile
+    )
     assert trained.submission.read_bytes() == first
 
 
@@ -311,7 +315,7 @@ def test_packed_data_without_a_needed_split_is_one_sentence(trained, empty):
 
 def test_a_diverging_loss_is_one_sentence_and_the_disk_keeps_the_last_good_state(trained):
     found = run_submit("--data", trained.data, "--overwrite", "--set", "segmenter.learning_rate=1e30")
-    assert_one_sentence(found, "the loss is", "at step", "learning rate 5.00e+", "resume.pt", "lower learning rate")
+    assert_one_sentence(found, "the loss is", "at step", "learning rate 2.50e+", "resume.pt", "lower learning rate")
     assert "going on from there once, at half the rate" in found.stderr
 
 

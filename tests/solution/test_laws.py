@@ -60,6 +60,7 @@ def test_true_tracks_show_what_is_in_view(videos):
         assert torch.equal(tracks.position[row, :, :count][seen], torch.from_numpy(video.position)[seen])
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_law_and_refuses_what_is_no_tracks(videos, tmp_path):
     path = tmp_path / "tracks.npz"
     write_tracks(path, list(range(len(videos))), videos)

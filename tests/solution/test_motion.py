@@ -67,6 +67,7 @@ def test_a_sphere_s_rolling_is_read_off_its_course():
         assert len(windows) and bool(windows.slides[0, 0]) == slides
 
 
+@pytest.mark.slow
 def test_the_fit_finds_the_constants_of_another_law(tracks):
     windows = find_windows(tracks)
     found = fit_constants(windows, Constants())
@@ -81,6 +82,7 @@ def test_the_fit_finds_the_constants_of_another_law(tracks):
             assert abs(fitted - true) < 0.6 * abs(believed - true) + 0.02, (name, part, believed, true, fitted)
 
 
+@pytest.mark.slow
 def test_few_windows_leave_what_was_believed():
     found = fit_constants(find_windows(throws(Constants(), 2, noise=0.003)), Constants())
     for name, deviation in PRIOR.items():

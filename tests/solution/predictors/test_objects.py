@@ -57,6 +57,7 @@ def test_from_masks_to_probabilities(tmp_path, masks, dynamics):
         assert ((found == masks[:, -1]) & (found > 0)).sum() / union > 0.8
 
 
+@pytest.mark.slow
 def test_objects_are_drawn_as_large_as_labels_draw_them(tmp_path, masks):
     config, tracks = ObjectsConfig("simulated", modes=3, samples=8), find_tracks(masks)
     labels = replace(tracks, pixels=1.3 * tracks.pixels)
