@@ -51,7 +51,7 @@ from solution.predictors.jepa import (
     train_generator,
     train_jepa,
 )
-from solution.predictors.masks import SlotSimVP, load_masks, train_masks
+from solution.predictors.masks import build_masks, load_masks, train_masks
 from solution.predictors.objects import EDGES, FITTED_ON, build, load_objects, train_objects
 from solution.presets import PRESETS
 from solution.segmenter import build_segmenter, load_segmenter, segment_split, train_segmenter
@@ -89,7 +89,7 @@ MEMBERS = {
         lambda config: build(config.objects) if config.objects.dynamics == "corrected" else None,
         at_once=sys.maxsize,
     ),
-    "masks": Member(load_masks, lambda config: SlotSimVP(config.masks)),
+    "masks": Member(load_masks, lambda config: build_masks(config.masks)),
     "frames": Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter))),
     "jepa": Member(
         load_jepa,
@@ -578,7 +578,8 @@ def used_by_objects(config: ObjectsConfig, seed: int) -> dict:
 
 
 def used_by_masks(config: MasksConfig) -> dict:
-    return without(config, *(["horizons"] if config.rolls else []), *(["slots"] if config.form == "published" else []))
+    unused = {"oneshot": (), "rollout": ("horizons",), "published": ("horizons", "downscale", "patch")}
+    return without(config, *unused[config.form])
 
 
 def used_by_simvp(config: FramesConfig) -> dict:

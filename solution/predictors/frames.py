@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
+from data_prep.scene import HEIGHT, WIDTH
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos
 from solution.config import FramesConfig, SegmenterConfig
@@ -26,23 +26,53 @@ from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
 from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, video_batches
 from solution.segmenter import build_segmenter
-from solution.training import Recipe, fit
+from solution.training import OneCycle, Recipe, fit
+
+LAST = [-1]
+OTHER_HORIZONS = 2
+"""Predicted frames of a training step beside frame 22: drawing costs more than predicting what to draw."""
+LAST_WEIGHT = 3.0
+"""Of frame 22's error, where theirs weigh 1."""
+MOVED, MOVED_WEIGHT = 0.05, 3.0
+"""A pixel that differs by more from frame 11 in a colour has moved; noise differs by .02. There
+errors weigh so much in addition to the 1 of everywhere."""
+GREY, CONTRAST = 0.47, 0.1
+"""Roughly mean and standard deviation of frames."""
 
 
-class Residual(nn.Module):
-    """Adds what a network maps a (B, 11, 3, H, W) clip to, in the same shape, to the clip's last frame.
+class Overlay(nn.Module):
+    """Lays what a network draws, as opaque as it says, over a clip's last frame: (B, 11, 3, H, W) → (B, T, 3, H, W).
 
-    The network's last layer, ``readout``, starts at zero: untrained, the last frame is repeated.
+    The network sees frames around 0 and draws a fourth channel. Its last layer, ``readout``, starts at zero: untrained,
+    a hint of grey lies over the last frame, and what stands still needs no drawing later either.
     """
 
-    def __init__(self, network: nn.Module):
+    TRANSPARENT = -4.0
+    """Logit of the opacity at the start."""
+
+    def __init__(self, config: FramesConfig):
         super().__init__()
-        self.network = network
-        for parameter in network.readout.parameters():
+        self.patch = config.patch
+        hid_S, hid_T, N_S, N_T = config.size
+        channels = 3 * config.patch**2, 4 * config.patch**2
+        self.network = SimVP(*channels, hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
+        for parameter in self.network.readout.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        return clip[:, -1:] + self.network(clip)
+    def forward(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
+        return laid_over(clip[:, -1:], self.layer(clip, horizons))
+
+    def layer(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Return (B, T, 4, H, W) float32 colours and opacity."""
+        drawn = self.network(F.pixel_unshuffle((clip - GREY) / CONTRAST, self.patch), horizons)
+        colours, opacity = F.pixel_shuffle(drawn.float(), self.patch).split((3, 1), 2)
+        return torch.cat((GREY + CONTRAST * colours, (opacity + self.TRANSPARENT).sigmoid()), 2)
+
+
+def laid_over(frame: Tensor, layer: Tensor) -> Tensor:
+    """Return (..., 3, H, W): a (..., 4, H, W) layer of colours and opacity over a frame."""
+    colours, opacity = layer.split((3, 1), -3)
+    return frame + opacity * (colours - frame)
 
 
 def build_simvp(config: FramesConfig) -> nn.Module:
@@ -50,8 +80,9 @@ def build_simvp(config: FramesConfig) -> nn.Module:
     hid_S, hid_T, N_S, N_T = config.size
     if config.network == "convlstm":
         return ConvLSTM(hid_S, N_S, residual=not config.plain)
-    simvp = SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
-    return simvp if config.plain else Residual(simvp)
+    if config.plain:
+        return SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
+    return Overlay(config)
 
 
 class FramePipeline(nn.Module):
@@ -59,23 +90,32 @@ class FramePipeline(nn.Module):
 
     def __init__(self, config: FramesConfig, segmenter: SegmentationUNet):
         super().__init__()
-        if HEIGHT % config.downscale or WIDTH % config.downscale:
-            raise ValueError(f"downscale divides {HEIGHT} and {WIDTH}, {config.downscale} does not")
-        self.downscale = config.downscale
+        square = config.downscale * config.patch
+        if HEIGHT % square or WIDTH % square:
+            raise ValueError(f"downscale × patch divides {HEIGHT} and {WIDTH}, {square} does not")
+        self.config = config
         self.simvp = build_simvp(config)
         self.segmenter = segmenter
 
     def forward(self, clip: Tensor) -> Tensor:
         """Map a (B, 11, H, W, 3) uint8 clip to (B, 49, H, W) logits of frame 22."""
-        return self.segmenter.logits(last_frame(self.simvp, clip, self.downscale))
+        return self.segmenter.logits(last_frame(self.config, self.simvp, clip))
 
 
-def last_frame(simvp: SimVP, clip: Tensor, downscale: int) -> Tensor:
-    """Return the (B, 3, H, W) frame 22 that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip."""
-    drawn = simvp(as_clip(clip, downscale))[:, -1]
-    if downscale == 1:
-        return drawn
-    return F.interpolate(drawn, scale_factor=downscale, mode="bilinear", align_corners=False)
+def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> Tensor:
+    """Return the (B, 3, H, W) frame 22 in [0, 1] that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip.
+
+    Where it draws smaller frames, an overlay is laid over frame 11 at full size, so that what stands still stays as
+    sharp as it was.
+    """
+    small = as_clip(clip, config.downscale)
+    overlays = isinstance(simvp, Overlay)
+    drawn = (simvp.layer(small, LAST) if overlays else simvp(small, LAST))[:, 0]
+    if config.downscale > 1:
+        drawn = F.interpolate(drawn, scale_factor=config.downscale, mode="bilinear", align_corners=False)
+    if overlays:
+        drawn = laid_over(as_clip(clip[:, -1:], 1)[:, 0], drawn)
+    return drawn.clamp(0, 1)
 
 
 def train_simvp(
@@ -102,21 +142,25 @@ def train_simvp(
     simvp = FramePipeline(config, segmenter).simvp
 
     def evaluate(simvp: SimVP) -> dict[str, float]:
-        draw = partial(last_frame, simvp, downscale=config.downscale)
-        return evaluate_frames(draw, segmenter, held_out, folder, device)
+        return evaluate_frames(partial(last_frame, config, simvp), segmenter, held_out, folder, device)
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
-    recipe = Recipe(config.steps, config.learning_rate, config.weight_decay, evaluations=epochs)
+    recipe = (OneCycle if config.plain else Recipe)(config.steps, config.learning_rate, evaluations=epochs)
     batch = video_batches(config.batch_size, videos, seed, True)
     fit(simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
 
 
 def frames_loss(config: FramesConfig, simvp: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss of the frames that SimVP draws for a batch of :func:`video_batches` with futures."""
-    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=tensors["clip"].device)
-    weights[-1] = config.last_weight
-    predicted = simvp(as_clip(tensors["clip"], config.downscale))
-    return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
+    clip, future = (as_clip(tensors[name], config.downscale) for name in ("clip", "future"))
+    if config.plain:
+        return frame_loss(simvp(clip), future, config.ssim_weight)
+    last = future.shape[1] - 1
+    horizons = torch.cat((torch.randperm(last)[:OTHER_HORIZONS], torch.tensor([last]))).to(clip.device)
+    future = future[:, horizons]
+    moved = (future - clip[:, -1:]).abs().amax(2, keepdim=True) > MOVED  # (B, T, 1, H, W)
+    weights = future.new_tensor([1.0] * OTHER_HORIZONS + [LAST_WEIGHT])
+    return frame_loss(simvp(clip, horizons), future, config.ssim_weight, weights, 1 + MOVED_WEIGHT * moved)
 
 
 def train_frames(
@@ -195,14 +239,13 @@ def tune(
             logits = part(tensors["clip"])
         else:
             with torch.no_grad():
-                drawn = last_frame(pipeline.simvp, tensors["clip"], config.downscale)
+                drawn = last_frame(config, pipeline.simvp, tensors["clip"])
             logits = part.logits(drawn)
         return mask_loss(logits[:, None], tensors["mask"], config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
         simvp, segmenter = (part.simvp, part.segmenter) if whole else (pipeline.simvp, part)
-        draw = partial(last_frame, simvp, downscale=config.downscale)
-        return evaluate_frames(draw, segmenter, held_out, folder, device)
+        return evaluate_frames(partial(last_frame, config, simvp), segmenter, held_out, folder, device)
 
     steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))
