@@ -33,7 +33,7 @@ OTHER_HORIZONS = 2
 """Predicted frames of a training step beside frame 22: drawing costs more than predicting what to draw."""
 LAST_WEIGHT = 3.0
 """Of frame 22's error, where theirs weigh 1."""
-MOVED, MOVED_WEIGHT = 0.05, 3.0
+MOVED, MOVED_WEIGHT = 0.05, 1.0
 """A pixel that differs by more from frame 11 in a colour has moved; noise differs by .02. There
 errors weigh so much in addition to the 1 of everywhere."""
 GREY, CONTRAST = 0.47, 0.1
@@ -43,8 +43,9 @@ GREY, CONTRAST = 0.47, 0.1
 class Overlay(nn.Module):
     """Lays what a network draws, as opaque as it says, over a clip's last frame: (B, 11, 3, H, W) → (B, T, 3, H, W).
 
-    The network sees frames around 0 and draws a fourth channel. Its last layer, ``readout``, starts at zero: untrained,
-    a hint of grey lies over the last frame, and what stands still needs no drawing later either.
+    The network sees frames around 0, and how they differ from those before them, which tells what stands still; it
+    draws a fourth channel. Its last layer, ``readout``, starts at zero: untrained, a hint of grey lies over the last
+    frame, and what stands still needs no drawing later either.
     """
 
     TRANSPARENT = -4.0
@@ -54,7 +55,7 @@ class Overlay(nn.Module):
         super().__init__()
         self.patch = config.patch
         hid_S, hid_T, N_S, N_T = config.size
-        channels = 3 * config.patch**2, 4 * config.patch**2
+        channels = 6 * config.patch**2, 4 * config.patch**2
         self.network = SimVP(*channels, hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
         for parameter in self.network.readout.parameters():
             nn.init.zeros_(parameter)
@@ -64,7 +65,9 @@ class Overlay(nn.Module):
 
     def layer(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
         """Return (B, T, 4, H, W) float32 colours and opacity."""
-        drawn = self.network(F.pixel_unshuffle((clip - GREY) / CONTRAST, self.patch), horizons)
+        before = torch.cat((clip[:, :1], clip[:, :-1]), 1)
+        seen = torch.cat((clip - GREY, clip - before), 2) / CONTRAST
+        drawn = self.network(F.pixel_unshuffle(seen, self.patch), horizons)
         colours, opacity = F.pixel_shuffle(drawn.float(), self.patch).split((3, 1), 2)
         return torch.cat((GREY + CONTRAST * colours, (opacity + self.TRANSPARENT).sigmoid()), 2)
 
