@@ -62,15 +62,16 @@ REPORT_SIMVP = Config(
 )
 """SimVP with squared error on whole frames, then the U-Net with cross-entropy; no tuning, no ensemble, no views.
 
-SimVP: 25 epochs of batches of 4, Adam up to 1e-3 in one cycle of rate and β₁, from the reports' text and public code;
-64/256/4/8 at full resolution. The U-Net: 20 epochs over the 22 frames of 900 train videos, at 64 frames a step.
+SimVP: 25 epochs of batches of 4, Adam up to 1e-3 in one cycle of rate and β₁, from the reports' text and public code,
+whose hid_T was 256 or 512; 64/256/4/8 at full resolution. The U-Net: 20 epochs over the 22 frames of 900 train videos,
+at 64 frames a step.
 
 What differs, and why:
 
 - 13,900 videos, unlabeled and train without the held-out tenth, where reports had 13,000 or 14,000: nothing that is
   scored may have been learned.
 - Half of the clips are mirrored, the U-Net's frames augmented more: batches are those of all presets.
-- bfloat16 where the device has it: half the time.
+- bfloat16 where the device multiplies it: for speed.
 - Gradients are cut to norm 1 and the EMA over 2 % of the steps is kept instead of the best epoch: the loop is that of
   all networks, and no score chooses weights.
 - The U-Net's classes are factored into shape, material and colour, and its cross-entropy into object or floor and
@@ -99,7 +100,7 @@ What differs, and why:
 
 - 900 train videos, without the held-out tenth, instead of 1,000: nothing that is scored may have been learned.
 - The U-Net is this kit's: the recipe's is another stage.
-- bfloat16 where the device has it: half the time.
+- bfloat16 where the device multiplies it: for speed.
 - Gradients are cut to norm 1 and the EMA over 2 % of the steps is kept instead of the epoch best on val: the loop is
   that of all networks, and val is only ever scored.
 """

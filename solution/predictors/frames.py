@@ -34,8 +34,7 @@ OTHER_HORIZONS = 2
 LAST_WEIGHT = 3.0
 """Of frame 22's error, where theirs weigh 1."""
 MOVED, MOVED_WEIGHT = 0.05, 1.0
-"""A pixel that differs by more from frame 11 in a colour has moved; noise differs by .02. There
-errors weigh so much in addition to the 1 of everywhere."""
+"""A pixel that differs by more from frame 11 in a colour has moved; its error weighs so much more than the 1 of all."""
 GREY, CONTRAST = 0.47, 0.1
 """Roughly mean and standard deviation of frames."""
 
@@ -108,17 +107,21 @@ class FramePipeline(nn.Module):
 def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> Tensor:
     """Return the (B, 3, H, W) frame 22 in [0, 1] that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip.
 
-    Where it draws smaller frames, an overlay is laid over frame 11 at full size, so that what stands still stays as
-    sharp as it was.
+    Where it draws smaller frames, an overlay is laid over frame 11 at full size, and a change added to it, so that
+    what stands still stays as sharp as it was.
     """
-    small = as_clip(clip, config.downscale)
-    overlays = isinstance(simvp, Overlay)
-    drawn = (simvp.layer(small, LAST) if overlays else simvp(small, LAST))[:, 0]
-    if config.downscale > 1:
-        drawn = F.interpolate(drawn, scale_factor=config.downscale, mode="bilinear", align_corners=False)
-    if overlays:
-        drawn = laid_over(as_clip(clip[:, -1:], 1)[:, 0], drawn)
-    return drawn.clamp(0, 1)
+    small, frame_11 = as_clip(clip, config.downscale), as_clip(clip[:, -1:], 1)[:, 0]
+    if isinstance(simvp, Overlay):
+        return laid_over(frame_11, enlarged(simvp.layer(small, LAST)[:, 0], config.downscale)).clamp(0, 1)
+    drawn = simvp(small, LAST)[:, 0]
+    if config.plain:
+        return enlarged(drawn, config.downscale).clamp(0, 1)
+    return (frame_11 + enlarged(drawn - small[:, -1], config.downscale)).clamp(0, 1)
+
+
+def enlarged(images: Tensor, factor: int) -> Tensor:
+    """Return (B, C, H, W) images with sides ``factor`` times longer."""
+    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False) if factor > 1 else images
 
 
 def train_simvp(
