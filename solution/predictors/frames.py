@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_prep.scene import HEIGHT, WIDTH
+from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos
 from solution.config import FramesConfig, SegmenterConfig
@@ -152,17 +153,28 @@ def train_simvp(
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
     recipe = (OneCycle if config.plain else Recipe)(config.steps, config.learning_rate, evaluations=epochs)
-    batch = video_batches(config.batch_size, videos, seed, True)
+    batch = frame_batches(config.batch_size, videos, seed)
     fit(simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
 
 
+def frame_batches(batch_size: int, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws videos, and which of their futures are drawn: ``horizons`` (B, 3)."""
+    drawn = video_batches(batch_size, videos, seed, with_future=True)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        last = NUM_FRAMES - CLIP_FRAMES - 1
+        others = np.random.default_rng((seed, step, last)).permutation(last)[:OTHER_HORIZONS]
+        return drawn(step) | {"horizons": torch.tensor([*others, last]).repeat(batch_size, 1)}
+
+    return batch
+
+
 def frames_loss(config: FramesConfig, simvp: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the loss of the frames that SimVP draws for a batch of :func:`video_batches` with futures."""
+    """Return the loss of the frames that SimVP draws for a batch of :func:`frame_batches`."""
     clip, future = (as_clip(tensors[name], config.downscale) for name in ("clip", "future"))
     if config.plain:
         return frame_loss(simvp(clip), future, config.ssim_weight)
-    last = future.shape[1] - 1
-    horizons = torch.cat((torch.randperm(last)[:OTHER_HORIZONS], torch.tensor([last]))).to(clip.device)
+    horizons = tensors["horizons"][0]
     future = future[:, horizons]
     moved = (future - clip[:, -1:]).abs().amax(2, keepdim=True) > MOVED  # (B, T, 1, H, W)
     weights = future.new_tensor([1.0] * OTHER_HORIZONS + [LAST_WEIGHT])

@@ -20,6 +20,7 @@ from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, ev
 from solution.predictors.frames import (
     MOVED_WEIGHT,
     FramePipeline,
+    frame_batches,
     frames_loss,
     last_frame,
     load_frames,
@@ -75,6 +76,9 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     assert all(torch.equal(first[name], again[name]) for name in first)
     only_second = FrameVideos(np.arange(3 * 22, dtype=np.uint8).reshape(3, 22, 1, 1, 1), videos.masks, np.array([1]))
     assert video_batches(1, [only_second], 0, with_future=True)(0)["clip"][0, 0].item() == 22
+    drawn = [frame_batches(2, [videos], 5)(step)["horizons"] for step in range(40)]
+    assert all(torch.equal(*horizons) and len(set(horizons[0].tolist())) == 3 for horizons in drawn)
+    assert all(horizons[0, -1] == 10 for horizons in drawn) and torch.cat(drawn).unique().tolist() == list(range(11))
     tuning = video_batches(4, [videos, videos], 5, with_future=False)
     mirrored = set()
     for step in range(3):
@@ -124,12 +128,12 @@ def test_training_and_prediction_draw_the_same_frame_22(videos, plain, downscale
 
 def test_what_moved_weighs_more(videos):
     config, simvp = replace(TINY, ssim_weight=0.0), pipeline().simvp
-    values = frames_loss(config, simvp, video_batches(1, [videos], 0, with_future=True)(0))
+    values = frames_loss(config, simvp, frame_batches(1, [videos], 0)(0))
     # Untrained it nearly repeats frame 11: it errs where something moved, of three frames with a mean error in ``mse``
     # and a loss in which frame 22 weighs three times as much.
     assert (1 + MOVED_WEIGHT) * values["mse"].item() <= values["loss"].item() * 1.05
     still = FrameVideos(np.repeat(videos.frames[:, :1], NUM_FRAMES, 1), videos.masks, videos.rows)
-    values = frames_loss(config, simvp, video_batches(1, [still], 0, with_future=True)(0))
+    values = frames_loss(config, simvp, frame_batches(1, [still], 0)(0))
     assert values["loss"].item() == pytest.approx(values["mse"].item(), rel=1e-5)
 
 
