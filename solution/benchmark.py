@@ -1,4 +1,4 @@
-"""How fast the kit is here: scoring, packing, and the whole kit on a competition of full size.
+"""How fast the kit is here: scoring, packing, a training step, and the whole kit on a competition of full size.
 
 Every command prints its numbers and records them with commit, hardware and versions. ``full`` can be stopped at a time
 limit, and the same command goes on; what it adds up to is one recorded result.
@@ -6,6 +6,7 @@ limit, and the same command goes on; what it adds up to is one recorded result.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shlex
@@ -14,12 +15,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from data_prep import pack as packing
 from data_prep.competition import find_competition
@@ -27,18 +32,22 @@ from data_prep.deadline import TimeIsUp, deadline, stop_signal
 from data_prep.device import num_cores
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.pack import PackedSplit, open_packed
+from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from data_prep.standin.physics import simulate, video_seed
 from data_prep.standin.writer import Settings, make_standin, paint_videos
 from solution import processes
 from solution.evaluation import evaluate, print_table
 from solution.metrics import score as score_masks
 from solution.pipeline import Pipeline, configured
+from solution.predictors.drawn import as_clip
+from solution.predictors.frames import build_simvp, frames_loss
 from solution.presets import PRESETS
 from solution.report import record_run
 from solution.results_table import record_result
 from solution.runs import STAGES, Positive, choose_device
 from solution.stages import Stage, counted
 from solution.submission import load_truth
+from solution.training import OneCycle, autocast_dtype, fit
 
 DATA = Path("data")
 FULL_SIZE = {"train": 1000, "val": 1000, "unlabeled": 13_000, "hidden": 5000}
@@ -117,6 +126,69 @@ def best_seconds(run: Callable[[], None], repeats: int, device: torch.device) ->
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
+
+
+@main.command()
+@click.option("--clips", default=1, show_default=True, type=click.IntRange(1), help="In a batch.")
+@click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="The fastest counts.")
+@click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
+@exits_cleanly
+def simvp(clips: int, steps: int, device_name: str | None) -> None:
+    """Time SimVP's training step of report-simvp: this kit's, the same in float32, and a bare one in float32."""
+    device, rows = choose_device(device_name), []
+    for network in ("inception", "gsta", "openstl"):
+        config = replace(PRESETS["report-simvp"].frames, network=network)
+        bare = bare_step_seconds(build_simvp(config), random_batch(clips), steps, device)
+        for dtype in dict.fromkeys((autocast_dtype(device), torch.float32)):
+            seconds = step_seconds(build_simvp(config), partial(frames_loss, config), dtype, clips, steps, device)
+            rows.append(
+                {
+                    "network": network,
+                    "clips": clips,
+                    "threads": torch.get_num_threads(),
+                    "precision": str(dtype).removeprefix("torch."),
+                    "step_ms": 1000 * seconds,
+                    "bare_float32_ms": 1000 * bare,
+                    "times_as_fast": bare / seconds,
+                }
+            )
+    record("simvp", rows, device)
+
+
+def random_batch(clips: int) -> dict[str, Tensor]:
+    """Return noise as a batch of ``solution.predictors.drawn.video_batches``."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, clips, CLIP_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    return {name: torch.from_numpy(part) for name, part in zip(("clip", "future"), frames, strict=True)}
+
+
+def step_seconds(
+    model: nn.Module, loss: Callable, dtype: torch.dtype, clips: int, steps: int, device: torch.device
+) -> float:
+    """Return the seconds of the fastest step that :func:`solution.training.fit` makes after the first."""
+    tensors = random_batch(clips)
+
+    def in_dtype(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return loss(model, tensors)
+
+    with tempfile.TemporaryDirectory() as folder:
+        fit(model, in_dtype, lambda step: tensors, Path(folder) / "step", OneCycle(steps + 1), device)
+        with open(Path(folder) / "step" / "log.csv") as file:
+            return min(float(row["step_s"]) for row in list(csv.DictReader(file))[1:])
+
+
+def bare_step_seconds(model: nn.Module, tensors: dict[str, Tensor], steps: int, device: torch.device) -> float:
+    """Return the seconds of the fastest step of a loop with nothing but squared error and Adam."""
+    model = model.to(device)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    clip, future = (as_clip(tensors[name].to(device), 1) for name in ("clip", "future"))
+
+    def step() -> None:
+        optimiser.zero_grad()
+        F.mse_loss(model(clip), future).backward()
+        optimiser.step()
+
+    return best_seconds(step, steps, device)
 
 
 @main.command()

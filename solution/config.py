@@ -92,9 +92,9 @@ class MasksConfig:
     """SimVP on masks.
 
     Attributes:
-        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times, one object beside all
-            others at a time; ``published`` rolls out with a channel for each class and learns by cross-entropy alone.
-        slots: how many objects a clip may have, but for ``published``.
+        form: ``oneshot`` predicts all horizons together, ``rollout`` one frame eleven times, both one object beside all
+            others at a time; ``published`` does neither: see preset ``masks-rollout``. Of what follows it has no
+            ``downscale``, ``patch`` and ``horizons``.
         downscale: 2 sees and predicts every second pixel of a row and of a column and interpolates logits, and so on.
         patch: side in these pixels of the squares that SimVP sees as one pixel.
         horizons: how many of the last frames ``oneshot`` predicts.
@@ -102,19 +102,14 @@ class MasksConfig:
     """
 
     form: Literal["oneshot", "rollout", "published"] = "oneshot"
-    slots: Count = 8
     downscale: Count = 2
     patch: Count = 2
     horizons: Count = 11
-    translator: Literal["inception", "gsta"] = "gsta"
+    translator: Literal["inception", "gsta", "openstl"] = "gsta"
     size: Size = (64, 512, 4, 8)
     steps: Count = 4000
     batch_size: Count = 16
     learning_rate: Number = 1e-3
-
-    @property
-    def rolls(self) -> bool:
-        return self.form != "oneshot"
 
 
 @section
@@ -122,20 +117,23 @@ class FramesConfig:
     """SimVP on frames, and its tuning together with the U-Net.
 
     Attributes:
-        network: SimVP by its translator, or in its place ``convlstm`` with N_S layers of hid_S channels.
+        network: SimVP by its translator, ``openstl`` being gSTA as OpenSTL's code has it, or in its place ``convlstm``
+            with N_S layers of hid_S channels.
         size: hid_S, hid_T, N_S and N_T.
         downscale: SimVP sees and draws frames whose sides are this many times smaller.
-        plain: draws whole frames instead of what changes after frame 11, all as important as the last, with no weight
-            decay: as the published SimVP + U-Net.
+        patch: side in these pixels of the squares that SimVP sees as one pixel, but for ``plain`` and ``convlstm``.
+        plain: draws whole frames instead of an overlay of frame 11, all as important as the last, with the optimiser of
+            the published SimVP + U-Net.
         ssim_weight: of 1 − SSIM beside the squared error.
         tuned: what is tuned through the mask loss, one after the other: the U-Net (``segmenter``) on predicted frames,
             both networks (``joint``), both with unlabeled videos and the segmenter's masks of them too (``pseudo``).
         tuning_steps: of each.
     """
 
-    network: Literal["gsta", "inception", "convlstm"] = "gsta"
+    network: Literal["gsta", "openstl", "inception", "convlstm"] = "gsta"
     size: Size = (64, 256, 4, 8)
     downscale: Count = 2
+    patch: Count = 1
     plain: bool = False
     ssim_weight: Number = 0.1
     steps: Count = 6000
@@ -145,15 +143,6 @@ class FramesConfig:
     tuning_rate: Number = 1e-4
     learning_rate: ClassVar[float] = 1e-3
     jaccard_weight: ClassVar[float] = 1.0
-
-    @property
-    def last_weight(self) -> float:
-        """Of frame 22's error, where the other predicted frames weigh 1."""
-        return 1.0 if self.plain else 3.0
-
-    @property
-    def weight_decay(self) -> float:
-        return 0.0 if self.plain else 0.01
 
 
 @section

@@ -18,19 +18,30 @@ from solution.processes import total
 
 
 def frame_loss(
-    predicted: Tensor, truth: Tensor, ssim_weight: float = 0.0, horizon_weights: Tensor | None = None
+    predicted: Tensor,
+    truth: Tensor,
+    ssim_weight: float = 0.0,
+    horizon_weights: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return ``loss`` = weighted mean of MSE + ``ssim_weight`` · (1 − SSIM), and the unweighted ``mse`` and ``ssim``.
+    """Return ``loss`` = weighted mean of squared error + ``ssim_weight`` · (1 − SSIM), and plain ``mse`` and ``ssim``.
 
-    ``predicted`` and ``truth``: (B, T, 3, H, W) in [0, 1]; ``horizon_weights``: (T,), by default all equal.
+    ``predicted`` and ``truth``: (B, T, 3, H, W) in [0, 1]; ``horizon_weights``: (T,), by default all equal;
+    ``pixel_weights``: (B, T, 1, H, W) of squared errors, by default 1, and not made to have that mean. Where it weighs
+    nothing SSIM is not computed, and is not returned.
     """
     batch, horizons = truth.shape[:2]
-    mse = (predicted.float() - truth.float()).square().mean((2, 3, 4))  # (B, T)
-    similarity = structural_similarity(predicted.flatten(0, 1), truth.flatten(0, 1)).unflatten(0, (batch, horizons))
-    error = mse + ssim_weight * (1 - similarity)
+    squared = (predicted.float() - truth.float()).square()
+    mse = squared.mean((2, 3, 4))  # (B, T)
+    error = mse if pixel_weights is None else (pixel_weights * squared).mean((2, 3, 4))
+    values = {"mse": mse.mean()}
+    if ssim_weight:
+        similarity = structural_similarity(predicted.flatten(0, 1), truth.flatten(0, 1)).unflatten(0, (batch, horizons))
+        error = error + ssim_weight * (1 - similarity)
+        values["ssim"] = similarity.mean()
     if horizon_weights is not None:
         error = error * (horizon_weights / horizon_weights.mean())
-    return {"loss": error.mean(), "mse": mse.mean(), "ssim": similarity.mean()}
+    return {"loss": error.mean()} | values
 
 
 def structural_similarity(predicted: Tensor, truth: Tensor) -> Tensor:

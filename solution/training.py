@@ -66,9 +66,40 @@ class Recipe:
         """Return the weight decay of a step."""
         return self.weight_decay
 
+    def beta(self, step: int) -> float:
+        """Return AdamW's β₁ of a step."""
+        return 0.9
+
     @property
     def ema_decay(self) -> float:
         return math.exp(-1 / max(1.0, self.ema_share * self.steps))
+
+
+@dataclass(frozen=True)
+class OneCycle(Recipe):
+    """Adam under PyTorch's ``OneCycleLR`` with its defaults (Smith and Topin, 2019), all by halves of cosine waves.
+
+    The rate rises from a 25th to its peak at 30 % of the cycle and falls to 4e-6 of it, while β₁ falls from 0.95 to
+    0.85 and rises again.
+
+    Attributes:
+        cycle: steps of the whole cycle, of which training may make fewer; by default ``steps``.
+    """
+
+    weight_decay: float = 0.0
+    cycle: int | None = None
+
+    def rate(self, step: int) -> float:
+        return self.learning_rate * self._at(step, 1 / 25, 1.0, 1 / 25 / 1e4)
+
+    def beta(self, step: int) -> float:
+        return self._at(step, 0.95, 0.85, 0.95)
+
+    def _at(self, step: int, first: float, peak: float, last: float) -> float:
+        cycle = self.cycle or self.steps
+        top = 0.3 * cycle - 1
+        start, end, share = (first, peak, step / top) if step <= top else (peak, last, (step - top) / (cycle - 1 - top))
+        return end + 0.5 * (start - end) * (1 + math.cos(math.pi * share))
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype:
@@ -206,6 +237,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
             rate = state.rate_share * recipe.rate(step)
             for group in state.optimiser.param_groups:
                 group["lr"], group["weight_decay"] = rate, recipe.decay(step)
+                group["betas"] = (recipe.beta(step), group["betas"][1])
             state.model.train()
             with autocast(device):
                 values = losses(tensors)

@@ -7,6 +7,8 @@ are no peepholes, and one stack both reads and predicts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +34,8 @@ class ConvLSTM(nn.Module):
             for parameter in self.readout.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Predict; ``horizons`` are the indices of the predicted frames to return, by default all."""
         seen = F.pixel_unshuffle(clip, PATCH)  # (B, T, 48, H/4, W/4)
         states: list[tuple[Tensor, Tensor] | None] = [None] * len(self.cells)
         for frame in seen.unbind(1):
@@ -43,7 +46,8 @@ class ConvLSTM(nn.Module):
                 states = self.step(frame, states)
             frame = self.read(states) + (frame if self.residual else 0)
             predicted.append(frame)
-        return F.pixel_shuffle(torch.stack(predicted, 1), PATCH)
+        frames = torch.stack(predicted, 1)
+        return F.pixel_shuffle(frames if horizons is None else frames[:, horizons], PATCH)
 
     def step(self, x: Tensor, states: list[tuple[Tensor, Tensor] | None]) -> list[tuple[Tensor, Tensor]]:
         """Return every layer's new (hidden, cell), both (B, width, h, w), after a (B, 48, h, w) frame of patches."""

@@ -2,12 +2,15 @@
 
 Layers only; losses, data and training live elsewhere. After Gao et al., "SimVP: Simpler yet Better Video Prediction"
 (CVPR 2022), as its public code builds it, and Tan et al., "SimVP: Towards Simple yet Powerful Spatiotemporal
-Predictive Learning" (2022) for gated spatio-temporal attention (gSTA).
+Predictive Learning" (2022) for gated spatio-temporal attention (gSTA). What is around the translator is the first
+paper's, also around gSTA, or that of OpenSTL, the second paper's code.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +23,16 @@ class SimVP(nn.Module):
     Maps ``clip: (B, frames_in, in_channels, H, W)`` to ``(B, frames_out, out_channels, H, W)``. Sides that no
     encoder stride divides are padded with their edge and cropped back. ``frames_out`` is at most ``frames_in``:
     predicted frames take the skips of the last ``frames_out`` input frames, one each.
+
+    Args:
+        in_channels, out_channels: of a frame.
+        frames_in, frames_out: how many frames are seen and predicted.
+        hid_S, hid_T, N_S, N_T: widths and depths of encoder and decoder, and of the translator, as in the papers.
+        translator: ``inception``, ``gsta``, or ``openstl``: gSTA, with encoder and decoder as in OpenSTL, which have
+            SiLU, sub-pixel convolutions (Shi et al., CVPR 2016), an added skip and weights of standard deviation 0.02.
+
+    Raises:
+        ValueError: there is no such translator, or ``frames_out`` is out of its range.
     """
 
     def __init__(
@@ -39,26 +52,30 @@ class SimVP(nn.Module):
             raise ValueError(f"frames_out is 1 to frames_in ({frames_in}), not {frames_out}")
         if translator not in TRANSLATORS:
             raise ValueError(f"translator is one of {', '.join(TRANSLATORS)}, not {translator!r}")
-        self.frames_out = frames_out
+        self.frames_out, self.adds_skip = frames_out, translator == "openstl"
+        block = SubPixelBlock if self.adds_skip else ConvBlock
         strides = [2 if i % 2 else 1 for i in range(N_S)]
         self.multiple = math.prod(strides)
         self.encoder = nn.ModuleList(
-            ConvBlock(in_channels if i == 0 else hid_S, hid_S, stride) for i, stride in enumerate(strides)
+            block(in_channels if i == 0 else hid_S, hid_S, stride) for i, stride in enumerate(strides)
         )
         self.translator = TRANSLATORS[translator](frames_in * hid_S, frames_out * hid_S, hid_T, N_T)
         self.decoder = nn.ModuleList(
-            ConvBlock(hid_S if i < N_S - 1 else 2 * hid_S, hid_S, stride, transpose=stride > 1)
+            block(hid_S if i < N_S - 1 or self.adds_skip else 2 * hid_S, hid_S, stride, upsamples=stride > 1)
             for i, stride in enumerate(reversed(strides))
         )
         self.readout = nn.Conv2d(hid_S, out_channels, 1)
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Predict; ``horizons`` are the indices of the predicted frames to decode and return, by default of all."""
         batch, frames, channels, height, width = clip.shape
         latent, skip = self.encode(clip.flatten(0, 1))  # (B·T, S, H/4, W/4), (B·T, S, H, W)
-        latent = latent.unflatten(0, (batch, frames))
-        skip = skip.unflatten(0, (batch, frames))[:, -self.frames_out :].flatten(0, 1)
-        predicted = self.decode(self.translate(latent).flatten(0, 1), skip)  # (B·T_out, C_out, H, W)
-        return predicted[..., :height, :width].unflatten(0, (batch, self.frames_out))
+        latent = self.translate(latent.unflatten(0, (batch, frames)))
+        skip = skip.unflatten(0, (batch, frames))[:, -self.frames_out :]
+        if horizons is not None:
+            latent, skip = latent[:, horizons], skip[:, horizons]
+        predicted = self.decode(latent.flatten(0, 1), skip.flatten(0, 1))  # (B·T_out, C_out, H, W)
+        return predicted[..., :height, :width].unflatten(0, latent.shape[:2])
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latent (N, hid_S, H/4, W/4) of each (N, C, H, W) frame and its skip (N, hid_S, H, W).
@@ -82,15 +99,16 @@ class SimVP(nn.Module):
         """Return (N, out_channels, H, W) frames from (N, hid_S, H/4, W/4) latents and (N, hid_S, H, W) skips."""
         for block in self.decoder[:-1]:
             latent = block(latent)
-        return self.readout(self.decoder[-1](torch.cat((latent, skip), 1)))
+        joined = latent + skip if self.adds_skip else torch.cat((latent, skip), 1)
+        return self.readout(self.decoder[-1](joined))
 
 
 class ConvBlock(nn.Module):
     """3×3 convolution (or its transpose, which doubles the sides), group normalisation, leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, transpose: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, upsamples: bool = False):
         super().__init__()
-        if transpose:
+        if upsamples:
             self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride, padding=1, output_padding=stride - 1)
         else:
             self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
@@ -98,6 +116,24 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(self.norm(self.conv(x)), 0.2)
+
+
+class SubPixelBlock(nn.Module):
+    """3×3 convolution (or four of them, whose outputs are the pixels of twice the sides), group normalisation, SiLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, upsamples: bool = False):
+        super().__init__()
+        if upsamples:
+            self.conv = nn.Conv2d(in_channels, out_channels * stride**2, 3, padding=1)
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.upscale = stride if upsamples else 1
+        self.norm = nn.GroupNorm(2, out_channels)
+        nn.init.trunc_normal_(self.conv.weight, std=0.02)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(F.pixel_shuffle(self.conv(x), self.upscale)))
 
 
 class InceptionTranslator(nn.Module):
@@ -215,4 +251,42 @@ class GatedAttentionBlock(nn.Module):
         return x + self.attention_out(value * gate.sigmoid())
 
 
-TRANSLATORS = {"inception": InceptionTranslator, "gsta": GatedAttentionTranslator}
+TRANSLATORS = {
+    "inception": InceptionTranslator,
+    "gsta": GatedAttentionTranslator,
+    "openstl": GatedAttentionTranslator,
+}
+
+OPENSTL_NAMES = (
+    (r"enc\.enc\.(\d+)\.conv\.", r"encoder.\1."),
+    (r"dec\.dec\.(\d+)\.conv\.", r"decoder.\1."),
+    (r"(encoder|decoder)\.(\d+)\.conv\.0\.", r"\1.\2.conv."),
+    (r"dec\.readout\.", "readout."),
+    (r"block\.norm1\.", "attention_norm."),
+    (r"block\.attn\.proj_1\.", "attention_in."),
+    (r"block\.attn\.spatial_gating_unit\.conv0\.", "near."),
+    (r"block\.attn\.spatial_gating_unit\.conv_spatial\.", "far."),
+    (r"block\.attn\.spatial_gating_unit\.conv1\.", "value_and_gate."),
+    (r"block\.attn\.proj_2\.", "attention_out."),
+    (r"block\.norm2\.", "mlp_norm."),
+    (r"block\.mlp\.fc1\.", "mlp.0."),
+    (r"block\.mlp\.dwconv\.dwconv\.", "mlp.1."),
+    (r"block\.mlp\.fc2\.", "mlp.3."),
+    (r"block\.layer_scale_1$", "attention_scale"),
+    (r"block\.layer_scale_2$", "mlp_scale"),
+)
+
+
+def from_openstl(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of OpenSTL's ``SimVP_Model`` with gSTA under the names of ``SimVP(translator="openstl")``."""
+    reduced = sorted({int(name.split(".")[2]) for name in weights if ".reduction." in name})
+    renamed = {}
+    for name, tensor in weights.items():
+        for theirs, ours in OPENSTL_NAMES:
+            name = re.sub(theirs, ours, name)
+        if match := re.match(r"hid\.enc\.(\d+)\.(reduction\.)?", name):
+            block = int(match[1])
+            layer = block + sum(before < block for before in reduced) + bool(match[2])
+            name = f"translator.layers.{layer}.{name[match.end() :]}"
+        renamed[name] = tensor[:, None, None] if name.endswith("_scale") else tensor
+    return renamed

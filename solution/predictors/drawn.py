@@ -89,7 +89,7 @@ def evaluate_frames(
     The frame is scored at full size and the masks are what the segmenter makes of it.
 
     Args:
-        draw: maps (B, 11, 160, 240, 3) uint8 clips to (B, 3, 160, 240) frames 22.
+        draw: maps (B, 11, 160, 240, 3) uint8 clips to (B, 3, 160, 240) frames 22 in [0, 1].
         segmenter: see ``SegmentationUNet.classes``.
         held_out: labelled videos.
         folder: for the strip.
@@ -100,7 +100,7 @@ def evaluate_frames(
     for start in range(0, len(chosen), 4):
         frames = torch.from_numpy(held_out.frames[chosen[start : start + 4]]).to(device)
         with autocast(device):
-            drawn = draw(frames[:, :CLIP_FRAMES]).float().clamp(0, 1)
+            drawn = draw(frames[:, :CLIP_FRAMES]).float()
             masks.append(segmenter.classes(drawn).cpu())
         truth = as_clip(frames[:, -1:], 1)[:, 0]
         errors.append((drawn - truth).square().mean((1, 2, 3)).cpu())

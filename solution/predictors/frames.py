@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,23 +28,55 @@ from solution.models.unet import SegmentationUNet
 from solution.predictors import Member
 from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, video_batches
 from solution.segmenter import build_segmenter
-from solution.training import Recipe, fit
+from solution.training import OneCycle, Recipe, fit
+
+LAST = [-1]
+OTHER_HORIZONS = 2
+"""Predicted frames of a training step beside frame 22: drawing costs more than predicting what to draw."""
+LAST_WEIGHT = 3.0
+"""Of frame 22's error, where theirs weigh 1."""
+MOVED, MOVED_WEIGHT = 0.05, 1.0
+"""A pixel that differs by more from frame 11 in a colour has moved; its error weighs so much more than the 1 of all."""
+GREY, CONTRAST = 0.47, 0.1
+"""Roughly mean and standard deviation of frames."""
 
 
-class Residual(nn.Module):
-    """Adds what a network maps a (B, 11, 3, H, W) clip to, in the same shape, to the clip's last frame.
+class Overlay(nn.Module):
+    """Lays what a network draws, as opaque as it says, over a clip's last frame: (B, 11, 3, H, W) → (B, T, 3, H, W).
 
-    The network's last layer, ``readout``, starts at zero: untrained, the last frame is repeated.
+    The network sees frames around 0, and how they differ from those before them, which tells what stands still; it
+    draws a fourth channel. Its last layer, ``readout``, starts at zero: untrained, a hint of grey lies over the last
+    frame, and what stands still needs no drawing later either.
     """
 
-    def __init__(self, network: nn.Module):
+    TRANSPARENT = -4.0
+    """Logit of the opacity at the start."""
+
+    def __init__(self, config: FramesConfig):
         super().__init__()
-        self.network = network
-        for parameter in network.readout.parameters():
+        self.patch = config.patch
+        hid_S, hid_T, N_S, N_T = config.size
+        channels = 6 * config.patch**2, 4 * config.patch**2
+        self.network = SimVP(*channels, hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
+        for parameter in self.network.readout.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        return clip[:, -1:] + self.network(clip)
+    def forward(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
+        return laid_over(clip[:, -1:], self.layer(clip, horizons))
+
+    def layer(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Return (B, T, 4, H, W) float32 colours and opacity."""
+        before = torch.cat((clip[:, :1], clip[:, :-1]), 1)
+        seen = torch.cat((clip - GREY, clip - before), 2) / CONTRAST
+        drawn = self.network(F.pixel_unshuffle(seen, self.patch), horizons)
+        colours, opacity = F.pixel_shuffle(drawn.float(), self.patch).split((3, 1), 2)
+        return torch.cat((GREY + CONTRAST * colours, (opacity + self.TRANSPARENT).sigmoid()), 2)
+
+
+def laid_over(frame: Tensor, layer: Tensor) -> Tensor:
+    """Return (..., 3, H, W): a (..., 4, H, W) layer of colours and opacity over a frame."""
+    colours, opacity = layer.split((3, 1), -3)
+    return frame + opacity * (colours - frame)
 
 
 def build_simvp(config: FramesConfig) -> nn.Module:
@@ -51,8 +84,9 @@ def build_simvp(config: FramesConfig) -> nn.Module:
     hid_S, hid_T, N_S, N_T = config.size
     if config.network == "convlstm":
         return ConvLSTM(hid_S, N_S, residual=not config.plain)
-    simvp = SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
-    return simvp if config.plain else Residual(simvp)
+    if config.plain:
+        return SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
+    return Overlay(config)
 
 
 class FramePipeline(nn.Module):
@@ -60,23 +94,36 @@ class FramePipeline(nn.Module):
 
     def __init__(self, config: FramesConfig, segmenter: SegmentationUNet):
         super().__init__()
-        if HEIGHT % config.downscale or WIDTH % config.downscale:
-            raise ValueError(f"downscale divides {HEIGHT} and {WIDTH}, {config.downscale} does not")
-        self.downscale = config.downscale
+        square = config.downscale * config.patch
+        if HEIGHT % square or WIDTH % square:
+            raise ValueError(f"downscale × patch divides {HEIGHT} and {WIDTH}, {square} does not")
+        self.config = config
         self.simvp = build_simvp(config)
         self.segmenter = segmenter
 
     def forward(self, clip: Tensor) -> Tensor:
         """Map a (B, 11, H, W, 3) uint8 clip to (B, 49, H, W) logits of frame 22."""
-        return self.segmenter.logits(last_frame(self.simvp, clip, self.downscale))
+        return self.segmenter.logits(last_frame(self.config, self.simvp, clip))
 
 
-def last_frame(simvp: SimVP, clip: Tensor, downscale: int) -> Tensor:
-    """Return the (B, 3, H, W) frame 22 that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip."""
-    drawn = simvp(as_clip(clip, downscale))[:, -1]
-    if downscale == 1:
-        return drawn
-    return F.interpolate(drawn, scale_factor=downscale, mode="bilinear", align_corners=False)
+def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> Tensor:
+    """Return the (B, 3, H, W) frame 22 in [0, 1] that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip.
+
+    Where it draws smaller frames, an overlay is laid over frame 11 at full size, and a change added to it, so that
+    what stands still stays as sharp as it was.
+    """
+    small, frame_11 = as_clip(clip, config.downscale), as_clip(clip[:, -1:], 1)[:, 0]
+    if isinstance(simvp, Overlay):
+        return laid_over(frame_11, enlarged(simvp.layer(small, LAST)[:, 0], config.downscale)).clamp(0, 1)
+    drawn = simvp(small, LAST)[:, 0]
+    if config.plain:
+        return enlarged(drawn, config.downscale).clamp(0, 1)
+    return (frame_11 + enlarged(drawn - small[:, -1], config.downscale)).clamp(0, 1)
+
+
+def enlarged(images: Tensor, factor: int) -> Tensor:
+    """Return (B, C, H, W) images with sides ``factor`` times longer."""
+    return F.interpolate(images, scale_factor=factor, mode="bilinear", align_corners=False) if factor > 1 else images
 
 
 def train_simvp(
@@ -103,21 +150,36 @@ def train_simvp(
     simvp = FramePipeline(config, segmenter).simvp
 
     def evaluate(simvp: SimVP) -> dict[str, float]:
-        draw = partial(last_frame, simvp, downscale=config.downscale)
-        return evaluate_frames(draw, segmenter, held_out, folder, device)
+        return evaluate_frames(partial(last_frame, config, simvp), segmenter, held_out, folder, device)
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
-    recipe = Recipe(config.steps, config.learning_rate, config.weight_decay, evaluations=epochs)
-    batch = video_batches(config.batch_size, videos, seed, True)
+    recipe = (OneCycle if config.plain else Recipe)(config.steps, config.learning_rate, evaluations=epochs)
+    batch = frame_batches(config.batch_size, videos, seed)
     fit(simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
 
 
+def frame_batches(batch_size: int, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws videos, and which of their futures are drawn: ``horizons`` (B, 3)."""
+    drawn = video_batches(batch_size, videos, seed, with_future=True)
+
+    def batch(step: int) -> dict[str, Tensor]:
+        last = NUM_FRAMES - CLIP_FRAMES - 1
+        others = np.random.default_rng((seed, step, last)).permutation(last)[:OTHER_HORIZONS]
+        return drawn(step) | {"horizons": torch.tensor([*others, last]).repeat(batch_size, 1)}
+
+    return batch
+
+
 def frames_loss(config: FramesConfig, simvp: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the loss of the frames that SimVP draws for a batch of :func:`video_batches` with futures."""
-    weights = torch.ones(NUM_FRAMES - CLIP_FRAMES, device=tensors["clip"].device)
-    weights[-1] = config.last_weight
-    predicted = simvp(as_clip(tensors["clip"], config.downscale))
-    return frame_loss(predicted, as_clip(tensors["future"], config.downscale), config.ssim_weight, weights)
+    """Return the loss of the frames that SimVP draws for a batch of :func:`frame_batches`."""
+    clip, future = (as_clip(tensors[name], config.downscale) for name in ("clip", "future"))
+    if config.plain:
+        return frame_loss(simvp(clip), future, config.ssim_weight)
+    horizons = tensors["horizons"][0]
+    future = future[:, horizons]
+    moved = (future - clip[:, -1:]).abs().amax(2, keepdim=True) > MOVED  # (B, T, 1, H, W)
+    weights = future.new_tensor([1.0] * OTHER_HORIZONS + [LAST_WEIGHT])
+    return frame_loss(simvp(clip, horizons), future, config.ssim_weight, weights, 1 + MOVED_WEIGHT * moved)
 
 
 def train_frames(
@@ -196,14 +258,13 @@ def tune(
             logits = part(tensors["clip"])
         else:
             with torch.no_grad():
-                drawn = last_frame(pipeline.simvp, tensors["clip"], config.downscale)
+                drawn = last_frame(config, pipeline.simvp, tensors["clip"])
             logits = part.logits(drawn)
         return mask_loss(logits[:, None], tensors["mask"], config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
         simvp, segmenter = (part.simvp, part.segmenter) if whole else (pipeline.simvp, part)
-        draw = partial(last_frame, simvp, downscale=config.downscale)
-        return evaluate_frames(draw, segmenter, held_out, folder, device)
+        return evaluate_frames(partial(last_frame, config, simvp), segmenter, held_out, folder, device)
 
     steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))

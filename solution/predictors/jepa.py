@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,12 @@ class JepaPipeline(nn.Module):
 
     def draw(self, clip: Tensor) -> Tensor:
         """Return the (B, 3, 160, 240) frame 22 that follows a (B, 11, 160, 240, 3) uint8 clip."""
-        return self.generator(as_clip(clip, 1))[:, -1]
+        return last_frame(self.generator, clip)
+
+
+def last_frame(generator: ViViT, clip: Tensor) -> Tensor:
+    """Return the (B, 3, 160, 240) frame 22 in [0, 1] drawn after a (B, 11, 160, 240, 3) uint8 clip."""
+    return generator(as_clip(clip, 1))[:, -1].clamp(0, 1)
 
 
 def train_encoder(
@@ -258,7 +264,7 @@ def train_generator(
         return {"loss": features + config.pixel_weight * pixels, "features": features, "pixels": pixels}
 
     def evaluate(generator: ViViT) -> dict[str, float]:
-        return evaluate_frames(lambda clip: generator(as_clip(clip, 1))[:, -1], segmenter, held_out, folder, device)
+        return evaluate_frames(partial(last_frame, generator), segmenter, held_out, folder, device)
 
     network = ViViT(config.width, config.layers, config.heads)
     batch = video_batches(config.batch_size, videos, seed, with_future=True)

@@ -1,4 +1,4 @@
-"""The mask-space predictor: SimVP on slots, all horizons at once or one frame at a time.
+"""The mask-space predictor: SimVP on slots, all horizons at once or one frame at a time, or on classes as published.
 
 A clip's classes take at most K slots, so the network learns one physics instead of 48; its probabilities are handed
 back to the classes afterwards. Where masks come from is not known here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +19,17 @@ from torch import Tensor, nn
 
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
-from solution.checkpoints import load_weights
+from solution.checkpoints import WEIGHTS, load_weights
 from solution.clips import MaskVideos, draw_videos
 from solution.config import MasksConfig, without
 from solution.losses import mask_loss
 from solution.metrics import score
 from solution.models.simvp import SimVP
 from solution.predictors import Clip, Member
-from solution.training import Recipe, autocast, fit
+from solution.training import OneCycle, Recipe, autocast, fit
+
+SLOTS = 8
+"""How many objects a clip may have."""
 
 LAST_WEIGHT = 3.0
 """Of frame 22's cross-entropy in oneshot, where the other horizons weigh 1."""
@@ -39,13 +42,13 @@ MIN_PIXELS = 12
 STAYS = 4.0
 """Logit with which every pixel starts as what it last was, which a short training otherwise is mostly spent on."""
 
+HORIZONS = NUM_FRAMES - CLIP_FRAMES
+
 TEACHER_SHARE = 0.5
 """Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
 
-
-def slots_of(config: MasksConfig) -> int:
-    """Return how many slots a network has: one for each class where it has a channel for each."""
-    return NUM_CLASSES - 1 if config.form == "published" else config.slots
+EPOCHS, CYCLE_EPOCHS = 17, 20
+"""Of the published training without feedback: made, and planned."""
 
 
 class SlotSimVP(nn.Module):
@@ -56,18 +59,17 @@ class SlotSimVP(nn.Module):
         square = config.downscale * config.patch
         if HEIGHT % square or WIDTH % square:
             raise ValueError(f"downscale × patch divides {HEIGHT} and {WIDTH}, {square} does not")
-        self.patch, self.downscale, self.rolls = config.patch, config.downscale, config.rolls
+        self.patch, self.downscale, self.rolls = config.patch, config.downscale, config.form == "rollout"
         self.is_compiled = False
-        self.separate, self.slots = config.form != "published", slots_of(config)
         self.simvp = SimVP(
-            (2 if self.separate else self.slots) + len(SHAPES),
-            (1 if self.separate else self.slots + 1) * config.patch**2,
+            2 + len(SHAPES),
+            config.patch**2,
             CLIP_FRAMES,
-            1 if config.rolls else config.horizons,
+            1 if self.rolls else config.horizons,
             *config.size,
             config.translator,
         )
-        if config.rolls and (HEIGHT // square % self.simvp.multiple or WIDTH // square % self.simvp.multiple):
+        if self.rolls and (HEIGHT // square % self.simvp.multiple or WIDTH // square % self.simvp.multiple):
             raise ValueError(
                 f"a rollout of N_S={config.size[2]} needs sides that {square * self.simvp.multiple} divides"
             )
@@ -113,9 +115,16 @@ class SlotSimVP(nn.Module):
                 latent = torch.cat((latent[:, 1:], newest[:, None]), 1)
         return torch.cat(predicted, 1)
 
+    def probabilities(self, masks: Tensor) -> Tensor:
+        """Return the (B, 49, H, W) float32 probabilities of frame 22 after (B, 11, H, W) uint8 masks."""
+        seen = thin(masks, self.downscale)
+        classes = slot_classes(seen, SLOTS).to(masks.device)
+        logits = self(to_slots(seen, classes), slot_shapes(classes))[:, -1]
+        return to_classes(thicken(logits, self.downscale).softmax(1), classes)
+
     def certain(self, slots: Tensor) -> Tensor:
         """Return (B, T, K + 1, H, W) float32 probabilities of 0 and 1 of (B, T, H, W) slots."""
-        numbers = torch.arange(self.slots + 1, dtype=torch.uint8, device=slots.device)[:, None, None]
+        numbers = torch.arange(SLOTS + 1, dtype=torch.uint8, device=slots.device)[:, None, None]
         return (slots[:, :, None] == numbers).float()
 
     def planes(self, slots: Tensor, shapes: Tensor) -> Tensor:
@@ -126,8 +135,8 @@ class SlotSimVP(nn.Module):
         device = slots.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         table = torch.full((len(slots), 256), IGNORE, dtype=torch.uint8, device=slots.device)
-        table[:, 1 : self.slots + 1] = shapes  # EMPTY wraps to IGNORE
-        numbers = torch.arange(self.slots + 1, dtype=torch.uint8, device=slots.device)[:, None, None]
+        table[:, 1 : SLOTS + 1] = shapes  # EMPTY wraps to IGNORE
+        numbers = torch.arange(SLOTS + 1, dtype=torch.uint8, device=slots.device)[:, None, None]
         counts = []
         for kinds, wanted in ((slots, numbers[1:]), (look_up(table, slots), numbers[: len(SHAPES)])):
             squares = F.pixel_unshuffle(kinds[:, :, None], self.patch)  # (B, T, patch², h, w)
@@ -142,24 +151,20 @@ class SlotSimVP(nn.Module):
         return torch.cat((presence, shape_planes), 2)
 
     def split(self, planes: Tensor, shapes: Tensor) -> Tensor:
-        """Return what SimVP sees of (B, T, K + 3, h, w) planes: themselves, or (n, T, 5, h, w) for n objects apart.
+        """Return what SimVP sees of (B, T, K + 3, h, w) planes: (n, T, 5, h, w) for n objects apart.
 
         An object's five planes are its own, that of all others, and those of the shapes.
         """
-        if not self.separate:
-            return planes
         clip, slot = (shapes != EMPTY).nonzero(as_tuple=True)
         own = planes[clip, :, slot]  # (n, T, h, w)
-        others = planes[:, :, : self.slots].sum(2)[clip] - own
-        return torch.cat((own[:, :, None], others[:, :, None], planes[clip, :, self.slots :]), 2)
+        others = planes[:, :, :SLOTS].sum(2)[clip] - own
+        return torch.cat((own[:, :, None], others[:, :, None], planes[clip, :, SLOTS:]), 2)
 
     def join(self, drawn: Tensor, shapes: Tensor) -> Tensor:
         """Return (B, T, (K + 1)·patch², h, w) of what SimVP drew of :meth:`split`'s planes; 0 for the background."""
-        if not self.separate:
-            return drawn
         clip, slot = (shapes != EMPTY).nonzero(as_tuple=True)
         _, horizons, *sides = drawn.shape
-        joined = drawn.new_zeros(len(shapes), self.slots + 1, horizons, *sides)
+        joined = drawn.new_zeros(len(shapes), SLOTS + 1, horizons, *sides)
         joined[clip, slot + 1] = drawn
         return joined.transpose(1, 2).flatten(2, 3)
 
@@ -176,14 +181,49 @@ class SlotSimVP(nn.Module):
         return (corrections + STAYS * last).masked_fill(empty, -1e4)
 
 
+class ClassSimVP(nn.Module):
+    """The published network: masks through an embedding of the classes at half the resolution to the next frame's.
+
+    Maps (B, 11, H, W) uint8 masks to (B, 49, H, W) logits. Of the eleven frames that SimVP draws it is the first.
+    """
+
+    def __init__(self, config: MasksConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(NUM_CLASSES, NUM_CLASSES)
+        self.down = nn.Conv2d(NUM_CLASSES, NUM_CLASSES, 3, stride=2, padding=1)
+        frames = CLIP_FRAMES, CLIP_FRAMES
+        self.simvp = SimVP(NUM_CLASSES, NUM_CLASSES, *frames, *config.size, config.translator)
+        self.up = nn.ConvTranspose2d(NUM_CLASSES, NUM_CLASSES, 2, stride=2)
+        self.readout = nn.Conv2d(NUM_CLASSES, NUM_CLASSES, 1)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        embedded = self.embedding(masks.flatten(0, 1).int()).movedim(-1, 1)  # (B·11, 49, H, W)
+        seen = self.down(embedded).unflatten(0, masks.shape[:2])
+        return self.readout(self.up(self.simvp(seen, [0])[:, 0]))
+
+    def probabilities(self, masks: Tensor) -> Tensor:
+        """Return the (B, 49, H, W) float32 probabilities of frame 22 after (B, 11, H, W) uint8 masks."""
+        for _ in range(HORIZONS - 1):
+            masks = self.fed_back(masks)
+        return self(masks).float().softmax(1)
+
+    @torch.no_grad()
+    def fed_back(self, masks: Tensor) -> Tensor:
+        """Return the (B, 11, H, W) uint8 masks one frame later: with what follows most probably as the last."""
+        following = self(masks).argmax(1, keepdim=True).to(torch.uint8)
+        return torch.cat((masks[:, 1:], following), 1)
+
+
+def build_masks(config: MasksConfig) -> SlotSimVP | ClassSimVP:
+    """Return the untrained network."""
+    return ClassSimVP(config) if config.form == "published" else SlotSimVP(config)
+
+
 def slot_classes(masks: np.ndarray | Tensor, slots: int) -> Tensor:
     """Return (B, K) int64: the classes that (B, T, H, W) uint8 ``masks`` show, ascending, then 0 for each empty slot.
 
-    With one slot for every class, slot k is class k + 1 whatever the masks show. Otherwise at most K classes, those
-    with the most pixels, and none that is mere flicker.
+    At most K classes, those with the most pixels, and none that is mere flicker.
     """
-    if slots == NUM_CLASSES - 1:
-        return torch.arange(1, NUM_CLASSES).repeat(len(masks), 1)
     classes = torch.zeros(len(masks), slots, dtype=torch.long)
     for row, mask in zip(classes, masks, strict=True):
         pixels = np.bincount(np.asarray(torch.as_tensor(mask).cpu()).ravel(), minlength=256)[:NUM_CLASSES]
@@ -227,20 +267,17 @@ def slot_shapes(classes: Tensor) -> Tensor:
 
 
 class MasksPredictor:
-    """A trained :class:`SlotSimVP` behind the protocol; it looks at the clip's masks alone."""
+    """A trained network behind the protocol; it looks at the clip's masks alone."""
 
     symmetries = frozenset({"flip"})
 
-    def __init__(self, network: SlotSimVP):
+    def __init__(self, network: SlotSimVP | ClassSimVP):
         self.network = network
 
     @torch.inference_mode()
     def predict(self, clip: Clip) -> Tensor:
-        masks = thin(clip.masks, self.network.downscale)
-        classes = slot_classes(masks, self.network.slots).to(clip.masks.device)
         with autocast(clip.masks.device):
-            logits = self.network(to_slots(masks, classes), slot_shapes(classes))[:, -1]
-        return to_classes(thicken(logits, self.network.downscale).softmax(1), classes)
+            return self.network.probabilities(clip.masks)
 
 
 def thin(masks: Tensor, downscale: int) -> Tensor:
@@ -258,25 +295,39 @@ def thicken(logits: Tensor, downscale: int) -> Tensor:
     return between[..., :height, :width]
 
 
+def windows(
+    videos: Sequence[MaskVideos], batch_size: int, ahead: int, starts: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return (B, 11, H, W) inputs and (B, ``ahead``, H, W) targets that follow them, uint8, half of them mirrored.
+
+    The first frame is one of the first ``starts`` of a video that is drawn.
+    """
+    inputs, targets = [], []
+    for part, row in draw_videos([len(part.inputs) for part in videos], batch_size, rng):
+        first = rng.integers(starts)
+        last = first + CLIP_FRAMES
+        side = slice(None, None, -1 if rng.random() < 0.5 else 1)
+        inputs.append(videos[part].inputs[row, first:last, :, side])
+        targets.append(videos[part].targets[row, last : last + ahead, :, side])
+    return torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
+
+
 def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
     """Return the function of the step that draws videos, mirrors half of them and gives classes slots."""
-    lengths = [len(part.inputs) for part in videos]
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
         ahead, own_share = _schedule(config, step)
-        inputs, targets = [], []
-        for part, row in draw_videos(lengths, config.batch_size, rng):
-            start = rng.integers(NUM_FRAMES - CLIP_FRAMES - ahead + 1) if config.rolls else 0
-            target_start = start + CLIP_FRAMES if config.rolls else NUM_FRAMES - ahead
-            side = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            inputs.append(videos[part].inputs[row, start : start + CLIP_FRAMES, :, side])
-            targets.append(videos[part].targets[row, target_start : target_start + ahead, :, side])
-        inputs, targets = (thin(torch.from_numpy(np.stack(part)), config.downscale) for part in (inputs, targets))
-        classes = slot_classes(inputs, slots_of(config))
+        if config.form == "rollout":
+            inputs, targets = windows(videos, config.batch_size, ahead, HORIZONS - ahead + 1, rng)
+        else:
+            inputs, targets = windows(videos, config.batch_size, HORIZONS, 1, rng)
+            targets = targets[:, -ahead:]
+        inputs, targets = thin(inputs, config.downscale), thin(targets, config.downscale)
+        classes = slot_classes(inputs, SLOTS)
         tensors = {"slots": to_slots(inputs, classes), "shapes": slot_shapes(classes)}
         tensors["target"] = to_slots(targets, classes)
-        if config.rolls:
+        if config.form == "rollout":
             tensors["own"] = torch.from_numpy(rng.random((config.batch_size, ahead)) < own_share)
         return tensors
 
@@ -285,14 +336,60 @@ def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -
 
 def _schedule(config: MasksConfig, step: int) -> tuple[int, float]:
     """Return how many frames to predict at this step and which share of them to feed back."""
-    if not config.rolls:
+    if config.form == "oneshot":
         return config.horizons, 0.0
-    longest = NUM_FRAMES - CLIP_FRAMES
     progress = (step / config.steps - TEACHER_SHARE) / (1 - TEACHER_SHARE)
     if progress < 0:
         return 1, 0.0
     # Full length from the middle of this phase on, so that frame 22 itself is learned by rolling out.
-    return min(longest, 1 + int(2 * progress * longest)), min(1.0, 2 * progress)
+    return min(HORIZONS, 1 + int(2 * progress * HORIZONS)), min(1.0, 2 * progress)
+
+
+def class_batches(batch_size: int, videos: Sequence[MaskVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that draws any eleven frames of a video and the one after them."""
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((seed, step))
+        masks, target = windows(videos, batch_size, 1, HORIZONS, rng)
+        return {"masks": masks, "target": target}
+
+    return batch
+
+
+@dataclass(frozen=True)
+class Sampling(Recipe):
+    """Scheduled sampling (Bengio et al., NeurIPS 2015) as the published recipe has it.
+
+    With a probability that rises to 0.43 a batch's last frame is the network's own. It draws from the first six
+    windows of a video, and its schedule was made for 20 epochs, of which the best network had seen three.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+
+    BATCH = 4
+    STARTS = 6
+    EPOCHS = 3
+    PLANNED_EPOCHS = 20
+
+    def rate(self, step: int) -> float:
+        return self.learning_rate
+
+    def own_share(self, step: int) -> float:
+        """Return the probability that a step feeds a frame back."""
+        done = step / self.steps * self.EPOCHS / self.PLANNED_EPOCHS
+        return 1 - 1.05 ** (-100 * max(0.0, done - 0.033))
+
+    def batches(self, videos: MaskVideos, seed: int) -> Callable[[int], dict[str, Tensor]]:
+        """Return the function of the step that draws eleven frames and what follows them or, if told, one more."""
+
+        def batch(step: int) -> dict[str, Tensor]:
+            rng = np.random.default_rng((seed, step))
+            masks, following = windows([videos], self.BATCH, 2, self.STARTS, rng)
+            own = rng.random() < self.own_share(step)
+            return {"masks": masks, "target": following[:, [int(own)]], "own": torch.full((self.BATCH,), own)}
+
+        return batch
 
 
 def train_masks(
@@ -307,7 +404,8 @@ def train_masks(
 
     Args:
         config: the network and how to train it.
-        videos: what to learn from: labelled videos, and unlabeled ones with the segmenter's masks as their truth.
+        videos: what to learn from: first labelled videos, then unlabeled ones with the segmenter's masks as their
+            truth; what is published takes those of both.
         held_out: labelled training videos that are in none of ``videos``; every evaluation scores them.
         folder: made if missing; training resumes there.
         device: where to train.
@@ -316,33 +414,47 @@ def train_masks(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=2))
     torch.manual_seed(seed)
-    recipe = Recipe(steps=config.steps, learning_rate=config.learning_rate)
-    network = fit(
-        SlotSimVP(config),
-        partial(slots_loss, config),
-        slot_batches(config, videos, seed),
-        folder,
-        recipe,
-        device,
-        seed,
-        lambda network: evaluate_masks(network, held_out, device),
-    )
-    return MasksPredictor(network)
+    network = build_masks(config)
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        return evaluate_masks(network, held_out, device)
+
+    if config.form != "published":
+        recipe, loss, batch = Recipe(config.steps, config.learning_rate), slots_loss, slot_batches(config, videos, seed)
+        return MasksPredictor(fit(network, partial(loss, config), batch, folder, recipe, device, seed, evaluate))
+    videos = [MaskVideos(part.inputs, part.inputs) for part in videos]
+    single = folder / "single"
+    if not (single / WEIGHTS).exists():
+        recipe = OneCycle(config.steps, config.learning_rate, cycle=round(config.steps * CYCLE_EPOCHS / EPOCHS))
+        batch = class_batches(config.batch_size, videos, seed)
+        fit(network, next_loss, batch, single, recipe, device, seed, evaluate)
+    network = load_weights(build_masks(config), single, device)
+    sampling = Sampling(max(1, Sampling.EPOCHS * Sampling.STARTS * len(videos[0]) // Sampling.BATCH))
+    batch = sampling.batches(videos[0], seed)
+    return MasksPredictor(fit(network, next_loss, batch, folder, sampling, device, seed, evaluate))
 
 
 def slots_loss(config: MasksConfig, network: SlotSimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss of a batch of :func:`slot_batches`."""
     target = tensors["target"]
     horizon_weights = torch.ones(target.shape[1], device=target.device)
-    if not config.rolls:
+    if config.form == "oneshot":
         horizon_weights[-1] = LAST_WEIGHT
         logits = network(tensors["slots"], tensors["shapes"])
     else:
         logits = network(tensors["slots"], tensors["shapes"], target, tensors["own"], target.shape[1])
-    return mask_loss(logits, target, float(config.form != "published"), horizon_weights)
+    return mask_loss(logits, target, 1.0, horizon_weights)
 
 
-def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device) -> dict[str, float]:
+def next_loss(network: ClassSimVP, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss of a batch of :func:`class_batches` or :meth:`Sampling.batches`."""
+    masks = tensors["masks"]
+    if "own" in tensors and tensors["own"].all():
+        masks = network.fed_back(masks)
+    return mask_loss(network(masks)[:, None], tensors["target"])
+
+
+def evaluate_masks(network: SlotSimVP | ClassSimVP, videos: MaskVideos, device: torch.device) -> dict[str, float]:
     """Return the competition's ``jaccard`` and the mean ``object_iou`` on frame 22 of the videos."""
     predictor = MasksPredictor(network)
     predicted = []
@@ -357,17 +469,18 @@ def evaluate_masks(network: SlotSimVP, videos: MaskVideos, device: torch.device)
 def load_masks(folder: Path, device: torch.device) -> MasksPredictor:
     """Rebuild the predictor that :func:`train_masks` left in ``folder``."""
     config = MasksConfig(**json.loads((folder / "config.json").read_text()))
-    return MasksPredictor(load_weights(SlotSimVP(config), folder, device))
+    return MasksPredictor(load_weights(build_masks(config), folder, device))
 
 
 def used(config: MasksConfig) -> dict:
     """Return the settings that decide the form of a config."""
-    return without(config, *(["horizons"] if config.rolls else []), *(["slots"] if config.form == "published" else []))
+    unused = {"oneshot": (), "rollout": ("horizons",), "published": ("horizons", "downscale", "patch")}
+    return without(config, *unused[config.form])
 
 
 MEMBER = Member(
     load_masks,
-    lambda config: SlotSimVP(config.masks),
+    lambda config: build_masks(config.masks),
     lambda config, videos, *place: train_masks(config.masks, videos.masks, videos.held_out, *place),
     lambda config: used(config.masks),
 )

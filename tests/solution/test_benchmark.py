@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from solution import benchmark, results_table
+from solution.config import override
+from solution.presets import PRESETS
 from solution.results_table import read_results
 
 
@@ -37,6 +39,15 @@ def test_pack(run, raw_standin):
     assert row["frames"] == 11 * 22 + 5 * 11
     assert row["ratio"] == pytest.approx(row["pack_frames_per_s"] / row["imdecode_frames_per_s"])
     assert not [path for path in raw_standin.parent.iterdir() if path != raw_standin]
+
+
+def test_simvp(run, monkeypatch):
+    small = override(PRESETS["report-simvp"], ["frames.size=8,16,4,2"])
+    monkeypatch.setitem(benchmark.PRESETS, "report-simvp", small)
+    rows = run("simvp", "--steps", "1", "--device", "cpu")
+    assert [row["network"] for row in rows if row["precision"] == "float32"] == ["inception", "gsta", "openstl"]
+    for row in rows:
+        assert row["step_ms"] > 0 and row["times_as_fast"] == pytest.approx(row["bare_float32_ms"] / row["step_ms"])
 
 
 def test_no_frames_is_one_sentence(tmp_path):

@@ -19,8 +19,7 @@ from solution.config import Config, override
 from solution.edges import FEATURES, edge_batches, edges_loss
 from solution.models.edges import EdgeNetwork
 from solution.physics import Constants
-from solution.predictors.drawn import video_batches
-from solution.predictors.frames import FramePipeline, frames_loss
+from solution.predictors.frames import FramePipeline, frame_batches, frames_loss
 from solution.predictors.masks import SlotSimVP, slot_batches, slots_loss
 from solution.predictors.objects import build, dynamics_loss, foreseen, training_batches
 from solution.presets import QUICK
@@ -66,7 +65,7 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
 
     def simvp(translator: str) -> Job:
         chosen = replace(config.frames, network=translator)
-        batch = video_batches(chosen.batch_size, [FrameVideos(frames, masks, rows)], 0, with_future=True)
+        batch = frame_batches(chosen.batch_size, [FrameVideos(frames, masks, rows)], 0)
         return Job(FramePipeline(chosen, nn.Identity()).simvp, partial(frames_loss, chosen), batch)
 
     def slots() -> Job:

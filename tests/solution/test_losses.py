@@ -43,7 +43,11 @@ def test_frame_loss_by_hand():
     assert values["loss"].item() == pytest.approx(0.125 + 0.1 * (1 - similarity) / 2, abs=1e-5)
     weighted = frame_loss(predicted, truth, horizon_weights=torch.tensor([1.0, 3.0]))
     assert weighted["loss"].item() == pytest.approx((0 * 1 + 0.25 * 3) / 4)
-    assert weighted["mse"].item() == pytest.approx(0.125)
+    assert weighted["mse"].item() == pytest.approx(0.125) and "ssim" not in weighted
+    half = torch.ones(1, 2, 1, 16, 16)
+    half[..., :8] = 5
+    weighted = frame_loss(predicted, truth, pixel_weights=half)
+    assert weighted["loss"].item() == pytest.approx(0.125 * 3) and weighted["mse"].item() == pytest.approx(0.125)
 
 
 def test_soft_jaccard_by_hand():

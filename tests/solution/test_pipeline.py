@@ -106,7 +106,7 @@ def test_a_stage_is_made_anew_for_what_it_uses_and_nothing_else(settings, made_a
 
 def test_a_network_that_is_not_used_decides_nothing():
     plain = ["objects.dynamics=corrected", "frames.network=convlstm", "masks.form=rollout"]
-    before, after = keys(*plain), keys(*plain, "frames.size=16,8,4,2", "masks.horizons=3")
+    before, after = keys(*plain), keys(*plain, "frames.size=32,8,4,2", "masks.horizons=3")
     assert before == after and keys()["objects"] != before["objects"]
     assert keys(*plain, "objects.width=64")["objects"] != before["objects"]
 

@@ -25,7 +25,7 @@ from solution.losses import frame_loss
 from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
-from solution.predictors.masks import SlotSimVP, slots_loss
+from solution.predictors.masks import SLOTS, SlotSimVP, slots_loss
 from solution.predictors.objects import dynamics_loss
 from solution.segmenter import build_segmenter, crops_loss
 from solution.training import Recipe, fit
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 STEPS = 5
 SEGMENTER = SegmenterConfig("resnet18", (16, 8), 1)
-MASKS = MasksConfig("rollout", slots=3, patch=2, size=(8, 16, 2, 2))
+MASKS = MasksConfig("rollout", patch=2, size=(8, 16, 2, 2))
 
 
 def uneven(shape: tuple[int, ...], classes: int, generator: torch.Generator) -> Tensor:
@@ -57,7 +57,7 @@ def crops(step: int) -> dict[str, Tensor]:
 def slots(step: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(step)
     seen = torch.randint(0, 4, (4, 11, 8, 12), generator=generator).to(torch.uint8)
-    shapes = torch.randint(0, 3, (4, 3), generator=generator)
+    shapes = torch.randint(0, 3, (4, SLOTS), generator=generator)
     own = torch.rand(4, 2, generator=generator) < 0.5
     return {"slots": seen, "shapes": shapes, "target": uneven((4, 2, 8, 12), 4, generator), "own": own}
 

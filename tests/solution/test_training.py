@@ -16,7 +16,7 @@ from torch import nn
 from data_prep.deadline import TimeIsUp, deadline
 from solution import training
 from solution.checkpoints import CHECKPOINTS, load_weights
-from solution.training import Recipe, fit
+from solution.training import OneCycle, Recipe, fit
 from tests.conftest import flip_a_bit
 
 CPU = torch.device("cpu")
@@ -52,6 +52,20 @@ def test_rate_is_one_cycle():
     assert recipe.rate(9) == pytest.approx(2.0)
     assert recipe.rate(55) == pytest.approx(1.0)
     assert recipe.rate(99) == pytest.approx(1 + math.cos(math.pi * 89 / 90))
+
+
+@pytest.mark.parametrize(("steps", "cycle"), [(100, None), (85, 100), (7, None)])
+def test_one_cycle_is_pytorch_s(steps, cycle):
+    recipe = OneCycle(steps, learning_rate=1e-3, cycle=cycle)
+    optimiser = torch.optim.Adam([nn.Parameter(torch.zeros(1))], 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, cycle or steps)
+    for step in range(steps):
+        (group,) = optimiser.param_groups
+        assert recipe.rate(step) == pytest.approx(group["lr"]) and recipe.beta(step) == pytest.approx(group["betas"][0])
+        optimiser.step()
+        if step + 1 < (cycle or steps):
+            schedule.step()
+    assert recipe.weight_decay == 0
 
 
 def test_it_learns_and_leaves_weights_log_and_curves(tmp_path):

@@ -30,7 +30,7 @@ def test_what_is_predicted_is_the_next_input(residual):
     model, clip = ConvLSTM(8, 2, frames_out=3, residual=residual).eval(), torch.rand(2, 4, 3, 16, 24)
     torch.nn.init.normal_(model.readout.weight, std=0.2)
     predicted = model(clip)
-    assert predicted.shape == (2, 3, 3, 16, 24)
+    assert predicted.shape == (2, 3, 3, 16, 24) and torch.equal(model(clip, [-1]), predicted[:, -1:])
     longer = torch.cat((clip, predicted[:, :1]), 1)
     torch.testing.assert_close(model(longer)[:, :2], predicted[:, 1:])
 

@@ -14,25 +14,30 @@ from solution.losses import mask_loss
 from solution.predictors import Clip
 from solution.predictors.masks import (
     EMPTY,
+    SLOTS,
     STAYS,
+    ClassSimVP,
     MasksPredictor,
     MaskVideos,
+    Sampling,
     SlotSimVP,
+    build_masks,
+    class_batches,
     evaluate_masks,
     load_masks,
+    next_loss,
     slot_batches,
     slot_classes,
     slot_shapes,
-    slots_of,
     thicken,
     thin,
     to_classes,
     to_slots,
     train_masks,
 )
+from solution.presets import PRESETS
 
 TINY = MasksConfig(
-    slots=4,
     patch=2,
     horizons=1,
     translator="inception",
@@ -62,9 +67,9 @@ def masks() -> np.ndarray:
     return sliding_squares(4)
 
 
-def network(config: MasksConfig = TINY) -> SlotSimVP:
+def network(config: MasksConfig = TINY) -> SlotSimVP | ClassSimVP:
     torch.manual_seed(0)
-    return SlotSimVP(config).eval()
+    return build_masks(config).eval()
 
 
 def test_slot_classes_are_the_largest_without_flicker():
@@ -73,7 +78,6 @@ def test_slot_classes_are_the_largest_without_flicker():
     masks[0, 0, 4:20] = IGNORE
     assert slot_classes(masks, 4).tolist() == [[5, 7, 9, 0], [0, 0, 0, 0]]
     assert slot_classes(masks, 2).tolist() == [[5, 7], [0, 0]]
-    assert slot_classes(masks, NUM_CLASSES - 1)[0].tolist() == list(range(1, NUM_CLASSES))
 
 
 def test_relabelling_there_and_back_is_the_identity_for_any_order(masks):
@@ -129,8 +133,8 @@ def test_between_thinned_pixels_lies_what_was_there(downscale):
 def test_separate_slots_have_no_order(masks):
     model = network()
     clip = torch.from_numpy(masks[:2, :CLIP_FRAMES])
-    classes = slot_classes(clip, 4)
-    order = torch.tensor([2, 0, 3, 1])
+    classes = slot_classes(clip, SLOTS)
+    order = torch.tensor([2, 0, 3, 1, 7, 4, 6, 5])
     plain, other = (model(to_slots(clip, some), slot_shapes(some)) for some in (classes, classes[:, order]))
     background_and_slots = torch.cat((torch.zeros(1, dtype=torch.long), order + 1))
     torch.testing.assert_close(other, plain[:, :, background_and_slots])
@@ -139,7 +143,7 @@ def test_separate_slots_have_no_order(masks):
 def test_separate_slots_know_of_each_other_and_may_all_be_empty(masks):
     model = network()
     clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
-    classes = slot_classes(clip, 4)
+    classes = slot_classes(clip, SLOTS)
     slots, shapes = to_slots(clip, classes), slot_shapes(classes)
     alone = torch.where(slots == 1, 1, 0).to(torch.uint8)
     assert not torch.allclose(model(slots, shapes)[:, :, 1], model(alone, shapes)[:, :, 1])
@@ -150,7 +154,7 @@ def test_separate_slots_know_of_each_other_and_may_all_be_empty(masks):
 def test_renaming_the_classes_renames_the_probabilities_and_nothing_else(masks):
     predictor = MasksPredictor(network())
     clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
-    old = slot_classes(clip, 4)[0, :3]
+    old = slot_classes(clip, SLOTS)[0, :3]
     new = old + torch.where((old - 1) % 16 < 8, 8, -8)  # metal becomes rubber and back; no shape changes
     renamed = clip.clone()
     for o, n in zip(old, new, strict=True):
@@ -167,26 +171,26 @@ def test_clips_are_predicted_alike_in_whatever_parts(masks):
 
 
 def test_initial_loss_is_that_of_choosing_between_the_slots(masks):
-    tensors = slot_batches(replace(TINY, slots=3), [MaskVideos(masks, masks)], 0)(0)
-    model = network(replace(TINY, slots=3))
+    tensors = slot_batches(TINY, [MaskVideos(masks, masks)], 0)(0)
+    model = network()
     logits = model(tensors["slots"], tensors["shapes"])
     last = model.certain(tensors["slots"][:, -1:])
     network_alone = mask_loss(logits - STAYS * last, tensors["target"])["cross_entropy"].item()
     assert network_alone == pytest.approx(math.log(4), rel=0.25)
     stays = (tensors["slots"][:, -1:] == tensors["target"]).float().mean().item()
     start = mask_loss(STAYS * last, tensors["target"])["cross_entropy"].item()
-    assert start == pytest.approx(math.log(math.exp(STAYS) + 3) - STAYS * stays, rel=1e-4)
+    assert start == pytest.approx(math.log(math.exp(STAYS) + SLOTS) - STAYS * stays, rel=1e-4)
 
 
 def test_batches_depend_on_nothing_but_seed_and_step(masks):
     videos = [MaskVideos(masks[:1], masks[:1]), MaskVideos(masks[1:], masks[1:])]
-    for form in ("oneshot", "rollout", "published"):
+    for form in ("oneshot", "rollout"):
         config = replace(TINY, form=form)
         batch = slot_batches(config, videos, 3)
         first, again = batch(2), slot_batches(config, videos, 3)(2)
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert not torch.equal(first["slots"], batch(1)["slots"])
-        assert first["slots"].max() <= slots_of(config)
+        assert first["slots"].max() <= SLOTS
 
 
 def test_mirroring_happens_to_input_and_target_together(masks):
@@ -198,9 +202,9 @@ def test_mirroring_happens_to_input_and_target_together(masks):
 def test_soft_planes_of_certain_slots_are_the_planes(masks):
     model = network()
     clip = torch.from_numpy(masks[:2, :2])
-    classes = slot_classes(clip, 4)
+    classes = slot_classes(clip, SLOTS)
     slots, shapes = to_slots(clip, classes), slot_shapes(classes)
-    presence = torch.stack([slots == k for k in range(1, 5)], 2).float()
+    presence = torch.stack([slots == k for k in range(1, SLOTS + 1)], 2).float()
     torch.testing.assert_close(model.planes(slots, shapes), model.soft_planes(presence, shapes))
 
 
@@ -215,7 +219,7 @@ def test_rollout_grows_to_all_horizons_and_to_own_feedback(masks):
 def test_a_rollout_fed_the_truth_is_eleven_single_steps(masks):
     model = network(replace(TINY, form="rollout"))
     video = torch.from_numpy(masks[:1])
-    classes = slot_classes(video[:, :CLIP_FRAMES], 4)
+    classes = slot_classes(video[:, :CLIP_FRAMES], SLOTS)
     slots, shapes = to_slots(video, classes), slot_shapes(classes)
     truth, own = slots[:, CLIP_FRAMES:], torch.zeros(1, 11, dtype=torch.bool)
     rolled = model(slots[:, :CLIP_FRAMES], shapes, truth, own)
@@ -240,3 +244,80 @@ def test_a_rollout_whose_sides_simvp_would_pad_is_refused():
     network(replace(TINY, form="rollout", downscale=2, patch=4))
     with pytest.raises(ValueError, match="needs sides that 32 divides"):
         network(replace(TINY, form="rollout", downscale=2, patch=4, size=(8, 16, 4, 2)))
+
+
+PUBLISHED = replace(TINY, form="published", translator="openstl", size=(8, 16, 2, 2))
+
+
+def test_published_windows_are_all_eleven_of_a_video_and_what_follows():
+    numbers = np.broadcast_to(np.arange(NUM_FRAMES, dtype=np.uint8)[:, None, None], (3, NUM_FRAMES, 2, 2))
+    videos = MaskVideos(numbers, numbers)
+    batch, first = class_batches(16, [videos], 0), set()
+    for step in range(20):
+        tensors = batch(step)
+        start = tensors["masks"][:, 0, 0, 0]
+        assert torch.equal(tensors["masks"][:, -1, 0, 0], start + CLIP_FRAMES - 1)
+        assert torch.equal(tensors["target"][:, 0, 0, 0], start + CLIP_FRAMES)
+        first |= set(start.tolist())
+    assert first == set(range(11))
+    steps = 4500
+    sampling = Sampling(steps)
+    shares = [sampling.own_share(step) for step in range(steps)]
+    # 1 - 1.05 ** -(100 · (3 / 20 - 0.033)) by hand; nothing is fed back in the first 0.66 epochs.
+    assert shares == sorted(shares) and shares[: steps // 5] == [0.0] * (steps // 5)
+    assert shares[-1] == pytest.approx(0.435, abs=0.001)
+    assert sampling.rate(0) == sampling.rate(steps - 1) == 1e-4
+    own = []
+    for step in range(0, steps, 25):
+        tensors = sampling.batches(videos, 0)(step)
+        assert tensors["own"].shape == (4,) and tensors["own"].unique().numel() == 1
+        own.append(tensors["own"][0].item())
+        ahead = tensors["target"][:, 0, 0, 0] - tensors["masks"][:, -1, 0, 0]
+        assert (ahead == (2 if own[-1] else 1)).all() and tensors["masks"][:, 0].max() <= 5
+    assert sum(own) == pytest.approx(sum(shares[::25]), abs=20)
+
+
+def test_published_feedback_is_the_most_probable_class_and_has_no_gradient(masks):
+    model = network(PUBLISHED).train()
+    seen = torch.from_numpy(masks[:2, :CLIP_FRAMES])
+    later = model.fed_back(seen)
+    assert later.dtype == torch.uint8 and torch.equal(later[:, :-1], seen[:, 1:])
+    assert torch.equal(later[:, -1], model(seen).argmax(1).to(torch.uint8))
+    target = torch.from_numpy(masks[:2, CLIP_FRAMES + 1 : CLIP_FRAMES + 2])
+    own = next_loss(model, {"masks": seen, "target": target, "own": torch.ones(2, dtype=torch.bool)})
+    given = next_loss(model, {"masks": later, "target": target})
+    torch.testing.assert_close(own["loss"], given["loss"])
+    model.eval()
+    rolled = seen
+    for _ in range(10):
+        rolled = torch.cat((rolled[:, 1:], model(rolled).argmax(1, keepdim=True).to(torch.uint8)), 1)
+    torch.testing.assert_close(model.probabilities(seen), model(rolled).softmax(1))
+
+
+def test_published_training_learns_from_the_segmenter_s_masks_resumes_and_rebuilds(masks, tmp_path):
+    config = replace(PUBLISHED, steps=2, batch_size=2)
+    videos = MaskVideos(masks[:1], np.full_like(masks[:1], 48))
+    predictor = train_masks(config, [videos], videos, tmp_path, CPU)
+    same = train_masks(config, [MaskVideos(masks[:1], masks[:1])], videos, tmp_path / "same", CPU)
+    clip = torch.from_numpy(masks[:1, :CLIP_FRAMES])
+    probabilities = predictor.predict(Clip(clip, clip))
+    assert torch.equal(same.predict(Clip(clip, clip)), probabilities)  # targets that were 48 changed nothing
+    assert (tmp_path / "single" / "weights.safetensors").exists()
+    assert torch.equal(load_masks(tmp_path, CPU).predict(Clip(clip, clip)), probabilities)
+    sampled = (tmp_path / "log.csv").read_text().splitlines()[-1].split(",")[0]
+    assert sampled == str(3 * 6 * 1 // 4)
+
+
+def test_published_network_is_openstl_s_with_an_embedding_and_two_convolutions():
+    with torch.device("meta"):
+        model = build_masks(PRESETS["masks-rollout"].masks)
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parameters.pop("simvp")
+    config = PRESETS["masks-rollout"].masks
+    assert config.steps * config.batch_size / (14_000 * 11) == pytest.approx(17, abs=0.01)
+    assert parameters == {
+        "embedding": 49 * 49,
+        "down": 49 * 49 * 9 + 49,
+        "up": 49 * 49 * 4 + 49,
+        "readout": 49 * 49 + 49,
+    }
