@@ -1,6 +1,6 @@
 """How the stand-in's solids slide, roll and hit each other: MuJoCo's rigid bodies in three dimensions.
 
-The constants are those of real videos and of others that Bullet moved. Who is thrown where is in
+The constants are those of real videos, as the prior in ``solution.physics``. Who is thrown where is in
 ``data_prep.standin.physics``.
 """
 
