@@ -33,7 +33,6 @@ QUICK = Config(
         network="inception",
         size=(32, 128, 4, 3),
         patch=2,
-        ssim_weight=0.02,
         steps=400,
         batch_size=4,
         tuned=("pseudo",),
