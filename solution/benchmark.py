@@ -38,6 +38,7 @@ from data_prep.standin.writer import Settings, make_standin, paint_videos
 from solution import processes
 from solution.evaluation import evaluate, print_table
 from solution.metrics import score as score_masks
+from solution.models.simvp import TRANSLATORS
 from solution.pipeline import Pipeline, configured
 from solution.predictors.drawn import as_clip
 from solution.predictors.frames import build_simvp, frames_loss
@@ -53,6 +54,7 @@ DATA = Path("data")
 FULL_SIZE = {"train": 1000, "val": 1000, "unlabeled": 13_000, "hidden": 5000}
 LEAST = 2
 """Videos of a split at the smallest scale."""
+NETWORKS = tuple(TRANSLATORS)
 SEED = 1
 """Other videos than those of the small stand-in, on which the kit was developed."""
 
@@ -131,12 +133,13 @@ def best_seconds(run: Callable[[], None], repeats: int, device: torch.device) ->
 @main.command()
 @click.option("--clips", default=1, show_default=True, type=click.IntRange(1), help="In a batch.")
 @click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="The fastest counts.")
+@click.option("--network", "networks", multiple=True, type=click.Choice(NETWORKS), default=NETWORKS, help="Repeatable.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
 @exits_cleanly
-def simvp(clips: int, steps: int, device_name: str | None) -> None:
+def simvp(clips: int, steps: int, networks: tuple[str, ...], device_name: str | None) -> None:
     """Time SimVP's training step of report-simvp: this kit's, the same in float32, and a bare one in float32."""
     device, rows = choose_device(device_name), []
-    for network in ("inception", "gsta", "openstl"):
+    for network in networks:
         config = replace(PRESETS["report-simvp"].frames, network=network)
         bare = bare_step_seconds(build_simvp(config), random_batch(clips), steps, device)
         for dtype in dict.fromkeys((autocast_dtype(device), torch.float32)):
