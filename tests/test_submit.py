@@ -66,7 +66,7 @@ def test_the_file_is_what_the_leaderboard_takes(workspace):
         assert words in workspace.printed, words
     profile = workspace.printed.rpartition("time per stage")[2].splitlines()
     shares = [int(line.rpartition(" ")[2].removesuffix("%")) for line in profile[1:]]
-    assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110 and len(shares) == 12
+    assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110 and len(shares) == 10
     assert any(line.startswith("  segmenter ") for line in profile) and "done before" not in profile[-1]
     assert sorted(os.listdir(workspace.folder)) == ["runs", "submission.pt"]
     leftovers = [path for path in workspace.folder.rglob("*") if path.suffix in (".partial", ".tmp", ".part", ".rows")]
@@ -78,7 +78,7 @@ def test_a_second_time_repeats_nothing(trained):
     assert_one_sentence(run_submit("--data", trained.data), "submission.pt exists", "--overwrite")
     found = run_submit("--data", trained.data, "--overwrite")
     assert found.exit_code == 0, found.output
-    assert times(trained.folder) == before and len(before) == 11
+    assert times(trained.folder) == before and len(before) == 9
     profile = found.output.rpartition("time per stage")[2]
     assert (
         "done before: mask_tracks, segmenter, " in profile
@@ -283,7 +283,7 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--set", "masks.size=16,20,4,2", "--members", "masks"], ["masks.size=16,20", "cannot be built"]),
         (["--set", "segmenter.crop=200,300"], ["segmenter.crop=200,300", "frames of 160 by 240", "(200, 300)"]),
         (["--set", "segmenter.downscale=3"], ["segmenter.downscale=3", "downscale divides", "3 does not"]),
-        (["--set", "frames.downscale=3", "--members", "frames"], ["frames.downscale=3", "downscale divides"]),
+        (["--set", "frames.downscale=3", "--members", "frames"], ["frames.downscale=3", "downscale × patch divides"]),
         (["--members", "objects,luck"], ["different members of objects, masks, frames", "luck"]),
         (["--members", "objects,objects"], ["different members"]),
         (["--members", ""], ["ensemble.members", "at least 1"]),
@@ -364,7 +364,7 @@ def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
     found = run_validate("--run", "two", "--data", trained.data)
     assert found.exit_code == 0, found.output
     made = sorted(name.split("-")[0] for name in times(trained.folder).keys() - before.keys())
-    assert made == ["masks_val", "masks_val"]
+    assert made == ["masks_val", "masks_val", "methods_val"]
 
 
 @pytest.mark.slow

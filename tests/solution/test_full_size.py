@@ -10,7 +10,7 @@ from solution import benchmark, results_table
 from solution.results_table import read_results
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call
 
-OPTIONS = ["full", "--recipe", "quick", "--scale", "0.0005", *TINY_OPTIONS[2:]]
+OPTIONS = ["full", "--recipe", "quick", "--scale", "0.0005", *TINY_OPTIONS[2:], "--set", "segmenter.steps=6"]
 
 
 @pytest.fixture
