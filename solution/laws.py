@@ -24,7 +24,7 @@ from data_prep.standin.physics import Trajectories
 from data_prep.standin.tracks import read_tracks
 from solution.edges import load_edges, track
 from solution.kalman import observe
-from solution.motion import HORIZON, PRIOR, SHOWN, Windows, errors, find_windows, fit_constants, foreseen
+from solution.motion import HORIZON, NEAR, PRIOR, SHOWN, Windows, errors, find_windows, fit_constants, foreseen
 from solution.physics import Constants
 from solution.predictors.objects import EDGES
 from solution.runs import choose_device, pack_and_report, read_run
@@ -113,7 +113,7 @@ def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
     """Return (n,) errors of the filter's velocities after the clip, over the standard deviations that it states.
 
     The truth is the mean velocity from one frame after the clip to four, without what friction and air took until
-    then, of cubes and cylinders whose course is smooth there.
+    then, of cubes and cylinders whose course is smooth there and that touch nothing around the clip's last frame.
     """
     belief = observe(tracks.frames(slice(CLIP_FRAMES)), constants)
     first, last = CLIP_FRAMES, CLIP_FRAMES + 3
@@ -128,6 +128,11 @@ def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
     before = velocity * (1 + (FRAME_SECONDS + seconds / 2) * loss / speed.clamp_min(1e-6))
     smooth = clear[:, CLIP_FRAMES - 1 : last + 1].all(1) & (change < STEADY).all(1) & (tracks.shape != SPHERE)
     smooth &= (speed[..., 0] > MOVING) & (tracks.visible[:, :CLIP_FRAMES].sum(1) >= LOOKS)
+    ends = slice(first - 1, first + 1)
+    position, visible = tracks.position[:, ends], tracks.visible[:, ends]
+    gap = (position[:, :, :, None] - position[:, :, None]).norm(dim=-1)  # (V, 2, K, K)
+    both = visible[:, :, :, None] & visible[:, :, None] & ~torch.eye(gap.shape[-1], dtype=torch.bool)
+    smooth &= ~(both & (gap < NEAR)).any(-1).any(1)
     deviation = belief.variance()[..., 2:4].sqrt()
     return ((belief.state.velocity - before) / deviation)[smooth].abs().flatten().numpy()
 
