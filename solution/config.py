@@ -33,7 +33,7 @@ class SegmenterConfig:
 
     Attributes:
         encoder: of segmentation-models-pytorch.
-        decoder_channels: coarse to fine; their number is the depth of the encoder.
+        decoder_channels: coarse to fine; the encoder has one stage more.
         downscale: 2 works at half resolution.
         crop: height and width of what a training step sees of a frame.
         region_weight: of the Dice loss beside cross-entropy.
@@ -41,7 +41,7 @@ class SegmenterConfig:
     """
 
     encoder: str = "resnet34"
-    decoder_channels: tuple[Count, ...] = (256, 128, 64, 64, 64)
+    decoder_channels: tuple[Count, ...] = (256, 128, 64, 64)
     downscale: Count = 1
     crop: tuple[Count, Count] = (128, 128)
     steps: Count = 6000

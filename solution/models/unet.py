@@ -19,6 +19,8 @@ FRAME_STD = (0.1, 0.1, 0.1)
 
 GROUPS = (1, len(SHAPES), len(MATERIALS), len(COLOURS))
 """Channels of the factored head: background, shape, material, colour."""
+SUBPIXEL = 2
+"""Logits that the head makes along each side of a pixel of the decoder."""
 
 
 class SegmentationUNet(nn.Module):
@@ -27,9 +29,12 @@ class SegmentationUNet(nn.Module):
     The 48 classes are all combinations of 3 × 2 × 8 attributes, so 14 channels (background included) say everything,
     each attribute learns from every object that has it, and the sum over classes factors into small sums.
 
+    A sub-pixel convolution (Shi et al., CVPR 2016) takes the place of the decoder's last stage, which has no skip and,
+    at full size, costs as much as several others.
+
     Args:
         encoder: name of an smp encoder; it starts from random weights.
-        decoder_channels: widths of the decoder stages, coarse to fine; their number is the depth of the encoder.
+        decoder_channels: widths of the decoder stages, coarse to fine; the encoder has one stage more.
         downscale: the U-Net sees frames whose sides are this many times smaller; its logits are interpolated back.
     """
 
@@ -46,11 +51,13 @@ class SegmentationUNet(nn.Module):
         self.register_buffer("std", torch.tensor(FRAME_STD)[:, None, None], persistent=False)
         self.unet = smp.Unet(
             encoder,
-            encoder_depth=len(decoder_channels),
+            encoder_depth=len(decoder_channels) + 1,
             encoder_weights=None,
-            classes=sum(GROUPS),
-            decoder_channels=decoder_channels,
+            decoder_channels=(*decoder_channels, decoder_channels[-1]),
         )
+        self.unet.decoder.blocks = self.unet.decoder.blocks[:-1]
+        head = nn.Conv2d(decoder_channels[-1], sum(GROUPS) * SUBPIXEL**2, 3, padding=1)
+        self.unet.segmentation_head = nn.Sequential(head, nn.PixelShuffle(SUBPIXEL))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map (N, 3, H, W) frames in [0, 1] to (N, 14, H/d, W/d) logits of background, shape, material and colour.

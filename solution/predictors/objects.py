@@ -36,7 +36,7 @@ from solution.training import Recipe, fit
 
 HORIZON = NUM_FRAMES - CLIP_FRAMES
 SIMULATED_AT_ONCE = 1000
-FITTED_ON = 200
+FITTED_ON = 100
 """Videos, at most, that the simulator's constants are fitted to."""
 EDGES = "edges.safetensors"
 TRUTH = ("position", "seen", "yaw", "judged")

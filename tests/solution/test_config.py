@@ -90,6 +90,6 @@ def test_there_are_no_more_settings_than_somebody_needs():
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
 def test_every_encoder_that_can_be_built_is_allowed(encoder):
     check_possible(
-        override(PRESETS["quick"], [f"segmenter.encoder={encoder}", "segmenter.decoder_channels=64,32,16,16,16"]),
+        override(PRESETS["quick"], [f"segmenter.encoder={encoder}", "segmenter.decoder_channels=64,32,16,16"]),
         "--set",
     )

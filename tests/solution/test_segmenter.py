@@ -28,7 +28,7 @@ from solution.segmenter import (
 from solution.settling import settle
 
 CPU = torch.device("cpu")
-TINY = SegmenterConfig("resnet18", (32, 24, 16), downscale=2, crop=(64, 64), steps=4, batch=4)
+TINY = SegmenterConfig("resnet18", (32, 24), downscale=2, crop=(64, 64), steps=4, batch=4)
 
 
 class Fixed:
@@ -208,7 +208,7 @@ def test_one_batch_can_be_overfitted(videos):
         torch.from_numpy(videos[1][:2, 0, ::2, ::2].copy()),
     )
     torch.manual_seed(0)
-    network = build_segmenter(SegmenterConfig("resnet18", (32, 24, 16)))
+    network = build_segmenter(SegmenterConfig("resnet18", (32, 24)))
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(40):
         found = factored_loss(network, as_images(frames), mask, 0.5)

@@ -13,7 +13,7 @@ from solution.models.unet import GROUPS, SegmentationUNet
 @pytest.fixture(scope="module")
 def network() -> SegmentationUNet:
     torch.manual_seed(0)
-    return SegmentationUNet("resnet18", (32, 24, 16), 2).eval()
+    return SegmentationUNet("resnet18", (32, 24), 2).eval()
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_knowing_nothing_costs_the_logarithms_of_the_choices(network):
 
 @pytest.mark.parametrize("downscale", [1, 2, 4])
 def test_shapes(downscale):
-    network = SegmentationUNet("resnet18", (16, 12, 8), downscale).eval()
+    network = SegmentationUNet("resnet18", (16, 12), downscale).eval()
     with torch.inference_mode():
         assert network.logits(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
         assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64 // downscale, 64 // downscale)
