@@ -45,12 +45,13 @@ from solution.predictors.frames import build_simvp, frames_loss
 from solution.presets import PRESETS
 from solution.report import record_run
 from solution.results_table import record_result
-from solution.runs import STAGES, Positive, choose_device
+from solution.runs import STAGES, choose_device
 from solution.stages import Stage, counted
 from solution.submission import load_truth
 from solution.training import OneCycle, autocast_dtype, fit
 
 DATA = Path("data")
+POSITIVE = click.FloatRange(0, 10_000, min_open=True)
 FULL_SIZE = {"train": 1000, "val": 1000, "unlabeled": 13_000, "hidden": 5000}
 LEAST = 2
 """Videos of a split at the smallest scale."""
@@ -195,9 +196,9 @@ def bare_step_seconds(model: nn.Module, tensors: dict[str, Tensor], steps: int, 
 
 
 @main.command()
-@click.option("--scale", default=1.0, show_default=True, type=Positive(), help="1: full size.")
+@click.option("--scale", default=1.0, show_default=True, type=POSITIVE, help="1: full size.")
 @click.option("--unlabeled", type=click.IntRange(0), help="Unlabeled videos.  [default: 13,000 times the scale]")
-@click.option("--minutes", type=Positive(), help="Stop after so many; call again to go on.")
+@click.option("--minutes", type=POSITIVE, help="Stop after so many; call again to go on.")
 @click.option("--recipe", type=click.Choice(sorted(PRESETS)), default="full", show_default=True, help="A preset.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
@@ -226,7 +227,7 @@ def full(
             pipeline.predictions(packed["hidden"])
             truth = load_truth(data / "hidden_truth.pt").masks.numpy()
             last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
-            scores = evaluate(pipeline, packed["hidden"], last_frames, truth).scores
+            scores, *_ = evaluate(pipeline, packed["hidden"], truth, last_frames)
     except TimeIsUp:
         click.echo(state(pipeline))
         if stop_signal():

@@ -12,7 +12,7 @@ from torch import Tensor
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CLIP_FRAMES, RADIUS
 from solution.motion import NEAR
-from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, stand
+from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, scattered
 
 FATES = ("late", "collided", "occluded", "moved", "still")
 MEANING = {
@@ -53,24 +53,15 @@ def _fates(masks: np.ndarray) -> np.ndarray:
     position, visible, hidden, border = (part.numpy() for part in coarse_places(torch.from_numpy(labels[:, FIRST:])))
     hidden &= visible & ~border  # what the image's edge cuts is not hidden by another object
     collided = _broken(position, visible & ~border & ~hidden)
-    fate = np.full((len(masks), NUM_CLASSES), -1, np.int8)
+    present = profiles(torch.from_numpy(labels))[0].any(-1).numpy()  # (V, 22, 49)
     start, end = CLIP_FRAMES - 1 - FIRST, -1
-    for video, frames in enumerate(labels):
-        pixels = np.stack([np.bincount(frame.reshape(-1), minlength=NUM_CLASSES) for frame in frames])
-        for label in np.flatnonzero(pixels[-1][1:]) + 1:
-            there, covered = visible[video, :, label], hidden[video, :, label]
-            if not pixels[:CLIP_FRAMES, label].any():
-                name = "late"
-            elif collided[video, label]:
-                name = "collided"
-            elif covered[[start, end]].any() or not there[end]:
-                name = "occluded"
-            elif not there[start] or np.linalg.norm(np.subtract(*position[video, [start, end], label])) > MOVED:
-                name = "moved"
-            else:
-                name = "still"
-            fate[video, label] = FATES.index(name)
-    return fate
+    late = ~present[:, :CLIP_FRAMES].any(1)
+    occluded = hidden[:, start] | hidden[:, end] | ~visible[:, end]
+    moved = ~visible[:, start] | (np.linalg.norm(position[:, start] - position[:, end], axis=-1) > MOVED)
+    fate = np.select([late, collided, occluded, moved], range(4), 4)
+    fate[~present[:, -1]] = -1
+    fate[:, BACKGROUND] = -1
+    return fate.astype(np.int8)
 
 
 def coarse_places(masks: Tensor) -> tuple[Tensor, ...]:
@@ -87,17 +78,10 @@ def coarse_places(masks: Tensor) -> tuple[Tensor, ...]:
     box, cut = boxes(rows[video, frame, label], columns[video, frame, label])
     shape = torch.from_numpy(SHAPE_OF_CLASS)[label]
     fit = Outlines(masks.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE)
-    position, yaw = stand(box, cut), torch.zeros(len(label))
-    for width in WIDTHS:
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(box, cut, WIDTHS, tries_yaws=False)
     support, shown, _ = fit.judge(position, yaw)
-
-    def spread(values: Tensor) -> Tensor:
-        out = values.new_zeros(videos, frames, NUM_CLASSES, *values.shape[1:])
-        out[video, frame, label] = values
-        return out
-
-    return tuple(spread(part) for part in (position, (support > 0.5) & (shown > 0.04), shown < HIDDEN, cut.any(-1)))
+    values = position, (support > 0.5) & (shown > 0.04), shown < HIDDEN, cut.any(-1)
+    return tuple(scattered(part, (video, frame, label), rows.shape[:3]) for part in values)
 
 
 def _broken(position: np.ndarray, clear: np.ndarray) -> np.ndarray:

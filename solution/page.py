@@ -30,13 +30,8 @@ LOST = 0.2
 
 # Okabe & Ito's colours, which people who see no red or no green can tell apart; they differ in lightness too.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
-RIGHT, MISSED, INVENTED, MISTAKEN, NOT_SCORED = (
-    (150, 150, 150),
-    (0, 114, 178),
-    (230, 159, 0),
-    (30, 30, 30),
-    (255, 255, 255),
-)
+RIGHT, MISSED, INVENTED = (150, 150, 150), (0, 114, 178), (230, 159, 0)
+MISTAKEN, NOT_SCORED = (30, 30, 30), (255, 255, 255)
 FLOOR = (238, 238, 238)
 DIAMOND = (np.abs(np.arange(-2, 3))[:, None] + np.abs(np.arange(-2, 3)) <= 2).astype(np.uint8)
 """Neighbourhood in which an outline is looked for."""
@@ -93,7 +88,6 @@ def page(material: Material) -> str:
     """Return the page's HTML."""
     counts = video_confusions(material.prediction, material.truth)
     object_ious = object_table(counts)
-    rows, groups = choose_videos(counts)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -115,8 +109,7 @@ def page(material: Material) -> str:
         num_others=min(RANDOM, len(counts) - WORST),
         secret=material.frames is not None and material.frames.shape[1] < NUM_FRAMES,
         videos=[
-            video_card(material, row, group, counts[row], object_ious[row])
-            for row, group in zip(rows, groups, strict=True)
+            video_card(material, row, group, counts[row], object_ious[row]) for row, group in choose_videos(counts)
         ],
         about={
             heading: value if isinstance(value, str) else json.dumps(value, indent=1)
@@ -125,14 +118,13 @@ def page(material: Material) -> str:
     )
 
 
-def choose_videos(counts: np.ndarray) -> tuple[list[int], list[str]]:
-    """Return the rows of the worst and of some random other videos of (N, 49, 49) counts, and which they are."""
+def choose_videos(counts: np.ndarray) -> list[tuple[int, str]]:
+    """Return the rows of the worst and of some random other videos of (N, 49, 49) counts, and which of both they are."""
     scores = video_scores(counts)
     scored = np.flatnonzero(np.isfinite(scores))
     order = scored[np.argsort(scores[scored], kind="stable")]
-    worst, rest = order[:WORST], order[WORST:]
-    random = np.random.default_rng(0).permutation(rest)[:RANDOM]
-    return [*map(int, worst), *map(int, random)], ["worst"] * len(worst) + ["random"] * len(random)
+    random = np.random.default_rng(0).permutation(order[WORST:])[:RANDOM]
+    return [(int(row), "worst") for row in order[:WORST]] + [(int(row), "random") for row in random]
 
 
 def video_scores(counts: np.ndarray) -> np.ndarray:

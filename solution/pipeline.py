@@ -31,12 +31,12 @@ from solution.config import Config, FramesConfig, ObjectsConfig, only, override,
 from solution.edges import load_edges, track, train_edges
 from solution.ensemble import (
     Copies,
+    Decoding,
     System,
     WithinMemory,
     batch_size,
     clips,
     fit_decoding,
-    load_decoding,
     make_clip,
     system_probabilities,
 )
@@ -354,9 +354,8 @@ class Pipeline(Stages):
             if not processes.is_first():
                 return
             members = load_members(stages, self.device)
-            fitted, scores = fit_decoding(names, self._held_out_batches(members), self.config.ensemble.decode)
-            text = json.dumps(asdict(fitted) | {"pooled_jaccard": scores}, indent=1)
-            (folder / "decoding.json").write_text(text)
+            fitted = fit_decoding(names, self._held_out_batches(members), self.config.ensemble.decode)
+            (folder / "decoding.json").write_text(json.dumps(asdict(fitted), indent=1))
 
         keys = {name: [stage.key for stage in copies] for name, copies in stages.items()}
         return self.stage("decoding", {"config": without(self.config.ensemble, "copies"), "members": keys}, build)
@@ -373,8 +372,9 @@ class Pipeline(Stages):
 
     def system(self) -> System:
         """Return everything trained, ready to predict."""
-        decoding, members = self.make("decoding"), load_members(self.member_stages(), self.device)
-        return System(members, load_decoding(decoding.folder), self.config.ensemble)
+        fitted = (self.make("decoding").folder / "decoding.json").read_text()
+        members = load_members(self.member_stages(), self.device)
+        return System(members, Decoding(**json.loads(fitted)), self.config.ensemble)
 
     def predicted(self, split: PackedSplit) -> Stage:
         """Predict frame 22 of every video of a split."""

@@ -20,7 +20,7 @@ from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit, open_split
 from data_prep.scene import CLIP_FRAMES
 from solution import processes
-from solution.evaluation import Evaluation, score_baselines
+from solution.evaluation import score_baselines
 from solution.fates import fates
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
@@ -35,6 +35,7 @@ from solution.results_table import (
     read_results,
     record_result,
     results_block,
+    score_row,
     with_error,
     with_results,
     without_paths,
@@ -45,29 +46,26 @@ from solution.submission import Truth
 
 
 def material_of_run(
-    name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score], fate: np.ndarray
+    name: str,
+    pipeline: Pipeline,
+    scores: dict[str, Score],
+    masks: np.ndarray,
+    presence: np.ndarray,
+    fate: np.ndarray,
 ) -> Material:
-    """Return the material of a run's page on val.
-
-    Args:
-        name: of the run.
-        pipeline: of the run, on the data that was predicted.
-        evaluation: of val.
-        scores: of every method, the ceiling among them.
-        fate: (N, 49) fates of the objects of val.
-    """
+    """Return the material of a run's page on val; for the arrays see :class:`solution.page.Material`."""
     val = pipeline.packed["val"]
     seconds = {stage: f"{done.seconds:.0f} s" for stage, done in pipeline.done.items()}
     return Material(
         title=f"Run {name} on {len(val)} val videos",
-        prediction=evaluation.masks,
+        prediction=masks,
         truth=val.masks[:, -1],
         scores=scores,
         own="ensemble",
         videos=val.videos,
         frames=val.frames,
         fates=fate,
-        presence=evaluation.presence,
+        presence=presence,
         about={
             "Configuration": asdict(pipeline.config),
             "Time of the stages": seconds,
@@ -159,20 +157,12 @@ def record_run(
     program = Path(sys.argv[0])
     words = ["-m", f"solution.{program.stem}"] if program.parent.name == "solution" else [program.name]
     words += without_paths(sys.argv[1:])
-    minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith("methods_")) / 60
+    scoring = ("methods_", "fates_")
+    minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith(scoring)) / 60
     stages = (before or {}) | pipeline.done
     rows = [
-        {
-            "method": name,
-            "jaccard": reached.jaccard,
-            "jaccard_sd": None,
-            "object_iou": reached.object_iou,
-            "object_iou_se": reached.object_iou_se,
-            "n": 1,
-            "minutes": minutes if name in ("submission", "ensemble") else None,
-            "by_group": reached.as_json()["by_group"],
-        }
-        for name, reached in scores.items()
+        score_row(method, reached, minutes if method in ("submission", "ensemble") else None)
+        for method, reached in scores.items()
     ]
     record_result(
         name,

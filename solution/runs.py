@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -38,19 +37,6 @@ TRAINED = "trained"
 """The folder in a run's own that holds what prediction needs."""
 STANDIN = Path("data/standin")
 STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
-
-
-class Positive(click.FloatRange):
-    """A number above 0 as an option; unlike click's own range it takes neither nan nor inf."""
-
-    def __init__(self):
-        super().__init__(0, min_open=True)
-
-    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> float:
-        number = super().convert(value, param, context)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, context)
-        return number
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -218,7 +204,7 @@ def find_run(run: str | Path) -> Path:
 
 
 def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
-    """Return the config of a finished run and its stages; say what changed.
+    """Return the config of a finished run and its stages, and print a note if other code made it.
 
     Those that prediction needs lie in the run's own folder and are checked. Of the others only the time is told.
 
@@ -228,13 +214,20 @@ def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
     Raises:
         UserError: the run is unfinished, damaged or of other code.
     """
-    folder = find_run(run)
+    config, stages, made_by = _read(find_run(run))
+    if "unknown" not in (made_by, commit()) and made_by != commit():
+        note = f"Note: run {run} was made by commit {made_by}, this is {commit()}; other code may predict otherwise."
+        click.echo(note, err=True)
+    return config, stages
+
+
+def _read(folder: Path) -> tuple[Config, dict[str, Stage], str]:
     path = folder / "run.json"
     record = read_json(path, "copy the run's folder again, or run submit.py again")
     try:
         stages = {
-            name: Stage(Path(found["folder"]), found["key"], found["seconds"])
-            for name, found in record["stages"].items()
+            name: Stage(Path(made["folder"]), made["key"], made["seconds"])
+            for name, made in record["stages"].items()
             if not name.startswith(("masks_", "predictions_"))  # of other videos
         }
         trained = {name: (folder / place, stages[name].key) for name, place in record["trained"].items()}
@@ -249,16 +242,13 @@ def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
         raise UserError(f"{path} has a config of another version of the kit; run submit.py again.") from None
     if FINISHED not in trained:
         raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; start its submit.py again.")
-    if "unknown" not in (made_by, commit()) and made_by != commit():
-        note = f"{path} was made by commit {made_by}, this is {commit()}; other code may predict otherwise."
-        click.echo(f"Note: {note}", err=True)
-    return config, stages | {name: finished(place, key) for name, (place, key) in trained.items()}
+    return config, stages | {name: finished(place, key) for name, (place, key) in trained.items()}, made_by
 
 
-def is_finished(run: str | Path) -> bool:
-    """Tell whether there is such a run and it is finished."""
+def is_finished(folder: Path) -> bool:
+    """Tell whether a folder holds a finished run."""
     try:
-        read_run(run)
+        _read(folder)
     except UserError:
         return False
     return True

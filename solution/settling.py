@@ -7,13 +7,14 @@ that follows. The known solids' outlines tell which pixels belong together.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES, floor_depth
-from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, side, stand
+from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, scattered, side
 
 LOOKALIKES = 16
 """Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
@@ -93,14 +94,11 @@ def settle_shapes(masks: Tensor) -> Tensor:
     shape = torch.arange(3, device=device).repeat_interleave(len(video))
     label = (body + 1).repeat(3)
     fit = Hypotheses(clip.reshape(-1), image, label, shape, videos * frames, *COARSE)
-    position = stand(box.flatten(0, 1)[image, label - 1], cut.flatten(0, 1)[image, label - 1])
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4, 3):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(*(part.flatten(0, 1)[image, label - 1] for part in (box, cut)), (6, 4, 3))
     fit = Hypotheses(clip.reshape(-1), image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(2):
-        position, yaw = fit.improve(position, yaw, 3, turns=True)
+        position, yaw = fit.improve(position, yaw, 3)
     overlap = fit.overlap(position, yaw, area.flatten(0, 1)[image, label - 1])
     score = torch.zeros_like(votes)
     count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(body), body), area.new_ones(()), True)[:, 0]
@@ -240,17 +238,9 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     label = classes[video, slot]
     shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
     fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
-    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(*boxes(rows[video, frame, label], columns[video, frame, label]), (6, 4))
     inside, size = fit.contents(position, yaw), fit.judge(position, yaw)[-1]
-
-    def spread(values: Tensor) -> Tensor:
-        out = values.new_zeros(videos, frames, CANDIDATES, *values.shape[1:])
-        out[video, frame, slot] = values
-        return out
-
+    spread = partial(scattered, places=(video, frame, slot), shape=area.shape)
     found = spread(inside.gather(1, label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
     place, size = spread(position), spread(size)[..., None]
     part, own = area[:, :, None], area[..., None]  # of the second and of the first of (V, T, C, C)

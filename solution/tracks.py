@@ -6,6 +6,7 @@ Works on plain tensors of any device. What happens next on the floor is physics'
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -104,51 +105,43 @@ def _find(masks: Tensor) -> Tracks:
     label = classes[video, slot]
     shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
     image = video * frames + frame
-    box, border = boxes(rows[video, frame, label], columns[video, frame, label])
-    position = stand(box, border)
-    yaw = torch.zeros_like(position[:, 0])
+    box, cut = boxes(rows[video, frame, label], columns[video, frame, label])
     labels = masks.reshape(-1)
     fit = Outlines(labels, image, label, shape, videos * frames, *COARSE)
-    position, yaw = fit.first_yaw(position, yaw)
-    for width in (10, 6, 4):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(box, cut, (10, 6, 4))
     fit = Outlines(labels, image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(3):
-        position, yaw = fit.improve(position, yaw, 3, turns=True)
+        position, yaw = fit.improve(position, yaw, 3)
     position, yaw, covariance = fit.sharpen(position, yaw)
     support, shown, _ = fit.judge(position, yaw)
     good = (support > 0.5) & (shown > 0.04) & covariance.isfinite().all((1, 2))
-
-    def spread(values: Tensor) -> Tensor:
-        out = values.new_zeros(videos, frames, MAX_OBJECTS, *values.shape[1:])
-        out[video[good], frame[good], slot[good]] = values[good]
-        return out
-
     yaw = torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
-    pixels = area[video, frame, label]
-    values = (good, position, yaw * (shape == CUBE), border.any(-1), shown, pixels, covariance)
-    return Tracks(classes, *(spread(each) for each in values))
+    values = (good, position, yaw * (shape == CUBE), cut.any(-1), shown, area[video, frame, label], covariance)
+    places = video[good], frame[good], slot[good]
+    return Tracks(classes, *(scattered(value[good], places, candidate.shape) for value in values))
+
+
+def scattered(values: Tensor, places: tuple[Tensor, ...], shape: Sequence[int]) -> Tensor:
+    """Return zeros of a shape, with (N, ...) values at N places of its first dimensions."""
+    out = values.new_zeros(*shape, *values.shape[1:])
+    out[places] = values
+    return out
 
 
 def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many pixels every class has in each row (V, T, 49, 160) and each column (V, T, 49, 240), float32."""
     videos, frames = masks.shape[:2]
-    device = masks.device
-    image = torch.arange(videos * frames, device=device)[:, None, None] * NUM_CLASSES
-    flat = masks.reshape(-1, HEIGHT, WIDTH).long()
-    flat = torch.where(flat < NUM_CLASSES, flat, 0)
-    row = torch.arange(HEIGHT, device=device)[:, None]
-    column = torch.arange(WIDTH, device=device)
-    some, r, c = flat.nonzero(as_tuple=True)
-    owner = image[some, 0, 0] + flat[some, r, c]
-    count = videos * frames * NUM_CLASSES
-    rows = torch.bincount(owner * HEIGHT + row[r, 0], minlength=count * HEIGHT)
-    columns = torch.bincount(owner * WIDTH + column[c], minlength=count * WIDTH)
-    return (
-        rows.view(videos, frames, NUM_CLASSES, HEIGHT).float(),
-        columns.view(videos, frames, NUM_CLASSES, WIDTH).float(),
-    )
+    labels = masks.reshape(-1, HEIGHT, WIDTH).long()
+    labels = torch.where(labels < NUM_CLASSES, labels, 0)
+    image, row, column = labels.nonzero(as_tuple=True)
+    owner = image * NUM_CLASSES + labels[image, row, column]
+
+    def count(place: Tensor, size: int) -> Tensor:
+        pixels = torch.bincount(owner * size + place, minlength=videos * frames * NUM_CLASSES * size)
+        return pixels.view(videos, frames, NUM_CLASSES, size).float()
+
+    return count(row, HEIGHT), count(column, WIDTH)
 
 
 def boxes(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,20 +278,26 @@ class Outlines:
 
     def look(self, points: Tensor, chosen: Tensor) -> Tensor:
         """Return (N, ...) float32: 1 own class, -1 visibly something else, 0 unknown, at (N, ..., 2) image points."""
-        column, row = points.floor().long().unbind(-1)
-        inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
-        image = self.image[chosen].view(-1, *[1] * (row.ndim - 1))
-        pixel = (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
-        found = self.labels[pixel].long()
+        label, inside = self.labels_at(points, chosen)
+        image = self.image[chosen].view(-1, *[1] * (label.ndim - 1))
         own = self.label[chosen].view_as(image)
-        other = (found != 0) & (found != own)
+        other = (label != 0) & (label != own)
         if self.depth is None:
             hidden = other
         else:
             mine = self.depth[self.image[chosen], self.label[chosen]].view_as(image)
-            hidden = other & (self.depth[image, found] < mine)
-        value = torch.where(found == own, 1.0, torch.where(hidden, 0.0, -1.0))
+            hidden = other & (self.depth[image, label] < mine)
+        value = torch.where(label == own, 1.0, torch.where(hidden, 0.0, -1.0))
         return value * inside
+
+    def labels_at(self, points: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, ...) int64 labels of the pixels nearest to (N, ..., 2) points, and which are in the image."""
+        column, row = points.floor().long().unbind(-1)
+        inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
+        image = self.image[chosen].view(-1, *[1] * (row.ndim - 1))
+        return self.labels[
+            (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
+        ].long(), inside
 
     def edges(self, kind: int, position: Tensor, yaw: Tensor, width: int):
         """Return centre (N, 2), radius (N, R), normal (N, R), the seen edge's offset (N, R) and its weight (N, R)."""
@@ -318,7 +317,7 @@ class Outlines:
         return centre, radius, normal, (cut - width).float(), known.float()
 
     def improve(
-        self, position: Tensor, yaw: Tensor, width: int, turns: bool, kinds: tuple[int, ...] = (0, 1, 2)
+        self, position: Tensor, yaw: Tensor, width: int, turns: bool = True, kinds: tuple[int, ...] = (0, 1, 2)
     ) -> tuple[Tensor, Tensor]:
         """Take one Gauss-Newton step towards the visible edges; ``width`` pixels are searched on either side."""
         position, yaw = position.clone(), yaw.clone()
@@ -415,6 +414,15 @@ class Outlines:
         centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
         return centre, normal, ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
 
+    def locate(self, box: Tensor, cut: Tensor, widths: Sequence[int], tries_yaws: bool = True) -> tuple[Tensor, Tensor]:
+        """Return positions (N, 2) and yaws (N,) of outlines in :func:`boxes`; see :meth:`improve` for the widths."""
+        position, yaw = stand(box, cut), box.new_zeros(len(box))
+        if tries_yaws:
+            position, yaw = self.first_yaw(position, yaw)
+        for width in widths:
+            position, yaw = self.improve(position, yaw, width)
+        return position, yaw
+
     def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Move everything roughly into place, then turn each cube to the best of a few yaws."""
         for width in (12, 12, 8):
@@ -465,12 +473,9 @@ class Outlines:
             if len(chosen) == 0:
                 continue
             points, pixels = self.samples(kind, position[chosen], yaw[chosen])
-            column, row = points.floor().long().unbind(-1)
-            inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
-            image = self.image[chosen][:, None, None]
-            found = self.labels[(image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)].long()
-            found = torch.where(inside & (found < NUM_CLASSES), found, 0)
-            counts[chosen] = counts[chosen].scatter_add(1, found.flatten(1), pixels.flatten(1))
+            label, inside = self.labels_at(points, chosen)
+            label = torch.where(inside & (label < NUM_CLASSES), label, 0)
+            counts[chosen] = counts[chosen].scatter_add(1, label.flatten(1), pixels.flatten(1))
         return counts
 
     def overlap(self, position: Tensor, yaw: Tensor, pixels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -54,7 +54,9 @@ def validate(
     elif file and hidden and not (truth or run or data or report or picture or record or as_json):
         check_format(file, hidden)
     elif run and data and not (file or truth or hidden):
-        score_run(run, data, device_name, as_json, report, picture, record)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
+            scores = score_run(run, data, device_name, report, picture, record)
+        print_scores(scores, as_json)
     else:
         raise UserError(f"{USES}; see --help.")
 
@@ -124,32 +126,11 @@ def check_format(file: Path, hidden: Path) -> None:
 
 
 def score_run(
-    run: str,
-    data: Path,
-    device_name: str | None,
-    as_json: bool,
-    report: Path | None,
-    picture: Path | None,
-    record: Path | None,
-) -> None:
-    """Predict val from its first 11 frames on the path of submit.py, print every method's score, and remember them."""
-    from solution.evaluation import print_table
-
-    if not as_json:
-        print_table(validate_run(run, data, device_name, report, picture, record))
-        return
-    with redirect_stdout(sys.stderr):  # progress is no part of the object
-        scores = validate_run(run, data, device_name, report, picture, record)
-    methods = {name: reached.as_json() for name, reached in scores.items()}
-    click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
-
-
-def validate_run(
     run: str, data: Path, device_name: str | None, report: Path | None, picture: Path | None, record: Path | None
 ) -> dict[str, Score]:
-    """Return the scores of every method on val, and leave them in the run's folder."""
-    from solution.evaluation import FORESIGHT, evaluate, foresight
-    from solution.fates import fate_groups, fates
+    """Predict val from its first 11 frames on the path of submit.py; return every method's score, kept with the run."""
+    from solution.evaluation import FORESIGHT, evaluate, fates_of, foresight
+    from solution.fates import fate_groups
     from solution.page import write_page
     from solution.pipeline import Pipeline
     from solution.report import material_of_run, record_run, save_validation
@@ -159,28 +140,28 @@ def validate_run(
     if picture:
         check_picture(picture)
     device = choose_device(device_name)
-    name = find_run(run).name
-    config, trained = read_run(run)  # what is wrong with it is said before the data are packed
+    folder = find_run(run)
+    config, trained = read_run(folder)  # what is wrong with it is said before the data are packed
     packed = pack_and_report(data, required=("val",))
     pipeline = Pipeline(config, packed, STAGES, device)
     pipeline.done |= trained
     val = packed["val"]
     truth = val.masks[:, -1]
     check_known(truth, Path(val.masks.filename).parent)
-    fate = fates(val.masks)
-    groups = fate_groups(fate)
-    evaluation = evaluate(pipeline, val, None if val.frames is None else val.frames[:, -1], truth, groups)
-    best = {FORESIGHT: foresight(val.masks, groups)} if val.frames is None else {}
-    scores = evaluation.scores | best
-    save_validation(find_run(run), data, scores)
-    material = material_of_run(name, pipeline, evaluation, scores, fate)
+    fate = fates_of(pipeline, val)
+    groups, last_frames = fate_groups(fate), None if val.frames is None else val.frames[:, -1]
+    scores, masks, presence = evaluate(pipeline, val, truth, last_frames, groups)
+    if val.frames is None:
+        scores[FORESIGHT] = foresight(val.masks, groups)
+    save_validation(folder, data, scores)
+    material = material_of_run(folder.name, pipeline, scores, masks, presence, fate)
     if report:
         write_page(report, material)
     if picture:
         write_strips(picture, material)
     if record:
-        described = f"run {name} of {data.name}, scored on its {len(val)} val videos"
-        record_run(name, scores, pipeline, described, record)
+        described = f"run {folder.name} of {data.name}, scored on its {len(val)} val videos"
+        record_run(folder.name, scores, pipeline, described, record)
     return scores
 
 
@@ -194,3 +175,14 @@ def print_score(reached: Score, as_json: bool) -> None:
     click.echo(f"{reached.ignored:.2%} of the pixels are ignored")
     for name, iou in reached.per_class.items():
         click.echo(f"  {name:24} {iou:.4f}")
+
+
+def print_scores(scores: dict[str, Score], as_json: bool) -> None:
+    """Print the scores of every method for people, or as JSON with that of the ensemble first."""
+    from solution.evaluation import print_table
+
+    if not as_json:
+        print_table(scores)
+        return
+    methods = {name: reached.as_json() for name, reached in scores.items()}
+    click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))

@@ -106,7 +106,7 @@ def test_a_run_scores_a_competition_of_val_alone_and_its_bad_video_not(trained, 
     whole = only_object(run_validate("--run", "quick", "--data", alone, "--device", "cpu", "--json").stdout)
     assert whole["videos"] == 2
     made = {path.name.split("-")[0] for path in set((trained.folder / "runs" / "stages").iterdir()) - before}
-    assert made == {"masks_val", "methods_val"}, "nothing is trained or segmented that is not scored"
+    assert made == {"masks_val", "fates_val", "methods_val"}, "nothing is trained or segmented that is not scored"
     (val / "video_1001" / "image_7.png").write_text("text")
     found = run_validate("--run", "quick", "--data", alone, "--device", "cpu", "--json")
     result = only_object(found.stdout)

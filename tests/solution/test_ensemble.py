@@ -142,9 +142,10 @@ def test_the_better_member_gets_the_weight():
     probabilities, truth = random_case(5)
     noise = random_case(6)[0]
     batches = [({"good": probabilities, "bad": noise}, truth)]
-    decoding, scores = fit_decoding(("good", "bad"), batches, "fitted")
+    decoding = fit_decoding(("good", "bad"), batches, "fitted")
     assert decoding.weights["good"] > decoding.weights["bad"]
     assert sum(decoding.weights.values()) == pytest.approx(1)
+    scores = decoding.pooled_jaccard
     assert scores["ensemble"] >= max(scores["good"], scores["bad"])
 
 
@@ -163,8 +164,9 @@ def mixed_case(shares: tuple[float, float], videos: int) -> tuple[dict[str, torc
 
 @pytest.mark.parametrize(("shares", "is_mixed"), [((0.6, 0.6), True), ((0.9, 0.0), False)])
 def test_a_mixture_is_chosen_where_members_know_different_things(shares, is_mixed):
-    decoding, scores = fit_decoding(("a", "b"), [mixed_case(shares, 8)], "fitted")
+    decoding = fit_decoding(("a", "b"), [mixed_case(shares, 8)], "fitted")
     assert (min(decoding.weights.values()) > 0) == is_mixed
+    scores = decoding.pooled_jaccard
     assert (scores["ensemble"] > max(scores["a"], scores["b"])) == is_mixed
 
 
@@ -187,7 +189,7 @@ def test_what_one_video_gains_is_chance():
 
 
 def test_argmax_needs_no_fit():
-    decoding, _ = fit_decoding(("a", "b"), iter(()), "argmax")
+    decoding = fit_decoding(("a", "b"), iter(()), "argmax")
     assert decoding.threshold is None and decoding.weights == {"a": 0.5, "b": 0.5}
 
 
