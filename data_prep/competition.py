@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.errors import UserError
-from data_prep.labels import BadFile, check_regular, read_npy, value_problems, without_ones
+from data_prep.labels import BadFile, read_npy, value_problems, without_ones
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 SPLITS = ("train", "val", "unlabeled", "hidden")
@@ -315,7 +315,6 @@ def read_image(path: str | Path) -> tuple[bytes, str]:
     Raises:
         BadFile: the file is missing, no PNG or JPEG, truncated, damaged, or of another size.
     """
-    check_regular(path)
     try:
         with open(path, "rb") as file:
             data = file.read()

@@ -24,13 +24,14 @@ MEANING = {
 }
 
 BROKEN_COURSE = 0.04
-"""World units per frame²; friction slows by at most 0.017 (0.29 units/s² and frames of 0.24 s)."""
+"""Acceleration in world units per frame² that only a hit explains; friction slows by at most 0.017."""
 HIDDEN = 0.75
+"""Share of an outline below which what shows of it counts as occluded."""
 MOVED = 0.2 * RADIUS
 FIRST = CLIP_FRAMES - 2
-"""Index of the first frame that is looked at: two steps before the first unseen one."""
+"""Index of the first frame that counts: two before the first unseen one, for second differences."""
 WIDTHS = (10, 6, 4, 3)
-"""Pixels by either side of an outline in which its edge is searched, in every step of the fit."""
+"""Pixels on either side of an outline in which its edge is searched, by step of the fit."""
 VIDEOS_AT_ONCE = 16
 
 
@@ -65,11 +66,10 @@ def _fates(masks: np.ndarray) -> np.ndarray:
 
 
 def coarse_places(masks: Tensor) -> tuple[Tensor, ...]:
-    """Return where the objects of (V, T, 160, 240) uint8 masks stand, to a pixel: much faster than ``find_tracks``.
+    """Return where the objects of (V, T, 160, 240) uint8 masks stand, to a pixel; much faster than ``find_tracks``.
 
     Returns:
-        (V, T, 49, 2) places on the floor, and (V, T, 49) bool which are known, which others hide over a quarter of, and
-        which the image's edge cuts.
+        (V, T, 49, 2) places on the floor, and (V, T, 49) bool: visible, over a quarter hidden, cut by the image's edge.
     """
     videos, frames = masks.shape[:2]
     rows, columns = profiles(masks)

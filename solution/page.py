@@ -119,7 +119,7 @@ def page(material: Material) -> str:
 
 
 def choose_videos(counts: np.ndarray) -> list[tuple[int, str]]:
-    """Return the rows of the worst and of some random other videos of (N, 49, 49) counts, and which of both they are."""
+    """Return the rows of the worst and of some random other videos of (N, 49, 49) counts, and which each is."""
     scores = video_scores(counts)
     scored = np.flatnonzero(np.isfinite(scores))
     order = scored[np.argsort(scores[scored], kind="stable")]

@@ -1,6 +1,6 @@
-"""Where every object stood, read off the masks: fits the known solids' outlines to what is visible of them.
+"""Positions of objects on the floor, found by fitting the outlines of the known solids to masks.
 
-Works on plain tensors of any device. What happens next on the floor is physics' and the networks' business.
+Works on plain tensors of any device; motion lives elsewhere.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ QUARTER = math.pi / 2
 RIM = 64
 """Corners of the polygon that stands for a circle."""
 COARSE, FINE = (32, 64), (128, 128)
-"""Rays along which an edge is searched and normals of the hull: to come near, and for a tenth of a pixel."""
+"""Rays along which an edge is searched and normals of the convex hull, for a first fit and for a tenth of a pixel."""
 NEAR_EDGE = (-1.5, -0.5, 0.5, 1.5)
-"""Pixels from the edge, along each ray, whose labels decide the last hundredths of a pixel."""
+"""Pixels from the edge, along each ray, of the labels that :meth:`Outlines.sharpen` fits."""
 BLUR = (0.5, 0.3, 0.2, 0.12, 0.07, 0.045)
-"""Widths of the edge in pixels, tried one after the other."""
+"""Widths of the logistic edge in pixels, tried one after the other."""
 HOLD = (300.0, 300.0, 6.0)
-"""Information on x, y and yaw (pixels² per unit² and radian²) that keeps outlines in place where no edge is seen."""
+"""Precision (inverse variance, pixels² per unit² and radian²) of the prior that x, y and yaw stay as they are."""
 VIDEOS_AT_ONCE, OUTLINES_AT_ONCE = {"cpu": 32, "cuda": 256}, {"cpu": 500, "cuda": 10_000}
-"""A core's cache is small, and a GPU waits for whoever gives it little; an outline needs about 300 kB."""
+"""Few on a CPU, for its cache; an outline needs about 300 kB."""
 MIN_PIXELS = 8
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """What V videos of T frames show of at most K objects each; empty slots have class 0 and are never visible."""
+    """Measurements of at most K objects in each of V videos of T frames; empty slots have class 0, never visible."""
 
     classes: Tensor
     """(V, K) int64, 0 where a slot is empty."""
@@ -81,7 +81,7 @@ def find_tracks(masks: Tensor) -> Tracks:
 
     Slots go to the classes with the most pixels in the first ``CLIP_FRAMES`` frames, then in the others.
     """
-    return join([_find(some) for some in masks.split(VIDEOS_AT_ONCE[masks.device.type])])
+    return join([_find(chunk) for chunk in masks.split(VIDEOS_AT_ONCE[masks.device.type])])
 
 
 def join(parts: list[Tracks]) -> Tracks:
@@ -241,7 +241,7 @@ def edge_normals(kind: int, position: Tensor, yaw: Tensor, around: Tensor) -> Te
 class Outlines:
     """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres.
 
-    Where another class is seen the solid is hidden, unless that one stands farther away: then its edge is there. The
+    Pixels of another class hide the solid, unless that one stands farther away: then the solid's edge is there. The
     latter is left out where not ``ordered``, for labels that may be wrong.
     """
 
@@ -351,24 +351,22 @@ class Outlines:
     def sharpen(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the most likely positions (N, 2) and yaws (N,) near those given, and their covariances (N, 3, 3).
 
-        A pixel at a signed distance d outside the edge is taken to carry the class with probability sigmoid(-d / b):
-        logistic regression on the labels along the edge, by Newton's method. Its blur b is as likely as the rest, so
-        that clean masks are fitted to a few hundredths of a pixel and ragged ones are known as such. The covariance
-        is that of least squares on edges which err by b; how much errors of neighbouring pixels have in common, and
-        with that one factor of it, is left to whoever knows the masks.
+        Logistic regression on the labels along the edge, by Newton's method: a pixel at a signed distance d outside
+        the edge carries the class with probability sigmoid(-d / b). The blur b maximises the likelihood too: a few
+        hundredths of a pixel for clean masks, more for ragged ones. The covariance is that of least squares with
+        independent errors of b; the correlation of neighbouring pixels is one more factor, unknown here.
         """
         position, yaw = position.clone(), yaw.clone()
         covariance = position.new_zeros(len(yaw), 3, 3)
         for kind, chosen in enumerate(self.chosen):
-            for some in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
-                place, turn = position[some], yaw[some]
-                distance, slope, label = self.near_edge(kind, place, turn, some)
+            for chunk in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
+                distance, slope, label = self.near_edge(kind, position[chunk], yaw[chunk], chunk)
                 step, blur = most_likely_step(distance, slope, label)
-                position[some] = place + step[:, :2].clamp(-0.05, 0.05)
-                yaw[some] = turn + step[:, 2].clamp(-0.2, 0.2)
+                position[chunk] += step[:, :2].clamp(-0.05, 0.05)
+                yaw[chunk] += step[:, 2].clamp(-0.2, 0.2)
                 at_edge = (label != 0) * (distance.abs() < 0.5)
                 information = (slope * at_edge[..., None]).transpose(1, 2) @ slope + prior(slope)
-                covariance[some] = torch.linalg.inv_ex(information)[0] * blur.square()[:, None, None]
+                covariance[chunk] = torch.linalg.inv_ex(information)[0] * blur.square()[:, None, None]
         return position, yaw, covariance
 
     def near_edge(self, kind: int, position: Tensor, yaw: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -485,7 +483,7 @@ class Outlines:
         return own / (pixels + own / support.clamp_min(1e-6) - own).clamp_min(1)
 
     def remember(self, position: Tensor, image: Tensor | None = None, label: Tensor | None = None) -> None:
-        """Keep how far every class stands in its image, for who hides whom; of these outlines or, if given, others."""
+        """Keep the depth of every class in its image, which tells who hides whom; of these outlines or of others."""
         if not self.ordered:
             return
         image, label = (self.image, self.label) if image is None else (image, label)
@@ -495,7 +493,7 @@ class Outlines:
 
 
 def prior(slope: Tensor, hold: tuple[float, float, float] = HOLD) -> Tensor:
-    """Return ``hold`` as (N, 3, 3), but a little for what moves no edge at all."""
+    """Return the precision matrices (N, 3, 3) with ``hold`` on the diagonal, 1 for what moves no edge at all."""
     return torch.diag_embed(torch.where((slope != 0).any(1), slope.new_tensor(hold), 1.0))
 
 
