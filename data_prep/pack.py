@@ -1,8 +1,8 @@
 """PNG folders → memory-mapped uint8 arrays, and the way every other module opens them.
 
 ``DIR/SPLIT/frames.npy`` is (N, T, 160, 240, 3), ``masks.npy`` (N, T, 160, 240) for train and val, and ``index.json``,
-written last, says that the split is complete. A bad train or unlabeled video has no row; val and hidden keep one row
-per video whatever happens: a bad val video's mask is all 255, a bad hidden frame is the nearest readable one.
+written last, marks the split as complete. A bad train or unlabeled video has no row; val and hidden always have one row
+per video: a bad val video's mask is all 255, a bad hidden frame is the nearest readable one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LEFT_OUT, NOT_SCORED, GREY_ROW = "video left out", "row kept, not scored", "row 
 
 @dataclass(frozen=True)
 class PackedVideo:
-    """What became of a video: whether it can be used, a hash of what was read of it, and what was wrong with it."""
+    """The outcome of a video: whether it can be used, a hash of what was read, and what was wrong with it."""
 
     usable: bool
     content: str
@@ -139,14 +139,9 @@ def open_split(folder: Path) -> PackedSplit:
 def write_index(
     folder: Path, videos: Sequence[int], problems: Sequence[Problem], source: dict, files: str | None = None
 ) -> None:
-    """Declare a packed split complete: write its ``index.json`` atomically.
+    """Declare a split whose arrays are in ``folder`` complete: write its ``index.json`` atomically.
 
-    Args:
-        folder: the split's folder, which already holds its arrays.
-        videos: the number of the video in every row.
-        problems: what was wrong with the files of the videos.
-        source: JSON values that say where the arrays come from.
-        files: see :func:`state_of_files`; None where nothing was packed.
+    See :class:`PackedSplit` for the arguments; ``files``: see :func:`state_of_files`, None where nothing was packed.
     """
     index = {
         "split": folder.name,
@@ -203,8 +198,8 @@ def pack(
 def pack_split(competition: Competition, split: str, folder: Path) -> None:
     """Pack one split into ``folder``, from where an earlier attempt at the same files stopped; see :func:`pack`.
 
-    Videos are decoded on all cores and written in the order of their numbers. The files have space for all of them at
-    first, and are cut in the end by what bad videos did not need.
+    Videos are decoded on all cores and written in the order of their numbers. Files have space for all of them at first
+    and are cut to the number of usable ones in the end.
     """
     videos = competition.splits[split]
     source, files = {"folder": str(next(iter(videos.values())).parent)}, state_of_files(videos)
@@ -260,7 +255,6 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
 
 
 def has_row(split: str, video: PackedVideo) -> bool:
-    """Return whether a video has a row in the arrays of its split."""
     return video.usable or split in ROW_KEPT_ALWAYS
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -244,13 +244,3 @@ def batch_size(device: torch.device) -> int:
     The filter is hundreds of thousands of small operations, however many clips it follows: a GPU is given all that fit.
     """
     return max(1, torch.cuda.mem_get_info(device)[1] // CLIP_BYTES) if device.type == "cuda" else 32
-
-
-def clips(
-    frames: np.ndarray | None, masks: list[np.ndarray], device: torch.device, rows: np.ndarray | None = None
-) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
-    rows = np.arange(len(masks[0])) if rows is None else rows
-    for first in range(0, len(rows), batch_size(device)):
-        chosen = rows[first : first + batch_size(device)]
-        yield make_clip(frames, masks, chosen, device), chosen

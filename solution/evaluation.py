@@ -15,7 +15,7 @@ from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.drawing import draw
-from solution.ensemble import batch_size, clips, decode, make_clip, system_probabilities
+from solution.ensemble import batch_size, decode, make_clip, system_probabilities
 from solution.fates import fates
 from solution.forecast import Forecast
 from solution.metrics import Score, score
@@ -28,6 +28,8 @@ from solution.tracks import find_tracks
 
 FORESIGHT = "true positions of seen objects"
 """What perfect foresight would reach in a stand-in of masks only."""
+BASELINE_VIDEOS = 64
+"""Whose masks are in memory at a time."""
 
 
 def evaluate(
@@ -76,33 +78,29 @@ def compare(
 
     Args:
         pipeline: has the segmenter, and whatever else reads masks off frames.
-        split: (N, T, 160, 240, 3) uint8 frames, where there are any, of which 11 are looked at.
+        split: of N videos.
         masks: by method, (N, 160, 240) uint8.
         truth: (N, 160, 240) uint8, 255 where nothing is scored.
         last_frames: (N, 160, 240, 3) uint8 true frames 22; None leaves perfect foresight out.
         groups: see ``solution.metrics.score``.
     """
-    device = pipeline.device
-    scores = score_baselines(split.frames, pipeline.masks_of(split), truth, device, groups)
+    scores = score_baselines(pipeline.masks_of(split), truth, groups)
     scores |= {name: score(drawn, truth, groups) for name, drawn in masks.items()}
     for name, reader in ({} if last_frames is None else pipeline.readers()).items():
-        scores[name] = score(segment_in_chunks(reader, last_frames, device), truth, groups)
+        scores[name] = score(segment_in_chunks(reader, last_frames, pipeline.device), truth, groups)
     return scores
 
 
 def score_baselines(
-    frames: np.ndarray | None,
-    seen: np.ndarray,
-    truth: np.ndarray,
-    device: torch.device,
-    groups: dict[str, np.ndarray] | None = None,
+    seen: np.ndarray, truth: np.ndarray, groups: dict[str, np.ndarray] | None = None
 ) -> dict[str, Score]:
     """Score what learns nothing on one segmenter's (N, T, 160, 240) uint8 masks, by name; see :func:`compare`."""
-    masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
-    for clip, rows in clips(frames, [seen], device):
-        for name, baseline in BASELINES.items():
-            masks[name][rows] = baseline.predict(clip).argmax(1).byte().cpu().numpy()
-    return {name: score(drawn, truth, groups) for name, drawn in masks.items()}
+    chunks = [slice(first, first + BASELINE_VIDEOS) for first in range(0, len(seen), BASELINE_VIDEOS)]
+    scores = {}
+    for name, baseline in BASELINES.items():
+        masks = [baseline(torch.from_numpy(np.array(seen[rows, :CLIP_FRAMES]))) for rows in chunks]
+        scores[name] = score(torch.cat(masks), truth, groups)
+    return scores
 
 
 def fates_of(pipeline: Pipeline, split: PackedSplit) -> np.ndarray:

@@ -35,7 +35,6 @@ from solution.ensemble import (
     System,
     WithinMemory,
     batch_size,
-    clips,
     fit_decoding,
     make_clip,
     system_probabilities,
@@ -365,8 +364,10 @@ class Pipeline(Stages):
         return {name: [copy.make(name) for copy in self.copies] for name in self.config.ensemble.members}
 
     def _held_out_batches(self, members: dict[str, Predictor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        train = self.packed["train"]
-        for clip, rows in clips(train.frames, self.seen(train), self.device, self.held_out_rows):
+        train, chunk = self.packed["train"], batch_size(self.device)
+        for first in range(0, len(self.held_out_rows), chunk):
+            rows = self.held_out_rows[first : first + chunk]
+            clip = make_clip(train.frames, self.seen(train), rows, self.device)
             truth = torch.from_numpy(train.masks[rows, -1]).to(self.device)
             yield system_probabilities(members, clip, self.config.ensemble), truth
 

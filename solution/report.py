@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES
 from data_prep.errors import UserError, exits_cleanly
@@ -101,7 +100,7 @@ def material_of_file(
     scores = {"all background": score(np.full_like(prediction, BACKGROUND), true_masks)}
     if all_masks is not None:  # the baselines see what a flawless segmenter would
         seen = np.where(all_masks[:, :CLIP_FRAMES] < NUM_CLASSES, all_masks[:, :CLIP_FRAMES], BACKGROUND)
-        baselines = score_baselines(None, seen, true_masks, torch.device("cpu"))
+        baselines = score_baselines(seen, true_masks)
         scores |= {f"{name}, from true masks": reached for name, reached in baselines.items() if name not in scores}
     return Material(
         title=f"{file.name} against {source.name}",

@@ -364,7 +364,7 @@ def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
     found = run_validate("--run", "two", "--data", trained.data)
     assert found.exit_code == 0, found.output
     made = sorted(name.split("-")[0] for name in times(trained.folder).keys() - before.keys())
-    assert made == ["masks_val", "masks_val", "methods_val"]
+    assert made == ["fates_val", "masks_val", "masks_val", "methods_val"]
 
 
 @pytest.mark.slow

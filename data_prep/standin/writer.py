@@ -1,6 +1,6 @@
-"""Lays a stand-in competition down: raw folders, packed arrays, or masks and tracks alone; all cores, resumable.
+"""Writes a stand-in competition: raw folders, packed arrays, or masks and tracks alone; on all cores, resumable.
 
-A video is a pure function of (seed, video number), so what an interrupted run finished is kept and the rest follows.
+A video is a pure function of (seed, video number), so an interrupted run keeps what it finished.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from data_prep.standin.renderer import film, solids_of
 from data_prep.standin.tracks import digest, read_tracks, write_tracks
 
 FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
-"""Where the real competition's splits begin; a split that is larger than the real one pushes the next on."""
+"""First video numbers of the real splits; a split larger than the real one shifts the next."""
 
 VIDEOS_AT_ONCE = {"cpu": 4, "cuda": 32}
-"""Per process, by where they are filmed; a video's bytes do not depend on it."""
+"""Per process, by device; a video's bytes do not depend on it."""
 
 FEW = 16
-"""So many videos are made in this process: starting others takes longer."""
+"""Up to this number of videos no worker processes are started."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every byte of a stand-in competition on one machine.
+    """All that decides the bytes of a stand-in competition on one machine.
 
     kind is ``raw``, ``packed`` or ``masks``, labels are ``exact`` or ``imprecise``. ``tracks`` identifies the files
-    (see ``tracks.digest``) whose videos are filmed, "" where they are invented. version is raised whenever the other
-    settings come to mean other videos, so that no stage takes old ones for new ones.
+    (see ``tracks.digest``) whose videos are filmed, "" where they are invented. version is raised whenever equal
+    settings make other videos than before.
     """
 
     train: int
@@ -76,10 +76,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """What happens in the videos of a competition: inventions, or what files hold.
+    """The trajectories in the videos of a competition: invented, or read from files.
 
-    One file gives every split its videos, one after the other; several give each split those of its own, in the order
-    in which ``Settings.numbers`` has the splits.
+    One file holds the videos of all splits, one split after the other; or there is one for each split, in the order of
+    ``Settings.numbers``.
     """
 
     settings: Settings
