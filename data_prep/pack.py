@@ -131,8 +131,8 @@ def open_split(folder: Path) -> PackedSplit:
         raise UserError(f"{folder} is not a readable packed split ({error}); delete it and pack again.") from None
     for array in (frames, masks):
         if array is not None and (len(array) != len(videos) or array.dtype != np.uint8):
-            found = f"{array.dtype} of shape {array.shape}"
-            raise UserError(f"{array.filename} should be uint8 with {len(videos)} rows, found {found}; pack it again.")
+            form = f"{array.dtype} of shape {array.shape}"
+            raise UserError(f"{array.filename} should be uint8 with {len(videos)} rows, found {form}; pack it again.")
     return PackedSplit(folder.name, videos, frames, masks, problems, source)
 
 

@@ -39,7 +39,7 @@ def count_here() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this is the process that writes what there is only one of."""
+    """Return whether this is the process that writes files and prints."""
     return rank() == 0
 
 

@@ -80,11 +80,10 @@ def material_of_file(
     """Return the material of a leaderboard file's page.
 
     Args:
-        file: the file's path, for the title.
-        prediction: (N, 160, 240) uint8, what it holds.
-        truth: what it is scored against.
-        source: where that was read from.
-        packed: the competition it belongs to; empty where nobody gave it.
+        file: for the title.
+        prediction: (N, 160, 240) uint8 of the file.
+        truth, source: what it is scored against, and the path of that.
+        packed: the competition, where it was given.
     """
     split, true_masks, videos = matching_split(truth, source, packed), truth.masks.numpy(), truth.videos
     frames = all_masks = None
@@ -143,15 +142,9 @@ def record_run(
     path: Path | None = None,
     before: dict[str, Stage] | None = None,
 ) -> None:
-    """Record the scores of one run as a result, with the command that was given but not the folder of the data.
+    """Record the scores of one run by method as a result; see :func:`solution.results_table.record_result`.
 
-    Args:
-        name: of the result.
-        scores: by method.
-        pipeline: of the run; its minutes count, but not those of scoring.
-        data: what it was trained and scored on, in words.
-        path: of the file of results; by default the kit's own.
-        before: what was made before the run's own stages.
+    Minutes are those of the pipeline's stages without scoring; ``before`` are stages that were made for it elsewhere.
     """
     program = Path(sys.argv[0])
     words = ["-m", f"solution.{program.stem}"] if program.parent.name == "solution" else [program.name]

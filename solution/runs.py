@@ -32,9 +32,9 @@ RUNS = Path("runs")
 STAGES = RUNS / "stages"
 OTHER_FOLDERS = ("stages", "packed", "ablations")
 FINISHED = "decoding"
-"""The stage that needs all others: a run that has it can predict."""
+"""The last stage before prediction."""
 TRAINED = "trained"
-"""The folder in a run's own that holds what prediction needs."""
+"""Folder in that of a run with copies of the stages that prediction needs."""
 STANDIN = Path("data/standin")
 STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
 
@@ -67,7 +67,7 @@ def default_preset(data: Path | None, device: torch.device) -> str:
 
 
 def standin_data(device: torch.device) -> Path:
-    """Return the folder of a small stand-in competition, made here unless it is there."""
+    """Make a small stand-in competition unless it exists, and return its folder."""
     click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
     make_standin(STANDIN, STANDIN_SETTINGS, device.type)
     return STANDIN
@@ -83,14 +83,11 @@ def pack_and_report(
     """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
 
     Args:
-        data: see :func:`data_prep.competition.find_competition`, as for the next two.
-        required: splits without which nothing can be done.
-        allow_gaps: whether numbers may be left out in ``hidden``.
-        run: the name of a run that is about to learn from the data; where it has learned from others, that is said.
-        wanted: splits that are packed where they are there.
+        data, required, allow_gaps, wanted: see :func:`data_prep.pack.pack`, also for what it raises.
+        run: the name of a run that is about to learn from the data; a note is printed if it has learned from others.
 
     Raises:
-        UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
+        UserError: a required split is absent.
     """
     if is_packed(data):
         packed = open_packed(data)
@@ -138,7 +135,7 @@ def learned_from(name: str) -> str | None:
 
 
 def save_run(name: str, pipeline: Pipeline) -> None:
-    """Remember the config and the trained stages of a pipeline under a name; a finished run gives way to one only."""
+    """Write ``run.json`` of a pipeline's config and stages; an unfinished run never replaces a finished one."""
     folder = run_folder(name)
     path = folder / "run.json"
     if FINISHED not in pipeline.done and is_finished(folder):
@@ -166,7 +163,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
 
 
 def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
-    """Put what prediction needs of a pipeline's stages into a run's folder, linked where the disk can; return where."""
+    """Link or copy the stages that prediction needs into a run's folder; return their folders there."""
     names = ("segmenter", FINISHED, *pipeline.config.ensemble.members)
     kept = {}
     for name, stage in pipeline.done.items():
@@ -174,7 +171,7 @@ def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
             continue
         kept[name] = folder / TRAINED / f"{name}-{stage.key[:12]}"
         files = json.loads((stage.folder / "done.json").read_text()).get("files", {})
-        for file in (*files, "done.json"):  # the last says that the others are there
+        for file in (*files, "done.json"):  # last, since it marks the stage as complete
             target = kept[name] / file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
@@ -186,10 +183,7 @@ def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
 
 
 def find_run(run: str | Path) -> Path:
-    """Return the folder of a run.
-
-    Args:
-        run: its name, or the path of its folder, which may come from another machine.
+    """Return the folder of a run, given its name or a folder that may come from another machine.
 
     Raises:
         UserError: there is no such run.
@@ -197,22 +191,19 @@ def find_run(run: str | Path) -> Path:
     named = Path(run).name == str(run) and (RUNS / run / "run.json").is_file()
     folder = RUNS / run if named else Path(run)
     if not (folder / "run.json").is_file():
-        known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
-        hint = f"there are {', '.join(known)}" if known else "there is none in ./runs, make one with `python submit.py`"
+        names = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+        hint = f"there are {', '.join(names)}" if names else "there is none in ./runs, make one with `python submit.py`"
         raise UserError(f"run {run}: expected the name of a run or a folder with run.json; {hint}.")
     return folder
 
 
 def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
-    """Return the config of a finished run and its stages, and print a note if other code made it.
+    """Return the config of a finished run and its stages, and print a note if another commit made it.
 
-    Those that prediction needs lie in the run's own folder and are checked. Of the others only the time is told.
-
-    Args:
-        run: see :func:`find_run`, as for what it raises.
+    Stages that prediction needs lie in the run's own folder, and their files are checked.
 
     Raises:
-        UserError: the run is unfinished, damaged or of other code.
+        UserError: there is no such run (see :func:`find_run`), or it is unfinished, damaged or of another version.
     """
     config, stages, made_by = _read(find_run(run))
     if "unknown" not in (made_by, commit()) and made_by != commit():

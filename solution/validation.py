@@ -64,10 +64,10 @@ def validate(
 def fill_in(
     file: Path | None, truth: Path | None, hidden: Path | None, run: str | None, data: Path | None
 ) -> tuple[Path | None, Path | None, str | None, Path | None]:
-    """Return file, hidden, run and data, what was left out put in where there is just one thing it can mean.
+    """Return file, hidden, run and data with the only possible values of those left out.
 
     Raises:
-        UserError: it can mean two or none.
+        UserError: there are several or none.
     """
     given = file, hidden, run, data
     if (truth or hidden) and not (file or run) and SUBMISSION.is_file():
@@ -80,8 +80,8 @@ def fill_in(
         of_file = [f"{SUBMISSION} --hidden {place}"] if place and not (run or data) and SUBMISSION.is_file() else []
         if len(of_run + of_file) != 1:
             can = " or ".join(f"`python validate.py {words}`" for words in of_run + of_file)
-            found = f"that can be {can}" if can else "there is no finished run in ./runs, or no data to score it on"
-            raise UserError(f"{USES}; {found}.")
+            state = f"that can be {can}" if can else "there is no finished run in ./runs, or no data to score it on"
+            raise UserError(f"{USES}; {state}.")
         file, hidden, run, data = (None, None, str(last), place) if of_run else (SUBMISSION, place, None, None)
     if (file, hidden, run, data) != given:
         named = {"FILE": file, "--hidden": hidden, "--run": run, "--data": data}
@@ -91,11 +91,11 @@ def fill_in(
 
 def score_file(file: Path, truth: Path, data: Path | None, report: Path | None) -> Score:
     """Score a leaderboard file or any prediction of the same form against the truth, and write its page if wanted."""
-    known = load_truth(truth)
-    for problem in known.problems:
+    true = load_truth(truth)
+    for problem in true.problems:
         click.echo(f"left out: {problem.file}: {problem.problem}", err=True)
-    check_known(known.masks, truth)
-    prediction = load_submission(file, len(known.masks))
+    check_scorable(true.masks, truth)
+    prediction = load_submission(file, len(true.masks))
     if report:
         from solution.page import write_page
         from solution.report import material_of_file
@@ -103,11 +103,11 @@ def score_file(file: Path, truth: Path, data: Path | None, report: Path | None) 
 
         with redirect_stdout(sys.stderr):
             packed = pack_and_report(data, required=()) if data else {}
-        write_page(report, material_of_file(file, prediction.numpy(), known, truth, packed))
-    return score(prediction, known.masks)
+        write_page(report, material_of_file(file, prediction.numpy(), true, truth, packed))
+    return score(prediction, true.masks)
 
 
-def check_known(truth: np.ndarray | Tensor, source: Path) -> None:
+def check_scorable(truth: np.ndarray | Tensor, source: Path) -> None:
     """Raise ``UserError`` if not one pixel of the truth is a class."""
     if (truth == IGNORE).all():
         raise UserError(f"{source} has no usable mask, so that there is nothing to score on; add its masks.")
@@ -147,7 +147,7 @@ def score_run(
     pipeline.done |= trained
     val = packed["val"]
     truth = val.masks[:, -1]
-    check_known(truth, Path(val.masks.filename).parent)
+    check_scorable(truth, Path(val.masks.filename).parent)
     fate = fates_of(pipeline, val)
     groups, last_frames = fate_groups(fate), None if val.frames is None else val.frames[:, -1]
     scores, masks, presence = evaluate(pipeline, val, truth, last_frames, groups)
