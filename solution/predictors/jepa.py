@@ -42,9 +42,9 @@ from solution.segmenter import FRAMES_AT_ONCE, as_images, segment_in_chunks
 from solution.training import Recipe, autocast, fit
 
 COLLAPSED = 0.01
-"""A spread of features below this is an encoder that tells frames apart hardly or not at all."""
+"""An encoder whose features have less spread has collapsed."""
 LOOKED_AT = 192
-"""Frames whose features are compared."""
+"""Frames whose features are compared for that."""
 
 
 @dataclass(frozen=True)

@@ -34,25 +34,26 @@ SLOTS = 8
 LAST_WEIGHT = 3.0
 """Of frame 22's cross-entropy in oneshot, where the other horizons weigh 1."""
 EMPTY = -1
-"""Shape of a slot that no object of the clip takes."""
+"""Shape index of an empty slot."""
 
 MIN_PIXELS = 12
-"""A class with fewer pixels in all frames of a clip together is flicker of the segmenter."""
+"""A class with fewer pixels in all frames of a clip together is noise of the segmenter."""
 
 STAYS = 4.0
-"""Logit with which every pixel starts as what it last was, which a short training otherwise is mostly spent on."""
+"""Logit of the prior that nothing moves, which a short training would otherwise mostly be spent on."""
 
 HORIZONS = NUM_FRAMES - CLIP_FRAMES
 
 TEACHER_SHARE = 0.5
-"""Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
+"""Share of a rollout's training with teacher forcing and one predicted frame; after it the number of frames and the
+share of predictions that are fed back grow."""
 
 EPOCHS, CYCLE_EPOCHS = 17, 20
-"""Of the published training without feedback: made, and planned."""
+"""Of the published training without feedback, and of its one-cycle schedule, which was not finished."""
 
 
 class SlotSimVP(nn.Module):
-    """SimVP between slot masks: on the way in each square of pixels is one pixel, on the way out pixels again."""
+    """SimVP from slot masks to slot masks, with pixel unshuffling before it and pixel shuffling after it."""
 
     def __init__(self, config: MasksConfig):
         super().__init__()
@@ -169,7 +170,7 @@ class SlotSimVP(nn.Module):
         return joined.transpose(1, 2).flatten(2, 3)
 
     def logits(self, predicted: Tensor, last: Tensor, shapes: Tensor) -> Tensor:
-        """Return (B, T, K + 1, H, W) float32: the prior that nothing moves on, corrected; empty slots cannot win.
+        """Return (B, T, K + 1, H, W) float32: the prior that nothing moves plus corrections; -1e4 for empty slots.
 
         Args:
             predicted: SimVP's corrections, see :meth:`join`.
