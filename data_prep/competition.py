@@ -3,8 +3,6 @@
 Nothing here writes a file; what becomes of a bad video is decided in ``pack.py``.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import zlib

@@ -3,8 +3,6 @@
 The code that does the work decides what a checkpoint is and what it keeps.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

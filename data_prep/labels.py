@@ -1,7 +1,5 @@
 """Reads label arrays from untrusted files: nothing in them is executed, and what is wrong with one is a sentence."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

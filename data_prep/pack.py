@@ -5,8 +5,6 @@ written last, marks the split as complete. A bad train or unlabeled video has no
 per video: a bad val video's mask is all 255, a bad hidden frame is the nearest readable one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

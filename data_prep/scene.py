@@ -5,8 +5,6 @@ z up, floor at z = 0, +y is right in the image. Image coordinates are continuous
 centre at (c + 0.5, r + 0.5). Colour, light and motion live elsewhere.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 All runs share the folder of stages, so that a change costs only what it touches and what is finished is never repeated.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import shlex

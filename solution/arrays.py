@@ -1,7 +1,5 @@
 """Fills arrays on disk row by row: resumable after ``kill -9`` or a full disk, in smaller batches where memory ends."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Callable

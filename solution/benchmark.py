@@ -4,8 +4,6 @@ Every command prints its numbers and records them with commit, hardware and vers
 limit, and the same command goes on; what it adds up to is one recorded result.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -3,8 +3,6 @@
 The predictions come from the very path that makes the leaderboard file.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -3,8 +3,6 @@
 Each object of frame 22 has one fate, the first of ``FATES`` that fits.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ The windows are read off real videos, through a run's edge network, or off files
 constants that are fitted to them, and how far off the filter's velocities are, in standard deviations that it states.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 

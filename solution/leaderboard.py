@@ -1,7 +1,5 @@
 """What ``submit.py`` does once its options are read: from raw frames to the leaderboard file, or with a trained run."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from pathlib import Path

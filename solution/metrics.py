@@ -4,8 +4,6 @@ Everything follows from one table, how often each class was predicted for each t
 reads a file.
 """
 
-from __future__ import annotations
-
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field

@@ -3,8 +3,6 @@
 It needs no network and no other file; the template ``page.html`` beside this module holds all its HTML.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -5,8 +5,6 @@ what happens in it in the file that is called there. A new predictor is its file
 ``MEMBER``, and its name in ``config.MEMBERS``; a method of :class:`Pipeline` only if it is trained in several stages.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace

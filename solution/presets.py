@@ -1,7 +1,5 @@
 """The presets: whole configs with a name. ``quick`` is for two CPU cores, ``fast`` and ``full`` for one GPU."""
 
-from __future__ import annotations
-
 from solution.config import (
     Config,
     EdgesConfig,

@@ -3,8 +3,6 @@
 Nothing here trains or predicts.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

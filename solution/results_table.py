@@ -3,8 +3,6 @@
 A result says by which command, commit, hardware and versions it came about; nothing here computes a score.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ A run's folder holds ``run.json`` and, once it can predict, what prediction need
 another machine and used there. Everything else lies in the folders of the stages that ``run.json`` names.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 A class is an object's identity: a few pixels or frames of a wrong class are a second object to all later stages.
 """
 
-from __future__ import annotations
-
 import itertools
 from functools import partial
 

@@ -3,8 +3,6 @@
 So every run finds again what was made for the same data and config. The stages themselves are in ``pipeline.py``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

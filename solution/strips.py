@@ -1,7 +1,5 @@
 """One picture of a video for each of four fates: what was seen, what was expected of frame 22, what went wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

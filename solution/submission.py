@@ -3,8 +3,6 @@
 Nothing in a file that comes from elsewhere is ever executed; what is wrong with one is a sentence.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import warnings

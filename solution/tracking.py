@@ -1,7 +1,5 @@
 """Tracks of many videos on disk: found a few videos at a time, by all processes, and kept when interrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path

@@ -3,8 +3,6 @@
 What scoring a file does not need, everything that predicts or draws, is imported where it is used: it takes seconds.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from contextlib import nullcontext, redirect_stdout

@@ -1,7 +1,5 @@
 """The main command, from raw folders to a leaderboard file: complete, resumable after any kill, clear about errors."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The validator against the organisers' metric, and one sentence for every file that is no prediction."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -4,8 +4,6 @@ The constants are those of real videos, as the prior in ``solution.physics``. Wh
 ``data_prep.standin.physics``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

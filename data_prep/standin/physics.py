@@ -3,8 +3,6 @@
 Positions are on the floor in the units of ``data_prep.scene``; nothing here knows pixels beyond where the view ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial

@@ -4,8 +4,6 @@ The floor is a fixed picture, so that only solids (four rays per pixel) and thei
 computed. Light is linear inside; ``encode`` makes display values of it. The same code runs on a CPU or a GPU.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

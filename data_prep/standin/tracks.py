@@ -1,7 +1,5 @@
 """True trajectories of many videos as one ``.npz`` file: written of a stand-in, read to film another simulator's."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 A video is a pure function of (seed, video number), so an interrupted run keeps what it finished.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """From the features of a frame's patches to its mask: attention layers and a transposed convolution; networks only."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 Each maps the (B, 11, 160, 240) uint8 masks of a clip to the (B, 160, 240) uint8 masks of frame 22, on the CPU.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

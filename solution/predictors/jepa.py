@@ -5,8 +5,6 @@ one before it left, which stays as it is. All are trained into a folder, where a
 videos are among none that are learned from, and what comes of them is logged.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A clip's classes take at most K slots, so the network learns one physics instead
 back to the classes afterwards. Where masks come from is not known here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
