@@ -5,9 +5,7 @@ All runs share the folder of stages, so that a change costs only what it touches
 
 import itertools
 import math
-import shlex
 import statistics
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from solution.fates import fate_groups
 from solution.metrics import score
 from solution.pipeline import Pipeline, check_possible, configured
 from solution.presets import PRESETS
-from solution.results_table import record_result, score_row, score_table, without_paths
+from solution.results_table import record_result, score_row, score_table
 from solution.runs import RUNS, STAGES, choose_device, default_data, default_preset, pack_and_report, standin_data
 from solution.stages import stage_key
 
@@ -197,11 +195,9 @@ def main(
     write_text(path, text + "\n")
     click.echo(f"\n{text}\n\n{path}")
     if publish:
-        words = (word for word in without_paths(sys.argv[1:]) if word != "--publish")
         record_result(
             f"ablate-{name}",
             table,
-            command=shlex.join(["python", "-m", "solution.ablate", *words]),
             seeds=used,
             data=f"{len(packed['train'])} train videos of {data.name}, scored on {len(val)} of val, preset {preset}",
             device=device,

@@ -7,8 +7,6 @@ limit, and the same command goes on; what it adds up to is one recorded result.
 import csv
 import json
 import math
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -62,8 +60,7 @@ def record(name: str, rows: list[dict], device: torch.device) -> None:
     """Print rows of numbers and record them, with what they were measured on."""
     for row in rows:
         click.echo(json.dumps(row))
-    command = shlex.join(["python", "-m", "solution.benchmark", *sys.argv[1:]])
-    record_result(f"benchmark-{name}", rows, command=command, seeds=[], data="", device=device)
+    record_result(f"benchmark-{name}", rows, seeds=[], data="", device=device)
 
 
 @click.group()

@@ -4,7 +4,6 @@ Nothing here trains or predicts.
 """
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from solution.results_table import (
     score_row,
     with_error,
     with_results,
-    without_paths,
 )
 from solution.runs import RUNS
 from solution.stages import Stage
@@ -144,9 +142,6 @@ def record_run(
 
     Minutes are those of the pipeline's stages without scoring; ``before`` are stages that were made for it elsewhere.
     """
-    program = Path(sys.argv[0])
-    words = ["-m", f"solution.{program.stem}"] if program.parent.name == "solution" else [program.name]
-    words += without_paths(sys.argv[1:])
     scoring = ("methods_", "fates_")
     minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith(scoring)) / 60
     stages = (before or {}) | pipeline.done
@@ -157,7 +152,6 @@ def record_run(
     record_result(
         name,
         rows,
-        command=" ".join(["python", *words]),
         seeds=[pipeline.config.seed],
         data=data,
         device=pipeline.device,

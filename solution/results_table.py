@@ -5,6 +5,8 @@ A result says by which command, commit, hardware and versions it came about; not
 
 import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -19,20 +21,22 @@ README, ALL_RESULTS = ROOT / "README.md", RESULTS.with_name("README.md")
 START, END = "<!-- results -->", "<!-- /results -->"
 
 
-def without_paths(words: list[str]) -> list[str]:
-    """Return the words of a command with the paths that a user gave replaced by the names of their options."""
-    before = ["", *words]
-    return [
-        option.removeprefix("--").upper() if option in ("--data", "--record", "--report", "--picture") else word
-        for option, word in zip(before, words, strict=False)
-    ]
+def given_command() -> str:
+    """Return the command that this process was started by, with the names of options instead of a user's paths."""
+    program, *words = sys.argv
+    shown = (
+        ["-m", f"solution.{Path(program).stem}"] if Path(program).parent.name == "solution" else [Path(program).name]
+    )
+    for option, word in zip(["", *words], words, strict=False):
+        is_path = option in ("--data", "--record", "--report", "--picture")
+        shown.append(option.removeprefix("--").upper() if is_path else word)
+    return shlex.join(["python", *shown])
 
 
 def record_result(
     name: str,
     rows: list[dict],
     *,
-    command: str,
     seeds: list[int],
     data: str,
     device: torch.device,
@@ -40,14 +44,13 @@ def record_result(
     note: str = "",
     path: Path | None = None,
 ) -> None:
-    """Add an experiment's result to a file, with the commit, hardware and versions it was made by.
+    """Add an experiment's result to a file, with the command, commit, hardware and versions it was made by.
 
     Args:
         name: of the experiment; an older result of this name gives way.
         rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs),
             ``minutes`` and, if known, ``by_group``, see ``Score``; None where a number does not exist. Or, of a
             benchmark, any numbers by name.
-        command: that repeats it.
         seeds: of the runs.
         data: what it was trained and scored on, in words.
         device: where it ran.
@@ -59,7 +62,7 @@ def record_result(
     result = {
         "name": name,
         "data": data,
-        "command": command,
+        "command": given_command(),
         "commit": commit(),
         "hardware": hardware(device),
         "versions": versions(),
