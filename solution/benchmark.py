@@ -57,7 +57,7 @@ SEED = 1
 
 
 def record(name: str, rows: list[dict], device: torch.device) -> None:
-    """Print rows of numbers and record them, with what they were measured on."""
+    """Print rows of numbers and record them."""
     for row in rows:
         click.echo(json.dumps(row))
     record_result(f"benchmark-{name}", rows, seeds=[], data="", device=device)
@@ -94,9 +94,7 @@ def pack(data: Path) -> None:
     Name a small one: it is read into memory, and packed four times beside DATA.
     """
     splits = find_competition(data, required=()).splits
-    paths = [
-        path for split, videos in splits.items() for video in videos.values() for path in sorted(video.glob("*.png"))
-    ]
+    paths = [path for videos in splits.values() for video in videos.values() for path in sorted(video.glob("*.png"))]
     if not paths:
         raise UserError(f"{data} has no frames to pack; name a raw competition.")
     encoded = [np.fromfile(path, np.uint8) for path in paths]
@@ -224,7 +222,8 @@ def full(
             last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
             scores, *_ = evaluate(pipeline, packed["hidden"], truth, last_frames)
     except TimeIsUp:
-        click.echo(state(pipeline))
+        done = ", ".join(["stand-in", *pipeline.done]) if pipeline else "nothing"
+        click.echo(f"Time is up. Done: {done}. The same command goes on from here.")
         if stop_signal():
             raise
         return
@@ -247,12 +246,6 @@ def make_data(data: Path, counts: dict[str, int], device: torch.device) -> tuple
         packed = open_packed(data)
     cost = json.loads(spent.read_text())
     return packed, Stage(data, "", cost["seconds"], cost["peak_gib"])
-
-
-def state(pipeline: Pipeline | None) -> str:
-    """Return what is done, in words."""
-    done = ", ".join(["stand-in", *pipeline.done]) if pipeline else "nothing"
-    return f"Time is up. Done: {done}. The same command goes on from here."
 
 
 if __name__ == "__main__":
