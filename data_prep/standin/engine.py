@@ -149,7 +149,7 @@ def slide(
     frames: int = NUM_FRAMES,
     law: Law = LAW,
     promising: Callable[[np.ndarray], bool] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Move K solids from their state at frame 0 through T frames.
 
     Args:
@@ -164,24 +164,21 @@ def slide(
         promising: tells from the (11, K, 2) positions of a clip whether to go on.
 
     Returns:
-        position (T, K, 2) float32, yaw (T, K) float32 and collided (T, K) bool as in ``Trajectories``; None if not
-        ``promising``.
+        position (T, K, 2) float32 and yaw (T, K) float32 as in ``Trajectories``; None if not ``promising``.
     """
     order = np.argsort(shape, kind="stable")
     course = Course(tuple(int(kind) for kind in shape[order]), law)
     course.start(position[order], yaw[order], velocity[order], spin[order], None if roll is None else roll[order])
     count = len(shape)
     positions, yaws = np.empty((frames, count, 2), np.float32), np.empty((frames, count), np.float32)
-    collided = np.zeros((frames, count), bool)
     for frame in range(frames):
         if frame == CLIP_FRAMES and promising and not promising(positions[:CLIP_FRAMES]):
             return None
         if frame:
-            collided[frame, order] = course.advance(frame * FRAME_SECONDS)
+            course.advance(frame * FRAME_SECONDS)
         positions[frame, order] = course.place[:, :2]
         yaws[frame, order] = course.yaw
-    yaws = np.where(shape == SPHERE, yaw.astype(np.float32), yaws)
-    return positions, yaws, collided
+    return positions, np.where(shape == SPHERE, yaw.astype(np.float32), yaws)
 
 
 class Course:
@@ -193,7 +190,6 @@ class Course:
         self.data = mujoco.MjData(self.model)
         geoms = np.arange(self.model.ngeom)
         self.geom = np.array([geoms[self.model.geom(str(i)).id] for i in range(len(kinds))])
-        self.solid = self.model.geom_bodyid - 1
         bodies = slice(1, len(kinds) + 1)
         joints = self.model.body_jntadr[bodies]
         self.at = self.model.jnt_qposadr[joints][:, None] + np.arange(3)
@@ -203,7 +199,7 @@ class Course:
         self.elastic = np.array(law.restitution)[self.kinds[self.first], self.kinds[self.second]]
         self.springs = np.tile(STICKING, (len(self.first), 1))
         self.over = np.zeros(len(self.first))
-        self.touched, self.hit = np.zeros(len(kinds), bool), np.zeros(len(kinds), bool)
+        self.hit = np.zeros(len(kinds), bool)
 
     @property
     def place(self) -> np.ndarray:
@@ -251,10 +247,9 @@ class Course:
                     self.data.qpos[self.at[i, :2]] += way
                     self.data.qpos[self.at[j, :2]] -= way
 
-    def advance(self, until: float) -> np.ndarray:
-        """Move on to a time in seconds; return (K,) bool who touched another."""
+    def advance(self, until: float) -> None:
+        """Move on to a time in seconds."""
         model, data, floors = self.model, self.data, len(self.kinds)
-        self.touched[:] = False
         while (left := until - data.time) > 1e-9:
             before, self.hit[:] = self.hit.copy(), False
             free, hitting = self.look(left)
@@ -271,12 +266,6 @@ class Course:
             count = min(count, max(1, math.ceil(left / step - 1e-6)))
             model.opt.timestep = min(step, left / count)
             mujoco.mj_step(model, data, count)
-            if data.ncon:
-                contact = data.contact
-                pushing = (contact.geom[:, 0] > 0) & (contact.dist < 0)
-                if pushing.any():
-                    self.touched[self.solid[contact.geom[pushing]].ravel()] = True
-        return self.touched
 
     def look(self, left: float) -> tuple[float, bool]:
         """Return seconds for which nothing touches anything, at most ``left``, and whether there is a hit then.
@@ -309,7 +298,7 @@ class Course:
                 meeting = min(meeting, gap / approach + PRESSED)
             elif approach > QUIET:
                 self.set_spring(pair, approach if gap > -TOUCHING else 0.0)
-                self.touched[[i, j]] = self.hit[[i, j]] = hitting = True
+                self.hit[[i, j]] = hitting = True
             else:
                 free = min(free, AT_ONCE * COARSE, SLID / speed[pair])
         return (0.0, True) if hitting else (meeting, True) if meeting < COARSE else (min(free, meeting), False)
