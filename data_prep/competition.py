@@ -7,7 +7,6 @@ import os
 import re
 import zlib
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,22 +143,18 @@ def split_folders(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     """
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     others = []
-    level = [root]
-    for _ in range(LEVELS + 1):
-        below = []
-        for folder in level:
-            with suppress(PermissionError):
-                names = sorted(os.listdir(folder))
-                holds_videos = any(map(VIDEO_NAME.fullmatch, names))
-                split = SPLIT_OF.get(folder.name.casefold()) if folder != root else None
-                if split:
-                    splits[split].append(folder)
-                elif holds_videos:
-                    others.append(folder)
-                if not holds_videos or folder == root:
-                    children = (folder / name for name in names if not NOT_LOOKED_INTO.match(name))
-                    below += [child for child in children if child.is_dir() and not (child / STANDIN).is_file()]
-        level = below
+    for place, names, _ in os.walk(root, followlinks=True):
+        folder = Path(place)
+        holds_videos = any(map(VIDEO_NAME.fullmatch, names))
+        split = SPLIT_OF.get(folder.name.casefold()) if folder != root else None
+        if split:
+            splits[split].append(folder)
+        elif holds_videos:
+            others.append(folder)
+        names.sort()
+        names[:] = [n for n in names if not (NOT_LOOKED_INTO.match(n) or (folder / n / STANDIN).is_file())]
+        if (holds_videos and folder != root) or len(folder.relative_to(root).parts) == LEVELS:
+            names.clear()
     return splits, others
 
 

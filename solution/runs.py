@@ -102,7 +102,7 @@ def pack_and_report(
         click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
     if run and learned_from(run) not in (None, data_key(packed)):
         path = run_folder(run) / "run.json"
-        click.echo(f"{path} is of other data: all is made anew for these; give --run another name to keep that run.")
+        click.echo(f"{path} was trained on other data and will be replaced; give --run another name to keep it.")
     return packed
 
 
@@ -137,7 +137,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
     folder = run_folder(name)
     path = folder / "run.json"
     if FINISHED not in pipeline.done and is_finished(folder):
-        click.echo(f"{path} remembers a finished run and stays; give --run another name to remember this one.")
+        click.echo(f"{path} belongs to a finished run and is kept; give --run another name to save this one.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     trained = keep_trained(folder, pipeline) if FINISHED in pipeline.done else {}

@@ -95,7 +95,7 @@ def test_copied_data_repeat_nothing_and_other_data_are_said(trained, tmp_path):
     shutil.rmtree(next((copy / "Dataset_Student" / "train").iterdir()))
     found = call(train, "segmenter", "--data", copy, *TINY_OPTIONS)
     assert found.exit_code == 0, found.output
-    said = "runs/quick/run.json is of other data: all is made anew for these; give --run another name to keep that run."
+    said = "runs/quick/run.json was trained on other data and will be replaced; give --run another name to keep it."
     assert said in found.output and len(stages(trained.folder, "segmenter")) == 2
 
 
