@@ -32,7 +32,7 @@ RIGHT, MISSED, INVENTED = (150, 150, 150), (0, 114, 178), (230, 159, 0)
 MISTAKEN, NOT_SCORED = (30, 30, 30), (255, 255, 255)
 FLOOR = (238, 238, 238)
 DIAMOND = (np.abs(np.arange(-2, 3))[:, None] + np.abs(np.arange(-2, 3)) <= 2).astype(np.uint8)
-"""Neighbourhood in which an outline is looked for."""
+"""Structuring element of outlines."""
 KEY = (
     ("truth, solid line", TRUTH),
     ("prediction, dashed line", PREDICTION),
@@ -51,10 +51,10 @@ class Material:
         title: of the page.
         prediction: (N, 160, 240) uint8.
         truth: (N, 160, 240) uint8, 255 = not scored.
-        scores: by method; the page's own is called ``own``.
-        own: which of the scores is the prediction's.
-        videos: the number of every video; None where nobody knows.
-        frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames; None where nobody has them.
+        scores: by method.
+        own: the method of the prediction.
+        videos: the number of every video, where known.
+        frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames, where known.
         fates: (N, 49) of the objects, see ``solution.fates``; None where only frame 22's masks are known.
         presence: (N, 160, 240) uint8 predicted probability of any object, 255 is certain; None of a file of labels.
         about: headings and texts, or JSON values, of how the prediction was made.
@@ -72,7 +72,7 @@ class Material:
     about: dict[str, object] = field(default_factory=dict)
 
     def name_of(self, row: int) -> tuple[str, int]:
-        """Return "video" and the number of the video in a row, or "row" and the row where nobody knows the number."""
+        """Return "video" and its number, or "row" and the row where numbers are unknown."""
         return ("row", row) if self.videos is None else ("video", self.videos[row])
 
 
@@ -150,14 +150,9 @@ def largest_confusions(confusion: np.ndarray) -> list[tuple[str, str, int]]:
 
 
 def video_card(material: Material, row: int, group: str, counts: np.ndarray, ious: np.ndarray) -> dict[str, object]:
-    """Return what the page says of one video: its score, its pictures, and what became of each object.
+    """Return what the page says of one video: its score, its pictures and its objects.
 
-    Args:
-        material: of the page.
-        row: of the video.
-        group: ``worst`` or ``random``.
-        counts: (49, 49) pixels of the video.
-        ious: (49,) of its objects, nan where the truth has none.
+    ``counts``: (49, 49) pixels of the video; ``ious``: (49,) of its objects, nan where the truth has none.
     """
     kind, video = material.name_of(row)
     present = np.flatnonzero((counts.sum(0) + counts.sum(1))[1:] > 0) + 1

@@ -47,10 +47,9 @@ def record_result(
     """Add an experiment's result to a file, with the command, commit, hardware and versions it was made by.
 
     Args:
-        name: of the experiment; an older result of this name gives way.
+        name: of the experiment; replaces an older result of this name.
         rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs),
-            ``minutes`` and, if known, ``by_group``, see ``Score``; None where a number does not exist. Or, of a
-            benchmark, any numbers by name.
+            ``minutes`` and perhaps ``by_group``, see ``Score``, None if unknown; of a benchmark any numbers by name.
         seeds: of the runs.
         data: what it was trained and scored on, in words.
         device: where it ran.

@@ -34,7 +34,7 @@ from data_prep.pack import NOT_SCORED, open_split
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 SUBMISSION = Path("submission.pt")
-"""What ``submit.py`` writes and ``validate.py`` looks at where nobody names another file."""
+"""The default of ``submit.py --out`` and of what ``validate.py`` looks at."""
 FORMATS = ("uint8", "int8", "int16", "int32", "int64")
 """Types of a leaderboard file; torch computes little with other integers."""
 
