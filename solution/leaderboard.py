@@ -27,7 +27,7 @@ from solution.runs import (
 )
 from solution.stages import Stage
 from solution.strips import check_picture, write_predicted
-from solution.submission import check_different, check_submission, check_writable, load_truth, save_submission
+from solution.submission import check_outputs, check_submission, check_writable, load_truth, save_submission
 
 
 @processes.together
@@ -48,10 +48,7 @@ def submit(
     """Do what the options of ``submit.py`` say."""
     start = time.perf_counter()
     check_writable(out, overwrite)
-    written = [path for path in (record, picture) if path]
-    for path in written:
-        check_writable(path, overwrite=True)
-    check_different((out, *written))
+    check_outputs([path for path in (out, record, picture) if path])
     if picture:
         check_picture(picture)
     device = choose_device(device_name)

@@ -67,10 +67,11 @@ def save_submission(masks: Tensor, path: Path, overwrite: bool = False) -> None:
     write_saved(path, lambda file: torch.save(whole, file))  # given a name, it would write that into the file
 
 
-def check_different(written: Collection[Path], read: Collection[Path] = ()) -> None:
-    """Raise ``UserError`` if two outputs of a command are one file, or an output is also an input."""
+def check_outputs(written: Collection[Path], read: Collection[Path] = ()) -> None:
+    """Raise ``UserError`` if an output of a command cannot be written, or is also an input or another output."""
     others = [path.resolve() for path in read]
     for path in written:
+        check_writable(path, overwrite=True)
         if path.resolve() in others:
             raise UserError(f"{path} would be written over; give every output a file of its own.")
         others.append(path.resolve())

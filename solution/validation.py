@@ -18,9 +18,8 @@ from data_prep.errors import UserError
 from solution.metrics import Score, score
 from solution.submission import (
     SUBMISSION,
-    check_different,
+    check_outputs,
     check_submission,
-    check_writable,
     hidden_numbers,
     load_submission,
     load_truth,
@@ -42,11 +41,8 @@ def validate(
     device_name: str | None,
 ) -> None:
     """Do what the options of ``validate.py`` say."""
-    written = [path for path in (report, picture, record) if path]
-    for path in written:
-        check_writable(path, overwrite=True)
     file, hidden, run, data = fill_in(file, truth, hidden, run, data)
-    check_different(written, [path for path in (file, truth) if path])
+    check_outputs([path for path in (report, picture, record) if path], [path for path in (file, truth) if path])
     if file and truth and not (hidden or run or picture or record) and (report or not data):
         print_score(score_file(file, truth, data, report), as_json)
     elif file and hidden and not (truth or run or data or report or picture or record or as_json):

@@ -12,7 +12,8 @@ import torch
 from sklearn.metrics import jaccard_score
 from torchmetrics import JaccardIndex
 
-from solution.runs import last_run
+from solution.machine import commit
+from solution.runs import last_run, read_run
 from solution.train import main as train
 from submit import main as submit
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, run_validate
@@ -153,14 +154,19 @@ def test_without_an_option_it_says_what_it_can_do_and_does_it_where_it_is_one_th
     assert run_validate("--truth", truth).stdout == run_validate("submission.pt", "--truth", truth).stdout
 
 
-def test_the_last_finished_run_is_the_one_that_was_saved_last(trained):
+def test_the_last_finished_run_is_the_one_that_was_saved_last(trained, capsys):
+    """That a run is of another commit is said of the run that is used, not of those that are looked at."""
+    path = Path("runs/quick/run.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0000000"}))
     shutil.copytree("runs/quick", "runs/older")
     os.utime("runs/older/run.json", (1, 1))
     assert last_run() == Path("runs/quick")
     os.utime("runs/quick/run.json", (0, 0))
     assert last_run() == Path("runs/older")
     Path("runs/older/run.json").write_text("{")
-    assert last_run() == Path("runs/quick")
+    assert last_run() == Path("runs/quick") and not capsys.readouterr().err
+    read_run("quick")
+    assert capsys.readouterr().err.count("run quick was made by commit 0000000") == (commit() != "unknown")
 
 
 @pytest.mark.parametrize(
