@@ -219,18 +219,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
             raise UserError(f"{folder} holds what was packed from {earlier['folder']}; delete it or pack elsewhere.")
     elif not journal.is_file() and (strange := next(filter(Path.exists, shapes), None)):
         raise UserError(f"{strange} was not packed here; move it away or pack elsewhere.")
-    records = read_journal(journal, files)
-    if records is None or not all(path.exists() or part_of(path).exists() for path in shapes):
-        records = []
-        discard(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for path, full_shape in shapes.items():
-                create_part(path, full_shape)
-        except OSError:
-            discard(folder)
-            raise
-        begin_journal(journal, files)
+    records = begun(shapes, journal, files)
     done = [PackedVideo(r["usable"], r["content"], [Problem(**problem) for problem in r["problems"]]) for r in records]
     if len(done) < len(videos):
         pack_rows(split, competition.first[split], list(videos.values()), list(shapes), journal, done)
@@ -329,9 +318,24 @@ def repeat_nearest(frames: dict[int, np.ndarray], length: int) -> list[np.ndarra
     return [frames[min(frames, key=lambda other: (abs(other - index), other))] for index in range(length)]
 
 
-def begin_journal(path: Path, source: str) -> None:
-    """Begin the file that says, a line for each, which videos are done; ``source`` identifies what they are made of."""
-    write_text(path, json.dumps({"made of": source}) + "\n")
+def begun(shapes: dict[Path, tuple[int, ...]], journal: Path, source: str) -> list[dict]:
+    """Return the journal's lines, one for each video that is done of some unfinished arrays; begin where there is none.
+
+    ``source`` identifies what the videos are made of; arrays of anything else are discarded.
+    """
+    records = read_journal(journal, source)
+    if records is not None and all(path.exists() or part_of(path).exists() for path in shapes):
+        return records
+    discard(journal.parent)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for path, shape in shapes.items():
+            create_part(path, shape)
+    except OSError:
+        discard(journal.parent)
+        raise
+    write_text(journal, json.dumps({"made of": source}) + "\n")
+    return []
 
 
 def read_journal(path: Path, source: str) -> list[dict] | None:

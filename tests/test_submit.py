@@ -62,6 +62,8 @@ def test_the_file_is_what_the_leaderboard_takes(workspace):
     digest = hashlib.sha256(workspace.submission.read_bytes()).hexdigest()
     for words in (digest, "(5, 160, 240) uint8", "background", "time per stage", "all background", "copy frame 11"):
         assert words in workspace.printed, words
+    shares = f"  {(masks == 0).float().mean():.1%} background, {len(masks.unique()) - 1} of 48 object classes:"
+    assert shares in workspace.printed
     profile = workspace.printed.rpartition("time per stage")[2].splitlines()
     shares = [int(line.rpartition(" ")[2].removesuffix("%")) for line in profile[1:]]
     assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110 and len(shares) == 10

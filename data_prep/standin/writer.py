@@ -25,7 +25,7 @@ from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS, STANDIN
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import in_order, num_cores
 from data_prep.errors import UserError
-from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
+from data_prep.files import finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.standin.labels import imprecise
 from data_prep.standin.physics import Trajectories, simulate, video_seed
@@ -253,8 +253,7 @@ def write_raw_videos(numbers: list[int], folder: Path, split: str, source: Sourc
                 encoded = cv2.imencode(".png", frame[..., ::-1])[1]
                 (unfinished / f"image_{index}.png").write_bytes(encoded.tobytes())
             if labels:
-                with open(unfinished / "mask.npy", "wb") as file:
-                    np.save(file, masks[place])
+                np.save(unfinished / "mask.npy", masks[place])
             os.replace(unfinished, folder / f"video_{number}")
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -275,14 +274,7 @@ def make_array_split(
         shapes[folder / "masks.npy"] = (len(numbers), NUM_FRAMES, HEIGHT, WIDTH)
     origin = {"standin": asdict(settings)}
     journal = folder / "packing.jsonl"
-    done = pack.read_journal(journal, json.dumps(origin))  # an empty line for each video
-    if done is None:
-        folder.mkdir(exist_ok=True)
-        for path, shape in shapes.items():
-            create_part(path, shape)
-        pack.begin_journal(journal, json.dumps(origin))
-        done = []
-    missing = list(numbers[len(done) :])
+    missing = list(numbers[len(pack.begun(shapes, journal, json.dumps(origin))) :])
     kind = torch.device(device).type
     films = length if kind == "cpu" else 0  # a GPU films in this process alone
     labels = settings.labels if folder / "masks.npy" in shapes else None
