@@ -116,10 +116,10 @@ class SlotSimVP(nn.Module):
 
     def probabilities(self, masks: Tensor) -> Tensor:
         """Return the (B, 49, H, W) float32 probabilities of frame 22 after (B, 11, H, W) uint8 masks."""
-        seen = thin(masks, self.downscale)
+        seen = subsample(masks, self.downscale)
         classes = slot_classes(seen, SLOTS).to(masks.device)
         logits = self(to_slots(seen, classes), slot_shapes(classes))[:, -1]
-        return to_classes(thicken(logits, self.downscale).softmax(1), classes)
+        return to_classes(upsample(logits, self.downscale).softmax(1), classes)
 
     def certain(self, slots: Tensor) -> Tensor:
         """Return (B, T, K + 1, H, W) float32 probabilities of 0 and 1 of (B, T, H, W) slots."""
@@ -221,7 +221,7 @@ def build_masks(config: MasksConfig) -> SlotSimVP | ClassSimVP:
 def slot_classes(masks: np.ndarray | Tensor, slots: int) -> Tensor:
     """Return (B, K) int64: the classes that (B, T, H, W) uint8 ``masks`` show, ascending, then 0 for each empty slot.
 
-    At most K classes, those with the most pixels, and none that is mere flicker.
+    At most K classes, those with the most pixels, and none with fewer than ``MIN_PIXELS``.
     """
     classes = torch.zeros(len(masks), slots, dtype=torch.long)
     for row, mask in zip(classes, masks, strict=True):
@@ -279,13 +279,13 @@ class MasksPredictor:
             return self.network.probabilities(clip.masks)
 
 
-def thin(masks: Tensor, downscale: int) -> Tensor:
+def subsample(masks: Tensor, downscale: int) -> Tensor:
     """Return every ``downscale``-th row and column of (..., H, W), from the first on."""
     return masks[..., ::downscale, ::downscale].contiguous()
 
 
-def thicken(logits: Tensor, downscale: int) -> Tensor:
-    """Return (B, K, H, W) logits between the (B, K, H / downscale, W / downscale) ones of what :func:`thin` leaves."""
+def upsample(logits: Tensor, downscale: int) -> Tensor:
+    """Return (B, K, H, W) logits interpolated between those of the pixels that :func:`subsample` leaves."""
     if downscale == 1:
         return logits
     height, width = (downscale * side for side in logits.shape[-2:])
@@ -322,7 +322,7 @@ def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -
         else:
             inputs, targets = windows(videos, config.batch_size, HORIZONS, 1, rng)
             targets = targets[:, -ahead:]
-        inputs, targets = thin(inputs, config.downscale), thin(targets, config.downscale)
+        inputs, targets = subsample(inputs, config.downscale), subsample(targets, config.downscale)
         classes = slot_classes(inputs, SLOTS)
         tensors = {"slots": to_slots(inputs, classes), "shapes": slot_shapes(classes)}
         tensors["target"] = to_slots(targets, classes)
