@@ -1,7 +1,6 @@
 """True trajectories of many videos as one ``.npz`` file: written of a stand-in, read to film another simulator's."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,45 +9,35 @@ import numpy as np
 
 from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.errors import UserError
+from data_prep.files import write_saved
 from data_prep.scene import NUM_FRAMES
-from data_prep.standin.physics import Trajectories
-
-MAX_OBJECTS = 6
+from data_prep.standin.physics import MAX_OBJECTS, Trajectories
 
 
 def write_tracks(path: Path, numbers: Sequence[int], videos: Iterable[Trajectories]) -> None:
     """Write the truth of N videos as one ``.npz``, objects padded to K = 6.
 
-    videos (N,) int64 numbers; class_ids (N, K) uint8, 0 where there is no object; shape (N, K) int8, -1 there;
-    position (N, 22, K, 2) float32 world units and yaw (N, 22, K) float32 radians, NaN there.
+    videos (N,) int64 numbers; class_ids (N, K) uint8, 0 where there is no object; position (N, 22, K, 2) float32 world
+    units and yaw (N, 22, K) float32 radians, NaN there.
     """
     count = len(numbers)
     arrays = {
         "videos": np.array(numbers),
         "class_ids": np.zeros((count, MAX_OBJECTS), np.uint8),
-        "shape": np.full((count, MAX_OBJECTS), -1, np.int8),
         "position": np.full((count, NUM_FRAMES, MAX_OBJECTS, 2), np.nan, np.float32),
         "yaw": np.full((count, NUM_FRAMES, MAX_OBJECTS), np.nan, np.float32),
     }
     for row, video in enumerate(videos):
         size = len(video.class_ids)
         arrays["class_ids"][row, :size] = video.class_ids
-        arrays["shape"][row, :size] = video.shape
         arrays["position"][row, :, :size] = video.position
         arrays["yaw"][row, :, :size] = video.yaw
-    unfinished = path.with_name("unfinished.npz")
-    try:
-        np.savez(unfinished, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_saved(path, lambda file: np.savez(file, **arrays))
 
 
 @cache
 def read_tracks(path: Path) -> list[Trajectories]:
     """Return the videos of a file as :func:`write_tracks` writes it.
-
-    ``shape`` is not needed, it follows from the classes.
 
     Raises:
         UserError: the file is not of that form; names what is missing or impossible.
