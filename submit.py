@@ -1,7 +1,5 @@
 """From raw frames to the leaderboard file, in one command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """Score a prediction, check a leaderboard file, or predict and score the validation videos with a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

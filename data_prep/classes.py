@@ -3,8 +3,6 @@
 Nothing here reads a file.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 SHAPES = ("cube", "sphere", "cylinder")

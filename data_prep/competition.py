@@ -3,13 +3,10 @@
 Nothing here writes a file; what becomes of a bad video is decided in ``pack.py``.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import zlib
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import numpy as np
 
 from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.errors import UserError
-from data_prep.labels import BadFile, check_regular, read_npy, value_problems, without_ones
+from data_prep.labels import BadFile, read_npy, value_problems, without_ones
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 SPLITS = ("train", "val", "unlabeled", "hidden")
@@ -48,7 +45,7 @@ COLOURS_OF_PNG = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and transparent", 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that was wrong with the data, and what was done about it."""
+    """One defect of the data, and what was done about it."""
 
     file: str
     problem: str
@@ -146,22 +143,18 @@ def split_folders(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     """
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     others = []
-    level = [root]
-    for _ in range(LEVELS + 1):
-        below = []
-        for folder in level:
-            with suppress(PermissionError):
-                names = sorted(os.listdir(folder))
-                holds_videos = any(map(VIDEO_NAME.fullmatch, names))
-                split = SPLIT_OF.get(folder.name.casefold()) if folder != root else None
-                if split:
-                    splits[split].append(folder)
-                elif holds_videos:
-                    others.append(folder)
-                if not holds_videos or folder == root:
-                    children = (folder / name for name in names if not NOT_LOOKED_INTO.match(name))
-                    below += [child for child in children if child.is_dir() and not (child / STANDIN).is_file()]
-        level = below
+    for place, names, _ in os.walk(root, followlinks=True):
+        folder = Path(place)
+        holds_videos = any(map(VIDEO_NAME.fullmatch, names))
+        split = SPLIT_OF.get(folder.name.casefold()) if folder != root else None
+        if split:
+            splits[split].append(folder)
+        elif holds_videos:
+            others.append(folder)
+        names.sort()
+        names[:] = [n for n in names if not (NOT_LOOKED_INTO.match(n) or (folder / n / STANDIN).is_file())]
+        if (holds_videos and folder != root) or len(folder.relative_to(root).parts) == LEVELS:
+            names.clear()
     return splits, others
 
 
@@ -250,10 +243,10 @@ def sorted_files(folder: Path) -> tuple[dict[int, str], list[str]]:
 def first_frame(split: str, videos: dict[int, Path]) -> tuple[int, list[Problem]]:
     """Return the number of the first frame in the videos of a split, 0 or 1, and what is unusual about their names.
 
-    A frame may be missing anywhere, so that a video often leaves both open; all together have to agree.
+    Frames may be missing, so that a single video can be consistent with both numbers; all videos together decide.
 
     Raises:
-        UserError: they do not, they begin at another number, no video has some frame, or one has a frame twice.
+        UserError: they disagree, begin at another number, lack one frame in all videos, or one has a frame twice.
     """
     length = FRAMES_OF_SPLIT[split]
     ranges: list[tuple[int, int, Path]] = []  # between which the first frame's number must be
@@ -273,8 +266,8 @@ def first_frame(split: str, videos: dict[int, Path]) -> tuple[int, list[Problem]
     first, place = max(late[0], 0), early[2].parent
     if first > early[1]:
         raise UserError(
-            f"frames are numbered from {early[1]} in {early[2]} but from {late[1]} in {late[2]}, so that a clip would "
-            "be another clip; number them alike in all videos, from 0."
+            f"frames are numbered from {early[1]} in {early[2]} but from {late[1]} in {late[2]}, so that equal numbers "
+            "are different frames; number them alike in all videos, from 0."
         )
     missing = [number for number in range(first, first + length) if number not in numbers]
     if first > 1 or (missing and len(ranges) > 1):
@@ -315,7 +308,6 @@ def read_image(path: str | Path) -> tuple[bytes, str]:
     Raises:
         BadFile: the file is missing, no PNG or JPEG, truncated, damaged, or of another size.
     """
-    check_regular(path)
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -330,7 +322,7 @@ def decode(data: bytes) -> np.ndarray:
     if frame is None:
         raise BadFile("damaged image")
     check_size(frame.shape[1], frame.shape[0])
-    if frame.dtype == np.uint16:  # of which some writers fill the low bits only
+    if frame.dtype == np.uint16:  # some writers fill the low bits only
         frame = (frame if frame.max() < 256 else frame >> 8).astype(np.uint8)
     return frame
 
@@ -342,9 +334,9 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_image(data: bytes) -> str:
-    """Return what is unusual about a whole PNG whose checksums agree, or a whole JPEG; raise ``BadFile`` for others.
+    """Return what is unusual about a whole PNG with right checksums, or a whole JPEG; raise ``BadFile`` for others.
 
-    A decoder is never shown a file that fails: it would write to standard error and might return half an image.
+    Decoders would write to standard error about damaged files, and might return half an image.
     """
     if data.startswith(JPEG):
         if not data.rstrip(b"\0").endswith(b"\xff\xd9"):

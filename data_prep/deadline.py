@@ -1,9 +1,7 @@
-"""A time limit for a whole command: work that can go on later stops at its next checkpoint once the time is up.
+"""A time limit for a whole command, or a signal to stop: resumable work ends at its next checkpoint.
 
-A signal to stop is such a limit too. What a checkpoint is, and what is kept there, is the business of whoever works.
+The code that does the work decides what a checkpoint is and what it keeps.
 """
-
-from __future__ import annotations
 
 import os
 import signal
@@ -17,7 +15,7 @@ _END: ContextVar[float] = ContextVar("end", default=float("inf"))
 _SIGNAL: ContextVar[int | None] = ContextVar("signal", default=None)
 
 SAME_SIGNAL_SECONDS = 1.0
-"""So soon a second signal is the first again: torchrun passes on what a terminal has told its processes itself."""
+"""A second signal within this time is the first one again, which a terminal sent and torchrun passed on."""
 
 
 class TimeIsUp(Exception):

@@ -1,7 +1,5 @@
 """What there is to compute with: the device that a user named, the cores, and work spread over them."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

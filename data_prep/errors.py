@@ -3,8 +3,6 @@
 Commands turn it into one printed sentence and exit code 2; everything else is a bug and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor

@@ -1,7 +1,5 @@
 """Atomic files, arrays that grow row by row, and a lock on the folder that a command makes."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

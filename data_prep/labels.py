@@ -1,9 +1,5 @@
 """Reads label arrays from untrusted files: nothing in them is executed, and what is wrong with one is a sentence."""
 
-from __future__ import annotations
-
-import os
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +12,12 @@ class BadFile(Exception):
     """A frame or mask that cannot be used as it is; the message says what is wrong with it."""
 
 
-def check_regular(path: str | Path) -> None:
-    """Raise ``BadFile`` unless ``path`` leads to a file; nothing else is opened, since a pipe would be waited for."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise BadFile(f"unreadable ({error.strerror})") from None
-    if not stat.S_ISREG(mode):
-        raise BadFile("a folder or device instead of a file")
-
-
 def read_npy(path: str | Path) -> np.ndarray:
     """Return the array in a file of ``np.save``, memory-mapped; Python objects are never unpickled.
 
     Raises:
         BadFile: there is no such file, or not one whole array of plain values in it.
     """
-    check_regular(path)
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:

@@ -1,11 +1,9 @@
 """PNG folders → memory-mapped uint8 arrays, and the way every other module opens them.
 
 ``DIR/SPLIT/frames.npy`` is (N, T, 160, 240, 3), ``masks.npy`` (N, T, 160, 240) for train and val, and ``index.json``,
-written last, says that the split is complete. A bad train or unlabeled video has no row; val and hidden keep one row
-per video whatever happens: a bad val video's mask is all 255, a bad hidden frame is the nearest readable one.
+written last, marks the split as complete. A bad train or unlabeled video has no row; val and hidden always have one row
+per video: a bad val video's mask is all 255, a bad hidden frame is the nearest readable one.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -58,7 +56,7 @@ LEFT_OUT, NOT_SCORED, GREY_ROW = "video left out", "row kept, not scored", "row 
 
 @dataclass(frozen=True)
 class PackedVideo:
-    """What became of a video: whether it can be used, a hash of what was read of it, and what was wrong with it."""
+    """The outcome of a video: whether it can be used, a hash of what was read, and what was wrong with it."""
 
     usable: bool
     content: str
@@ -131,22 +129,17 @@ def open_split(folder: Path) -> PackedSplit:
         raise UserError(f"{folder} is not a readable packed split ({error}); delete it and pack again.") from None
     for array in (frames, masks):
         if array is not None and (len(array) != len(videos) or array.dtype != np.uint8):
-            found = f"{array.dtype} of shape {array.shape}"
-            raise UserError(f"{array.filename} should be uint8 with {len(videos)} rows, found {found}; pack it again.")
+            form = f"{array.dtype} of shape {array.shape}"
+            raise UserError(f"{array.filename} should be uint8 with {len(videos)} rows, found {form}; pack it again.")
     return PackedSplit(folder.name, videos, frames, masks, problems, source)
 
 
 def write_index(
     folder: Path, videos: Sequence[int], problems: Sequence[Problem], source: dict, files: str | None = None
 ) -> None:
-    """Declare a packed split complete: write its ``index.json`` atomically.
+    """Declare a split whose arrays are in ``folder`` complete: write its ``index.json`` atomically.
 
-    Args:
-        folder: the split's folder, which already holds its arrays.
-        videos: the number of the video in every row.
-        problems: what was wrong with the files of the videos.
-        source: JSON values that say where the arrays come from.
-        files: see :func:`state_of_files`; None where nothing was packed.
+    See :class:`PackedSplit` for the arguments; ``files``: see :func:`state_of_files`, None where nothing was packed.
     """
     index = {
         "split": folder.name,
@@ -203,8 +196,8 @@ def pack(
 def pack_split(competition: Competition, split: str, folder: Path) -> None:
     """Pack one split into ``folder``, from where an earlier attempt at the same files stopped; see :func:`pack`.
 
-    Videos are decoded on all cores and written in the order of their numbers. The files have space for all of them at
-    first, and are cut in the end by what bad videos did not need.
+    Videos are decoded on all cores and written in the order of their numbers. Files have space for all of them at first
+    and are cut to the number of usable ones in the end.
     """
     videos = competition.splits[split]
     source, files = {"folder": str(next(iter(videos.values())).parent)}, state_of_files(videos)
@@ -226,18 +219,7 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
             raise UserError(f"{folder} holds what was packed from {earlier['folder']}; delete it or pack elsewhere.")
     elif not journal.is_file() and (strange := next(filter(Path.exists, shapes), None)):
         raise UserError(f"{strange} was not packed here; move it away or pack elsewhere.")
-    records = read_journal(journal, files)
-    if records is None or not all(path.exists() or part_of(path).exists() for path in shapes):
-        records = []
-        discard(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for path, full_shape in shapes.items():
-                create_part(path, full_shape)
-        except OSError:
-            discard(folder)
-            raise
-        begin_journal(journal, files)
+    records = begun(shapes, journal, files)
     done = [PackedVideo(r["usable"], r["content"], [Problem(**problem) for problem in r["problems"]]) for r in records]
     if len(done) < len(videos):
         pack_rows(split, competition.first[split], list(videos.values()), list(shapes), journal, done)
@@ -260,7 +242,6 @@ def pack_split(competition: Competition, split: str, folder: Path) -> None:
 
 
 def has_row(split: str, video: PackedVideo) -> bool:
-    """Return whether a video has a row in the arrays of its split."""
     return video.usable or split in ROW_KEPT_ALWAYS
 
 
@@ -337,9 +318,24 @@ def repeat_nearest(frames: dict[int, np.ndarray], length: int) -> list[np.ndarra
     return [frames[min(frames, key=lambda other: (abs(other - index), other))] for index in range(length)]
 
 
-def begin_journal(path: Path, source: str) -> None:
-    """Begin the file that says, a line for each, which videos are done; ``source`` identifies what they are made of."""
-    write_text(path, json.dumps({"made of": source}) + "\n")
+def begun(shapes: dict[Path, tuple[int, ...]], journal: Path, source: str) -> list[dict]:
+    """Return the journal's lines, one for each video that is done of some unfinished arrays; begin where there is none.
+
+    ``source`` identifies what the videos are made of; arrays of anything else are discarded.
+    """
+    records = read_journal(journal, source)
+    if records is not None and all(path.exists() or part_of(path).exists() for path in shapes):
+        return records
+    discard(journal.parent)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for path, shape in shapes.items():
+            create_part(path, shape)
+    except OSError:
+        discard(journal.parent)
+        raise
+    write_text(journal, json.dumps({"made of": source}) + "\n")
+    return []
 
 
 def read_journal(path: Path, source: str) -> list[dict] | None:

@@ -5,8 +5,6 @@ z up, floor at z = 0, +y is right in the image. Image coordinates are continuous
 centre at (c + 0.5, r + 0.5). Colour, light and motion live elsewhere.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -172,13 +170,9 @@ def paint_solids(shape: Tensor, position: Tensor, yaw: Tensor, label: Tensor, im
     Returns:
         (num_images, 160, 240) uint8, 0 where no solid is.
     """
-    return draw(*visible_rays(shape, position, yaw, label, image, num_images)[:2], num_images)
-
-
-def draw(ray: Tensor, label: Tensor, num_images: int) -> Tensor:
-    """Return (num_images, 160, 240) uint8 label images with (M,) labels at the pixels (M,) and 0 elsewhere."""
-    painted = torch.zeros(num_images * HEIGHT * WIDTH, dtype=torch.uint8, device=ray.device)
-    painted[ray] = label.to(torch.uint8)
+    pixel, label, _ = visible_rays(shape, position, yaw, label, image, num_images)
+    painted = torch.zeros(num_images * HEIGHT * WIDTH, dtype=torch.uint8, device=pixel.device)
+    painted[pixel] = label.to(torch.uint8)
     return painted.view(num_images, HEIGHT, WIDTH)
 
 
@@ -236,7 +230,7 @@ def fragments(depth: Tensor, corner: Tensor, label: Tensor, image: Tensor, sampl
     return ray, (depth[drawn] * DEPTH_STEPS).int() * 256 + label[solid].int()
 
 
-def nearest(drawn: list[tuple[Tensor, Tensor]], num_images: int, samples: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def nearest(drawn: list[tuple[Tensor, Tensor]], num_images: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return rays, labels and depths of the nearest :func:`fragments` (z-buffer); see :func:`visible_rays`."""
     ray = torch.cat([rays for rays, _ in drawn])
     key = torch.cat([keys for _, keys in drawn])

@@ -1,20 +1,13 @@
 """Ablations: variants of a preset, each trained from several seeds, scored on val, as one table.
 
-Every run shares the folder of stages, so that a change costs only what it touches; finished runs are never repeated.
+All runs share the folder of stages, so that a change costs only what it touches and what is finished is never repeated.
 """
 
-from __future__ import annotations
-
-import hashlib
 import itertools
-import json
 import math
-import shlex
 import statistics
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 
 import click
@@ -22,25 +15,17 @@ import numpy as np
 import torch
 
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.files import read_json, write_text
+from data_prep.files import write_text
 from data_prep.pack import PackedSplit
 from solution.config import Config, EnsembleConfig, override
-from solution.evaluation import score_baselines
-from solution.fates import fate_groups, fates
-from solution.machine import commit
-from solution.metrics import Score, score
+from solution.evaluation import compare, fates_of
+from solution.fates import fate_groups
+from solution.metrics import score
 from solution.pipeline import Pipeline, check_possible, configured
 from solution.presets import PRESETS
-from solution.results_table import (
-    group_cells,
-    group_names,
-    markdown_table,
-    number,
-    record_result,
-    with_error,
-    without_paths,
-)
+from solution.results_table import record_result, score_row, score_table
 from solution.runs import RUNS, STAGES, choose_device, default_data, default_preset, pack_and_report, standin_data
+from solution.stages import stage_key
 
 ABLATIONS = RUNS / "ablations"
 Variants = dict[str, tuple[str, ...]]
@@ -127,98 +112,33 @@ def configs_of(members: str, variants: Variants, preset: Config) -> dict[str, Co
     return {f"{label} (base)" if label else "base": base} | others
 
 
-class Ablation:
-    """The runs of one spec on one packed competition, remembered in a folder after each of them."""
-
-    def __init__(self, name: str, configs: dict[str, Config], packed: dict[str, PackedSplit], device: torch.device):
-        self.configs, self.packed, self.device = configs, packed, device
-        identity = [{label: asdict(config) for label, config in configs.items()}]
-        identity += [packed[split].content for split in sorted(packed)]
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
-        self.folder = ABLATIONS / f"{name}-{key[:8]}"
-        path = self.folder / "results.json"
-        self.rows: list[dict] = read_json(path, f"delete {self.folder}") if path.is_file() else []
-
-    @cached_property
-    def groups(self) -> dict[str, np.ndarray]:
-        """The objects of val by their fates."""
-        return fate_groups(fates(self.packed["val"].masks))
-
-    def run(self, label: str, seed: int) -> None:
-        """Train a variant, predict val on the path of submit.py, score it and remember the score."""
-        pipeline = Pipeline(replace(self.configs[label], seed=seed), self.packed, STAGES, self.device)
-        val = self.packed["val"]
-        reached = score(np.array(pipeline.predictions(val)), val.masks[:, -1], self.groups)
-        minutes = sum(stage.seconds for stage in pipeline.done.values()) / 60
-        self.rows.append({"label": label, "seed": seed, "minutes": minutes, "commit": commit()} | scores_of(reached))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "results.json", json.dumps(self.rows, indent=1))
-
-    def table(self, seeds: list[int]) -> list[dict]:
-        """Return one dict per variant: means over seeds, and the mean difference to the base with the same seed."""
-        rows_of = {
-            label: {row["seed"]: row for row in self.rows if row["label"] == label and row["seed"] in seeds}
-            for label in self.configs
-        }
-        base = next(iter(rows_of.values()))
-        table = []
-        for label, rows in rows_of.items():
-            jaccard = [row["jaccard"] for row in rows.values()]
-            change = [row["jaccard"] - base[seed]["jaccard"] for seed, row in rows.items()]
-            means = {
-                name: statistics.fmean(row[name] for row in rows.values())
-                for name in ("jaccard", "object_iou", "object_iou_se", "minutes")
-            }
-            table.append(
-                {"method": label, "n": len(rows), "by_group": mean_groups(list(rows.values()))}
-                | means
-                | {
-                    "jaccard_sd": statistics.stdev(jaccard) if len(rows) > 1 else None,
-                    "difference": None if rows is base else statistics.fmean(change),
-                    "difference_se": None
-                    if rows is base or len(rows) < 2
-                    else statistics.stdev(change) / math.sqrt(len(rows)),
-                }
-            )
-        return table
-
-    def baselines(self) -> list[dict]:
-        """Return rows like :meth:`table`'s for what learns nothing, on the masks of the base's segmenter."""
-        val = self.packed["val"]
-        seen = Pipeline(next(iter(self.configs.values())), self.packed, STAGES, self.device).masks_of(val)
-        scores = score_baselines(val.frames, seen, val.masks[:, -1], self.device, self.groups)
-        unknown = dict.fromkeys(("jaccard_sd", "difference", "difference_se", "minutes"))
-        return [{"method": name, "n": 1} | unknown | scores_of(reached) for name, reached in scores.items()]
+def run(config: Config, packed: dict[str, PackedSplit], device: torch.device, groups: dict[str, np.ndarray]) -> dict:
+    """Train a config, predict val on the path of submit.py and return the row of its score; see ``score_row``."""
+    pipeline, val = Pipeline(config, packed, STAGES, device), packed["val"]
+    reached = score(np.array(pipeline.predictions(val)), val.masks[:, -1], groups)
+    return score_row("", reached, sum(stage.seconds for stage in pipeline.done.values()) / 60)
 
 
-def scores_of(reached: Score) -> dict:
-    values = reached.as_json()
-    return {name: values[name] for name in ("jaccard", "object_iou", "object_iou_se", "by_group", "videos")}
-
-
-def mean_groups(rows: list[dict]) -> dict[str, float | None]:
-    """Return the means over runs of the IoUs by group; None where a group has no objects."""
-    values = {name: [row["by_group"][name] for row in rows] for name in group_names(rows)}
-    return {name: None if None in ious else statistics.fmean(ious) for name, ious in values.items()}
-
-
-def as_markdown(table: list[dict]) -> str:
-    """Return the rows of :meth:`Ablation.table` as a Markdown table."""
-    groups = group_names(table)
-    header = ["change", "Jaccard ± sd", "n", "difference ± se", "object IoU ± se", *groups, "minutes"]
-    rows = [
-        [
-            row["method"],
-            with_error(row["jaccard"], row["jaccard_sd"]),
-            str(row["n"]),
-            with_error(row["difference"], row["difference_se"], "+.4f").replace("± +", "± "),
-            with_error(row["object_iou"], row["object_iou_se"]),
-            *group_cells(row, groups),
-            number(row["minutes"], ".1f"),
-        ]
-        for row in table
-    ]
-    return markdown_table(header, rows)
+def summary(label: str, rows: list[dict], base: list[dict]) -> dict:
+    """Return the row of a variant: means over seeds, and of the differences to the base with the same seed."""
+    jaccard = [row["jaccard"] for row in rows]
+    change = [row["jaccard"] - other["jaccard"] for row, other in zip(rows, base, strict=True)]
+    several = len(rows) > 1
+    means = {
+        name: statistics.fmean(row[name] for row in rows)
+        for name in ("jaccard", "object_iou", "object_iou_se", "minutes")
+    }
+    by_group = {name: [row["by_group"][name] for row in rows] for name in rows[0]["by_group"]}
+    row = {
+        "method": label,
+        "n": len(rows),
+        "by_group": {name: None if None in ious else statistics.fmean(ious) for name, ious in by_group.items()},
+        "jaccard_sd": statistics.stdev(jaccard) if several else None,
+    }
+    if rows is not base:
+        row["difference"] = statistics.fmean(change)
+        row["difference_se"] = statistics.stdev(change) / math.sqrt(len(rows)) if several else None
+    return row | means
 
 
 @click.command()
@@ -256,28 +176,30 @@ def main(
     configs = configs_of(members, variants, configured(preset, settings))
     data = data or standin_data(device)
     packed = pack_and_report(data, required=("train", "val"))
-    ablation = Ablation(name, configs, packed, device)
-    first = next(iter(configs.values())).seed
-    used = list(range(first, first + seeds))
-    finished = {(row["label"], row["seed"]) for row in ablation.rows}
-    runs = [(label, seed) for seed in used for label in configs]
-    for label, seed in runs:
-        if (label, seed) not in finished:
+    base = Pipeline(next(iter(configs.values())), packed, STAGES, device)
+    val = packed["val"]
+    groups = fate_groups(fates_of(base, val))
+    used = [base.config.seed + n for n in range(seeds)]
+    rows: dict[str, list[dict]] = {label: [] for label in configs}
+    for seed in used:
+        for label, config in configs.items():
             click.echo(f"{label}, seed {seed}:")
-            ablation.run(label, seed)
-    table = ablation.table(used) + ablation.baselines()
-    text = as_markdown(table)
-    write_text(ablation.folder / "table.md", text + "\n")
-    click.echo(f"\n{text}\n\n{ablation.folder}/table.md")
+            rows[label].append(run(replace(config, seed=seed), packed, device, groups))
+    table = [summary(label, of_variant, next(iter(rows.values()))) for label, of_variant in rows.items()]
+    baselines = compare(base, val, {}, val.masks[:, -1], None, groups)
+    table += [score_row(method, reached) for method, reached in baselines.items()]
+    text = score_table(table, with_difference=True)
+    decided_by = {"configs": [asdict(config) for config in configs.values()], "data": val.content, "seeds": used}
+    path = ABLATIONS / f"{name}-{stage_key(name, decided_by)[:8]}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text + "\n")
+    click.echo(f"\n{text}\n\n{path}")
     if publish:
-        words = (word for word in without_paths(sys.argv[1:]) if word != "--publish")
-        train, val = len(packed["train"]), len(packed["val"])
         record_result(
             f"ablate-{name}",
             table,
-            command=shlex.join(["python", "-m", "solution.ablate", *words]),
             seeds=used,
-            data=f"{train} train videos of {data.name}, scored on {val} of val, preset {preset}",
+            data=f"{len(packed['train'])} train videos of {data.name}, scored on {len(val)} of val, preset {preset}",
             device=device,
             note="Minutes are those of all stages from nothing, shared ones included.",
         )

@@ -1,6 +1,4 @@
-"""Fills arrays on disk row by row: resumable after ``kill -9`` or a full disk, in smaller batches where memory ends."""
-
-from __future__ import annotations
+"""Fills arrays on disk row by row: resumable after ``kill -9`` or a full disk, in smaller batches without memory."""
 
 import itertools
 import sys

@@ -4,13 +4,9 @@ Every command prints its numbers and records them with commit, hardware and vers
 limit, and the same command goes on; what it adds up to is one recorded result.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,12 +41,13 @@ from solution.predictors.frames import build_simvp, frames_loss
 from solution.presets import PRESETS
 from solution.report import record_run
 from solution.results_table import record_result
-from solution.runs import STAGES, Positive, choose_device
+from solution.runs import STAGES, choose_device
 from solution.stages import Stage, counted
 from solution.submission import load_truth
 from solution.training import OneCycle, autocast_dtype, fit
 
 DATA = Path("data")
+POSITIVE = click.FloatRange(0, 10_000, min_open=True)
 FULL_SIZE = {"train": 1000, "val": 1000, "unlabeled": 13_000, "hidden": 5000}
 LEAST = 2
 """Videos of a split at the smallest scale."""
@@ -60,11 +57,10 @@ SEED = 1
 
 
 def record(name: str, rows: list[dict], device: torch.device) -> None:
-    """Print rows of numbers and record them, with what they were measured on."""
+    """Print rows of numbers and record them."""
     for row in rows:
         click.echo(json.dumps(row))
-    command = shlex.join(["python", "-m", "solution.benchmark", *sys.argv[1:]])
-    record_result(f"benchmark-{name}", rows, command=command, seeds=[], data="", device=device)
+    record_result(f"benchmark-{name}", rows, seeds=[], data="", device=device)
 
 
 @click.group()
@@ -98,9 +94,7 @@ def pack(data: Path) -> None:
     Name a small one: it is read into memory, and packed four times beside DATA.
     """
     splits = find_competition(data, required=()).splits
-    paths = [
-        path for split, videos in splits.items() for video in videos.values() for path in sorted(video.glob("*.png"))
-    ]
+    paths = [path for videos in splits.values() for video in videos.values() for path in sorted(video.glob("*.png"))]
     if not paths:
         raise UserError(f"{data} has no frames to pack; name a raw competition.")
     encoded = [np.fromfile(path, np.uint8) for path in paths]
@@ -195,9 +189,9 @@ def bare_step_seconds(model: nn.Module, tensors: dict[str, Tensor], steps: int, 
 
 
 @main.command()
-@click.option("--scale", default=1.0, show_default=True, type=Positive(), help="1: full size.")
+@click.option("--scale", default=1.0, show_default=True, type=POSITIVE, help="1: full size.")
 @click.option("--unlabeled", type=click.IntRange(0), help="Unlabeled videos.  [default: 13,000 times the scale]")
-@click.option("--minutes", type=Positive(), help="Stop after so many; call again to go on.")
+@click.option("--minutes", type=POSITIVE, help="Stop after so many; call again to go on.")
 @click.option("--recipe", type=click.Choice(sorted(PRESETS)), default="full", show_default=True, help="A preset.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable.")
 @click.option("--device", "device_name", help="cpu or cuda. Default: cuda where there is one.")
@@ -226,9 +220,10 @@ def full(
             pipeline.predictions(packed["hidden"])
             truth = load_truth(data / "hidden_truth.pt").masks.numpy()
             last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
-            scores = evaluate(pipeline, packed["hidden"], last_frames, truth).scores
+            scores, *_ = evaluate(pipeline, packed["hidden"], truth, last_frames)
     except TimeIsUp:
-        click.echo(state(pipeline))
+        done = ", ".join(["stand-in", *pipeline.done]) if pipeline else "nothing"
+        click.echo(f"Time is up. Done: {done}. The same command goes on from here.")
         if stop_signal():
             raise
         return
@@ -251,12 +246,6 @@ def make_data(data: Path, counts: dict[str, int], device: torch.device) -> tuple
         packed = open_packed(data)
     cost = json.loads(spent.read_text())
     return packed, Stage(data, "", cost["seconds"], cost["peak_gib"])
-
-
-def state(pipeline: Pipeline | None) -> str:
-    """Return what is done, in words."""
-    done = ", ".join(["stand-in", *pipeline.done]) if pipeline else "nothing"
-    return f"Time is up. Done: {done}. The same command goes on from here."
 
 
 if __name__ == "__main__":

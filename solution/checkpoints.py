@@ -1,7 +1,5 @@
 """What training keeps on disk: two checkpoints of an unfinished run, of which one may be damaged, and final weights."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

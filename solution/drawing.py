@@ -3,8 +3,6 @@
 Forecasting and decoding live elsewhere.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

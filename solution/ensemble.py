@@ -7,11 +7,9 @@ exceeds J / (1 + J), J being the Jaccard reached (Dinkelbach's method for a rati
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -38,11 +36,13 @@ class Decoding:
         weights: of every member's probabilities; they sum to 1.
         threshold: an object is drawn where its probability exceeds it; None takes the most probable class.
         alone: the threshold of each member by itself.
+        pooled_jaccard: that is reached on them, by every member and by the ensemble; empty where nothing was fitted.
     """
 
     weights: dict[str, float]
     threshold: float | None
     alone: dict[str, float | None]
+    pooled_jaccard: dict[str, float] = field(default_factory=dict)
 
 
 class Copies:
@@ -55,8 +55,8 @@ class Copies:
         self.predictors, self.symmetries = predictors, predictors[0].symmetries
 
     def predict(self, clip: Clip) -> Tensor:
-        seen = zip(self.predictors, (clip, *clip.copies), strict=True)
-        first, *others = (predictor.predict(each) for predictor, each in seen)
+        own_clips = zip(self.predictors, (clip, *clip.copies), strict=True)
+        first, *others = (predictor.predict(own) for predictor, own in own_clips)
         return sum(others, first) / len(self.predictors)
 
 
@@ -68,8 +68,7 @@ class WithinMemory:
         self.portions = Portions(most)
 
     def predict(self, clip: Clip) -> Tensor:
-        some = lambda first, last: self.predictor.predict(clip[first:last])  # noqa: E731
-        parts = self.portions.collect(some, 0, len(clip))
+        parts = self.portions.collect(lambda first, last: self.predictor.predict(clip[first:last]), 0, len(clip))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -152,7 +151,7 @@ class ThresholdTable:
 
 def fit_decoding(
     members: tuple[str, ...], batches: Iterable[tuple[dict[str, Tensor], Tensor]], method: str
-) -> tuple[Decoding, dict[str, float]]:
+) -> Decoding:
     """Choose weights and thresholds by the pooled Jaccard on held-out training videos.
 
     The best member alone gives way to a mixture that is better by more than chance: held-out videos are few.
@@ -161,12 +160,9 @@ def fit_decoding(
         members: names of the members.
         batches: yields (probabilities by member, (B, H, W) uint8 truth).
         method: ``fitted`` or ``argmax``; the latter gives equal weights and no threshold.
-
-    Returns:
-        The decoding and the pooled Jaccard of every member and of the ensemble.
     """
     if method == "argmax":
-        return Decoding({name: 1 / len(members) for name in members}, None, dict.fromkeys(members)), {}
+        return Decoding({name: 1 / len(members) for name in members}, None, dict.fromkeys(members))
     mixtures = [
         tuple(part / WEIGHT_STEPS for part in parts)
         for parts in itertools.product(range(WEIGHT_STEPS + 1), repeat=len(members))
@@ -182,19 +178,12 @@ def fit_decoding(
     best_alone = max(alone.values(), key=lambda mixture: fits[mixture].jaccard)
     if not fits[chosen].is_better(fits[best_alone]):
         chosen = best_alone
-    decoding = Decoding(
+    return Decoding(
         dict(zip(members, chosen, strict=True)),
         fits[chosen].threshold,
         {name: fits[mixture].threshold for name, mixture in alone.items()},
+        {name: fits[mixture].jaccard for name, mixture in (alone | {"ensemble": chosen}).items()},
     )
-    scores = {name: fits[mixture].jaccard for name, mixture in alone.items()}
-    return decoding, scores | {"ensemble": fits[chosen].jaccard}
-
-
-def load_decoding(folder: Path) -> Decoding:
-    """Return what the stage ``decoding`` fitted."""
-    fitted = json.loads((folder / "decoding.json").read_text())
-    return Decoding(fitted["weights"], fitted["threshold"], fitted["alone"])
 
 
 @dataclass(frozen=True)
@@ -245,7 +234,7 @@ def make_clip(
         return torch.from_numpy(np.array(array[rows, :CLIP_FRAMES])).to(device)
 
     images = None if frames is None else first(frames)
-    clip, *copies = [Clip(images, first(each)) for each in masks]
+    clip, *copies = [Clip(images, first(of_copy)) for of_copy in masks]
     return replace(clip, copies=tuple(copies))
 
 
@@ -255,13 +244,3 @@ def batch_size(device: torch.device) -> int:
     The filter is hundreds of thousands of small operations, however many clips it follows: a GPU is given all that fit.
     """
     return max(1, torch.cuda.mem_get_info(device)[1] // CLIP_BYTES) if device.type == "cuda" else 32
-
-
-def clips(
-    frames: np.ndarray | None, masks: list[np.ndarray], device: torch.device, rows: np.ndarray | None = None
-) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Yield clips of these rows, or of all, and which rows they are; see :func:`make_clip`."""
-    rows = np.arange(len(masks[0])) if rows is None else rows
-    for first in range(0, len(rows), batch_size(device)):
-        chosen = rows[first : first + batch_size(device)]
-        yield make_clip(frames, masks, chosen, device), chosen

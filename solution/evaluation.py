@@ -1,11 +1,8 @@
-"""Scores of everything on the same videos: baselines, each member, the ensemble, and the segmenter's ceiling.
+"""Scores of everything on the same videos: baselines, each member, the ensemble, and perfect foresight.
 
 The predictions come from the very path that makes the leaderboard file.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,102 +13,101 @@ from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
 from solution.drawing import draw
-from solution.ensemble import batch_size, clips, decode, make_clip, system_probabilities
+from solution.ensemble import batch_size, decode, make_clip, system_probabilities
+from solution.fates import fates
 from solution.forecast import Forecast
 from solution.metrics import Score, score
 from solution.pipeline import Pipeline
-from solution.predictors import Clip
 from solution.predictors.baselines import BASELINES
 from solution.results_table import number
-from solution.segmenter import segment, segment_in_chunks
+from solution.segmenter import segment_in_chunks
 from solution.tracking import TRACKED_AT_ONCE
 from solution.tracks import find_tracks
 
 FORESIGHT = "true positions of seen objects"
 """What perfect foresight would reach in a stand-in of masks only."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores by name of the method, the baselines first, and what the ensemble predicted.
-
-    Attributes:
-        scores: of every method.
-        masks: (N, 160, 240) uint8 of the ensemble.
-        presence: (N, 160, 240) uint8, the ensemble's probability of any object, 255 is certain.
-    """
-
-    scores: dict[str, Score]
-    masks: np.ndarray
-    presence: np.ndarray
+BASELINE_VIDEOS = 64
+"""Whose masks are in memory at a time."""
 
 
 def evaluate(
     pipeline: Pipeline,
     split: PackedSplit,
-    last_frames: np.ndarray | None,
     truth: np.ndarray,
+    last_frames: np.ndarray | None,
     groups: dict[str, np.ndarray] | None = None,
-) -> Evaluation:
-    """Predict a whole split with every method and score it; the masks are a stage, which can be interrupted.
+) -> tuple[dict[str, Score], np.ndarray, np.ndarray]:
+    """Predict a split with every member and with the ensemble, as a stage, and score them; see :func:`compare`.
 
-    Args:
-        pipeline: everything trained.
-        split: (N, T, 160, 240, 3) uint8 frames, where there are any, of which 11 are looked at.
-        last_frames: (N, 160, 240, 3) uint8 true frames 22 for the ceilings; None in a stand-in of masks only.
-        truth: (N, 160, 240) uint8, 255 where nothing is scored.
-        groups: see ``solution.metrics.score``.
+    Returns:
+        The scores by method; the ensemble's masks and its probability of any object (255 is 1), (N, 160, 240) uint8.
     """
     system, seen, device = pipeline.system(), pipeline.seen(split), pipeline.device
-    readers = {} if last_frames is None else pipeline.readers()
-    names = [*BASELINES, *system.members, "ensemble", *readers]
+    names = [*system.members, "ensemble", "presence"]
 
     def build(folder: Path) -> None:
         def rows(first: int, last: int) -> np.ndarray:
             clip = make_clip(split.frames, seen, slice(first, last), device)
             probabilities = system_probabilities(system.members, clip, system.config)
-            masks = list(baseline_masks(clip).values())
-            masks += [system.decode_alone(name, probabilities) for name in system.members]
-            masks.append(system.decode(probabilities))
-            masks += [segment(network, last_frames[first:last], device) for network in readers.values()]
+            masks = [system.decode_alone(name, probabilities) for name in system.members]
             any_object = system.combine(probabilities)[:, 1:].sum(1).clamp(0, 1)
-            return np.stack([*masks, (255 * any_object).round().byte().cpu().numpy()], 1)
+            presence = (255 * any_object).round().byte().cpu().numpy()
+            return np.stack([*masks, system.decode(probabilities), presence], 1)
 
-        shape = (len(split), len(names) + 1, HEIGHT, WIDTH)
+        shape = (len(split), len(names), HEIGHT, WIDTH)
         fill_rows(folder / "methods.npy", shape, batch_size(device), rows, f"every method on {split.name}")
 
-    decided_by = {"decoding": pipeline.make("decoding").key, "masks": pipeline.seen_keys(split)}
-    folder = pipeline.stage(f"methods_{split.name}", decided_by | {"methods": [*names, "presence"]}, build).folder
-    *masks, presence = np.load(folder / "methods.npy", mmap_mode="r").swapaxes(0, 1)
-    drawn = dict(zip(names, masks, strict=True))
-    scores = {name: score(drawn[name], truth, groups) for name in names}
-    return Evaluation(scores, drawn["ensemble"], presence)
+    decided_by = {"decoding": pipeline.make("decoding").key, "masks": pipeline.seen_keys(split), "methods": names}
+    folder = pipeline.stage(f"methods_{split.name}", decided_by, build).folder
+    masks = dict(zip(names, np.load(folder / "methods.npy", mmap_mode="r").swapaxes(0, 1), strict=True))
+    presence = masks.pop("presence")
+    return compare(pipeline, split, masks, truth, last_frames, groups), masks["ensemble"], presence
+
+
+def compare(
+    pipeline: Pipeline,
+    split: PackedSplit,
+    masks: dict[str, np.ndarray],
+    truth: np.ndarray,
+    last_frames: np.ndarray | None,
+    groups: dict[str, np.ndarray] | None = None,
+) -> dict[str, Score]:
+    """Score a split's masks of frame 22 between the baselines and what perfect foresight would reach.
+
+    Args:
+        pipeline: has the segmenter, and whatever else reads masks off frames.
+        split: of N videos.
+        masks: by method, (N, 160, 240) uint8.
+        truth: (N, 160, 240) uint8, 255 where nothing is scored.
+        last_frames: (N, 160, 240, 3) uint8 true frames 22; None leaves perfect foresight out.
+        groups: see ``solution.metrics.score``.
+    """
+    scores = score_baselines(pipeline.masks_of(split), truth, groups)
+    scores |= {name: score(drawn, truth, groups) for name, drawn in masks.items()}
+    for name, reader in ({} if last_frames is None else pipeline.readers()).items():
+        scores[name] = score(segment_in_chunks(reader, last_frames, pipeline.device), truth, groups)
+    return scores
 
 
 def score_baselines(
-    frames: np.ndarray | None,
-    seen: np.ndarray,
-    truth: np.ndarray,
-    device: torch.device,
-    groups: dict[str, np.ndarray] | None = None,
+    seen: np.ndarray, truth: np.ndarray, groups: dict[str, np.ndarray] | None = None
 ) -> dict[str, Score]:
-    """Score what learns nothing on one segmenter's (N, T, 160, 240) uint8 masks, by name; see :func:`evaluate`."""
-    masks = {name: np.empty(truth.shape, np.uint8) for name in BASELINES}
-    for clip, rows in clips(frames, [seen], device):
-        for name, drawn in baseline_masks(clip).items():
-            masks[name][rows] = drawn
-    return {name: score(drawn, truth, groups) for name, drawn in masks.items()}
+    """Score what learns nothing on one segmenter's (N, T, 160, 240) uint8 masks, by name; see :func:`compare`."""
+    chunks = [slice(first, first + BASELINE_VIDEOS) for first in range(0, len(seen), BASELINE_VIDEOS)]
+    scores = {}
+    for name, baseline in BASELINES.items():
+        masks = [baseline(torch.from_numpy(np.array(seen[rows, :CLIP_FRAMES]))) for rows in chunks]
+        scores[name] = score(torch.cat(masks), truth, groups)
+    return scores
 
 
-def ceilings(pipeline: Pipeline, frames: np.ndarray, truth: np.ndarray) -> dict[str, Score]:
-    """Score what segments frames on the (N, 160, 240, 3) uint8 true frames 22: what perfect foresight would reach."""
-    masks = {name: segment_in_chunks(net, frames, pipeline.device) for name, net in pipeline.readers().items()}
-    return {name: score(drawn, truth) for name, drawn in masks.items()}
+def fates_of(pipeline: Pipeline, split: PackedSplit) -> np.ndarray:
+    """Return the (N, 49) int8 :func:`solution.fates.fates` of a labelled split, as a stage."""
 
+    def build(folder: Path) -> None:
+        np.save(folder / "fates.npy", fates(split.masks))
 
-def baseline_masks(clip: Clip) -> dict[str, np.ndarray]:
-    """Return the (B, 160, 240) uint8 masks of what learns nothing."""
-    return {name: baseline.predict(clip).argmax(1).byte().cpu().numpy() for name, baseline in BASELINES.items()}
+    return np.load(pipeline.stage(f"fates_{split.name}", {"data": split.content}, build).folder / "fates.npy")
 
 
 def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) -> Score:

@@ -3,8 +3,6 @@
 Each object of frame 22 has one fate, the first of ``FATES`` that fits.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from torch import Tensor
 from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.scene import CLIP_FRAMES, RADIUS
 from solution.motion import NEAR
-from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, stand
+from solution.tracks import COARSE, MIN_PIXELS, Outlines, boxes, profiles, scattered
 
 FATES = ("late", "collided", "occluded", "moved", "still")
 MEANING = {
@@ -24,13 +22,14 @@ MEANING = {
 }
 
 BROKEN_COURSE = 0.04
-"""World units per frame²; friction slows by at most 0.017 (0.29 units/s² and frames of 0.24 s)."""
+"""Acceleration in world units per frame² that only a hit explains; friction slows by at most 0.017."""
 HIDDEN = 0.75
+"""Share of an outline below which what shows of it counts as occluded."""
 MOVED = 0.2 * RADIUS
 FIRST = CLIP_FRAMES - 2
-"""Index of the first frame that is looked at: two steps before the first unseen one."""
+"""Index of the first frame that counts: two before the first unseen one, for second differences."""
 WIDTHS = (10, 6, 4, 3)
-"""Pixels by either side of an outline in which its edge is searched, in every step of the fit."""
+"""Pixels on either side of an outline in which its edge is searched, by step of the fit."""
 VIDEOS_AT_ONCE = 16
 
 
@@ -53,32 +52,22 @@ def _fates(masks: np.ndarray) -> np.ndarray:
     position, visible, hidden, border = (part.numpy() for part in coarse_places(torch.from_numpy(labels[:, FIRST:])))
     hidden &= visible & ~border  # what the image's edge cuts is not hidden by another object
     collided = _broken(position, visible & ~border & ~hidden)
-    fate = np.full((len(masks), NUM_CLASSES), -1, np.int8)
+    present = profiles(torch.from_numpy(labels))[0].any(-1).numpy()  # (V, 22, 49)
     start, end = CLIP_FRAMES - 1 - FIRST, -1
-    for video, frames in enumerate(labels):
-        pixels = np.stack([np.bincount(frame.reshape(-1), minlength=NUM_CLASSES) for frame in frames])
-        for label in np.flatnonzero(pixels[-1][1:]) + 1:
-            there, covered = visible[video, :, label], hidden[video, :, label]
-            if not pixels[:CLIP_FRAMES, label].any():
-                name = "late"
-            elif collided[video, label]:
-                name = "collided"
-            elif covered[[start, end]].any() or not there[end]:
-                name = "occluded"
-            elif not there[start] or np.linalg.norm(np.subtract(*position[video, [start, end], label])) > MOVED:
-                name = "moved"
-            else:
-                name = "still"
-            fate[video, label] = FATES.index(name)
-    return fate
+    late = ~present[:, :CLIP_FRAMES].any(1)
+    occluded = hidden[:, start] | hidden[:, end] | ~visible[:, end]
+    moved = ~visible[:, start] | (np.linalg.norm(position[:, start] - position[:, end], axis=-1) > MOVED)
+    fate = np.select([late, collided, occluded, moved], range(4), 4)
+    fate[~present[:, -1]] = -1
+    fate[:, BACKGROUND] = -1
+    return fate.astype(np.int8)
 
 
 def coarse_places(masks: Tensor) -> tuple[Tensor, ...]:
-    """Return where the objects of (V, T, 160, 240) uint8 masks stand, to a pixel: much faster than ``find_tracks``.
+    """Return where the objects of (V, T, 160, 240) uint8 masks stand, to a pixel; much faster than ``find_tracks``.
 
     Returns:
-        (V, T, 49, 2) places on the floor, and (V, T, 49) bool which are known, which others hide over a quarter of, and
-        which the image's edge cuts.
+        (V, T, 49, 2) places on the floor, and (V, T, 49) bool: visible, over a quarter hidden, cut by the image's edge.
     """
     videos, frames = masks.shape[:2]
     rows, columns = profiles(masks)
@@ -87,17 +76,10 @@ def coarse_places(masks: Tensor) -> tuple[Tensor, ...]:
     box, cut = boxes(rows[video, frame, label], columns[video, frame, label])
     shape = torch.from_numpy(SHAPE_OF_CLASS)[label]
     fit = Outlines(masks.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE)
-    position, yaw = stand(box, cut), torch.zeros(len(label))
-    for width in WIDTHS:
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(box, cut, WIDTHS, tries_yaws=False)
     support, shown, _ = fit.judge(position, yaw)
-
-    def spread(values: Tensor) -> Tensor:
-        out = values.new_zeros(videos, frames, NUM_CLASSES, *values.shape[1:])
-        out[video, frame, label] = values
-        return out
-
-    return tuple(spread(part) for part in (position, (support > 0.5) & (shown > 0.04), shown < HIDDEN, cut.any(-1)))
+    values = position, (support > 0.5) & (shown > 0.04), shown < HIDDEN, cut.any(-1)
+    return tuple(scattered(part, (video, frame, label), rows.shape[:3]) for part in values)
 
 
 def _broken(position: np.ndarray, clear: np.ndarray) -> np.ndarray:

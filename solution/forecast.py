@@ -1,7 +1,5 @@
 """The distribution of object states in the coming frames: returned by simulator and network, rendered and scored."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

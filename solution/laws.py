@@ -1,10 +1,8 @@
-"""Laws of motion compared by where they say solids will be five frames later: the stand-in's engine and the simulator.
+"""Prediction errors of two laws of motion five frames ahead: the stand-in's engine and the simulator.
 
-The windows are read off real videos, through a run's edge network, or off files of true tracks. Beside them: the
-constants that are fitted to them, and how far off the filter's velocities are, in standard deviations that it states.
+Windows of motion are measured on real videos, with a run's edge network, or come from files of true tracks. Also
+printed: the constants fitted to them, and the filter's errors of velocity in the standard deviations that it states.
 """
-
-from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,9 +14,7 @@ from torch import Tensor
 
 from data_prep.classes import CYLINDER, SPHERE
 from data_prep.errors import UserError, exits_cleanly
-from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, RADIUS, project
-from data_prep.scene import HEIGHT as ROWS
-from data_prep.scene import WIDTH as COLUMNS
+from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, HEIGHT, RADIUS, WIDTH, project
 from data_prep.standin.engine import LAW, Law, slide
 from data_prep.standin.physics import Trajectories
 from data_prep.standin.tracks import read_tracks
@@ -33,12 +29,13 @@ from solution.tracks import MAX_OBJECTS, QUARTER, Tracks, join
 PERCENTILES = (50, 75, 90)
 VIDEOS_AT_ONCE = 16
 NORMAL = "0.67 1.15 1.64"
+"""The same percentiles of a standard normal's absolute value."""
 STEADY = 0.02
-"""Units per frame² that friction explains."""
+"""Acceleration that friction explains, units per frame²."""
 MOVING = 0.1
-"""Units/s from which a velocity is looked at."""
+"""Least speed of a solid whose velocity is judged, units/s."""
 LOOKS = 3
-"""Frames of the clip in which an object must have been seen."""
+"""Least number of frames of the clip in which it was seen."""
 
 
 def moved_by_engine(windows: Windows, law: Law = LAW) -> Tensor:
@@ -60,13 +57,13 @@ def true_tracks(videos: list[Trajectories]) -> Tracks:
     classes = torch.zeros(len(videos), MAX_OBJECTS, dtype=torch.int64)
     position = torch.zeros(len(videos), length, MAX_OBJECTS, 2)
     yaw = torch.zeros(len(videos), length, MAX_OBJECTS)
-    for row, video in enumerate(videos):
+    for index, video in enumerate(videos):
         count = len(video.class_ids)
-        classes[row, :count] = torch.from_numpy(video.class_ids.astype(np.int64))
-        position[row, :, :count] = torch.from_numpy(video.position)
-        yaw[row, :, :count] = torch.from_numpy(video.yaw)
-    column, line = project(torch.cat((position, torch.full_like(position[..., :1], RADIUS)), -1)).unbind(-1)
-    visible = (column > 0) & (column < COLUMNS) & (line > 0) & (line < ROWS) & (classes > 0)[:, None]
+        classes[index, :count] = torch.from_numpy(video.class_ids.astype(np.int64))
+        position[index, :, :count] = torch.from_numpy(video.position)
+        yaw[index, :, :count] = torch.from_numpy(video.yaw)
+    column, row = project(torch.cat((position, torch.full_like(position[..., :1], RADIUS)), -1)).unbind(-1)
+    visible = (column > 0) & (column < WIDTH) & (row > 0) & (row < HEIGHT) & (classes > 0)[:, None]
     return Tracks(
         classes=classes,
         visible=visible,
@@ -97,15 +94,12 @@ def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tra
         if split.masks is None:
             continue
         for first in range(0, len(split), VIDEOS_AT_ONCE):
-            masks = torch.from_numpy(np.array(split.masks[first : first + VIDEOS_AT_ONCE])).to(device)
-            frames = None
-            if split.frames is not None:
-                frames = torch.from_numpy(np.array(split.frames[first : first + VIDEOS_AT_ONCE]))
-            parts.append(track(network, masks, frames).to("cpu"))
+            rows = slice(first, first + VIDEOS_AT_ONCE)
+            frames = None if split.frames is None else torch.from_numpy(np.array(split.frames[rows]))
+            masks = torch.from_numpy(np.array(split.masks[rows]))
+            parts.append(track(network, masks.to(device), frames).to("cpu"))
     if not parts:
-        raise UserError(
-            f"{folder} has no videos with masks of every frame; name a folder with some to read motion off."
-        )
+        raise UserError(f"{folder} has no videos with masks of every frame; name a folder that has.")
     return join(parts)
 
 
@@ -188,9 +182,7 @@ def main(real: Path | None, run: str | None, tracks: tuple[Path, ...], videos: i
     for name, tracks_there in (seen | true).items():
         windows = find_windows(tracks_there)
         if not len(windows):
-            raise UserError(
-                f"{name}: expected solids that move smoothly for a few frames, found none; name more videos."
-            )
+            raise UserError(f"{name}: expected solids that move smoothly for some frames, found none; add videos.")
         click.echo(table(name, tracks_there, windows))
 
 

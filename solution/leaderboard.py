@@ -1,7 +1,6 @@
 """What ``submit.py`` does once its options are read: from raw frames to the leaderboard file, or with a trained run."""
 
-from __future__ import annotations
-
+import hashlib
 import time
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import click
 import numpy as np
 import torch
 
+from data_prep.classes import BACKGROUND, NUM_CLASSES, class_name
 from data_prep.errors import UserError
 from solution import processes
-from solution.evaluation import ceilings, print_table, score_baselines
-from solution.metrics import Score, score
+from solution.evaluation import compare, print_table
 from solution.pipeline import Pipeline, configured
 from solution.report import record_run
 from solution.runs import (
@@ -28,7 +27,7 @@ from solution.runs import (
 )
 from solution.stages import Stage
 from solution.strips import check_picture, write_predicted
-from solution.submission import check_different, check_submission, check_writable, describe, load_truth, save_submission
+from solution.submission import check_outputs, check_submission, check_writable, load_truth, save_submission
 
 
 @processes.together
@@ -49,10 +48,7 @@ def submit(
     """Do what the options of ``submit.py`` say."""
     start = time.perf_counter()
     check_writable(out, overwrite)
-    written = [path for path in (record, picture) if path]
-    for path in written:
-        check_writable(path, overwrite=True)
-    check_different((out, *written))
+    check_outputs([path for path in (out, record, picture) if path])
     if picture:
         check_picture(picture)
     device = choose_device(device_name)
@@ -83,10 +79,11 @@ def submit(
     if not processes.is_first():
         return
     save_run(run_name, pipeline)
-    write_checked(masks, out, overwrite)
-    print_description(out)
+    write_file(masks, out, overwrite)
     if (data / "hidden_truth.pt").is_file():
-        scores = score_against_standin(pipeline, data, masks)
+        truth = load_truth(data / "hidden_truth.pt").masks.numpy()
+        last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
+        scores = compare(pipeline, hidden, {"submission": masks}, truth, last_frames)
         print_table(scores)
         if record:
             sizes = ", ".join(f"{len(split)} {name}" for name, split in packed.items())
@@ -113,29 +110,25 @@ def use_run(
     masks = np.array(pipeline.predictions(hidden))
     if not processes.is_first():
         return
-    write_checked(masks, out, overwrite)
-    print_description(out)
+    write_file(masks, out, overwrite)
     if picture:
         write_predicted(picture, hidden, masks)
     print_profile(pipeline.done, time.perf_counter() - start)
 
 
-def write_checked(masks: np.ndarray, out: Path, overwrite: bool) -> None:
-    """Write the leaderboard file and check it as ``validate.py`` does."""
+def write_file(masks: np.ndarray, out: Path, overwrite: bool) -> None:
+    """Write the leaderboard file, check it as ``validate.py`` does, and print what it holds."""
     save_submission(torch.from_numpy(masks), out, overwrite)
-    problems = check_submission(out, len(masks))
-    if problems:
+    if problems := check_submission(out, len(masks)):
         raise UserError(f"{out} does not pass its own check: {'; '.join(problems)}.")
-
-
-def print_description(out: Path) -> None:
-    """Print what was written, and the largest classes in it."""
-    written = describe(out)
-    click.echo(f"\n{out}: {written.shape} {written.dtype}, SHA-256 {written.sha256}")
-    objects = sorted((share, name) for name, share in written.class_shares.items() if name != "background")[::-1]
-    click.echo(f"  {written.class_shares.get('background', 0):.1%} background, {len(objects)} of 48 object classes:")
-    for row in range(0, len(objects), 4):
-        click.echo("  " + "".join(f"{name:>23} {share:7.3%}" for share, name in objects[row : row + 4]))
+    sha256 = hashlib.sha256(out.read_bytes()).hexdigest()
+    counts = sum(np.bincount(mask.ravel(), minlength=NUM_CLASSES) for mask in masks)
+    share = counts / counts.sum()
+    drawn = [label for label in np.argsort(-share) if share[label] and label != BACKGROUND]
+    click.echo(f"\n{out}: {masks.shape} {masks.dtype}, SHA-256 {sha256}")
+    click.echo(f"  {share[BACKGROUND]:.1%} background, {len(drawn)} of {NUM_CLASSES - 1} object classes:")
+    for row in range(0, len(drawn), 4):
+        click.echo("  " + "".join(f"{class_name(label):>23} {share[label]:7.3%}" for label in drawn[row : row + 4]))
 
 
 def print_profile(done: dict[str, Stage], seconds: float) -> None:
@@ -148,12 +141,3 @@ def print_profile(done: dict[str, Stage], seconds: float) -> None:
         click.echo(f"  {name:30}{spent:7.0f} s {spent / max(sum(made.values()), 1e-9):5.0%}")
     if kept := [name for name, stage in done.items() if stage.kept]:
         click.echo(f"  done before: {', '.join(kept)}")
-
-
-def score_against_standin(pipeline: Pipeline, data: Path, masks: np.ndarray) -> dict[str, Score]:
-    """Score the masks and the baselines on the stand-in's hidden videos, whose truth nobody but the stand-in knows."""
-    hidden, truth = pipeline.packed["hidden"], load_truth(data / "hidden_truth.pt").masks.numpy()
-    scores = score_baselines(hidden.frames, pipeline.masks_of(hidden), truth, pipeline.device)
-    scores["submission"] = score(masks, truth)
-    last_frames = np.load(data / "hidden_last_frames.npy", mmap_mode="r")
-    return scores | ceilings(pipeline, last_frames, truth)

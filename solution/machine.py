@@ -1,7 +1,5 @@
 """What a result was measured on: commit, hardware, versions, and the peak of the memory."""
 
-from __future__ import annotations
-
 import platform
 import resource
 import subprocess

@@ -1,10 +1,7 @@
-"""The competition's score and the numbers beside it, from label masks.
+"""The competition's score and the numbers beside it, from one confusion matrix per video.
 
-Everything follows from one table, how often each class was predicted for each true class in each video; nothing here
-reads a file.
+Nothing here reads a file.
 """
-
-from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor

@@ -3,8 +3,6 @@
 It needs no network and no other file; the template ``page.html`` beside this module holds all its HTML.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -30,16 +28,11 @@ LOST = 0.2
 
 # Okabe & Ito's colours, which people who see no red or no green can tell apart; they differ in lightness too.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
-RIGHT, MISSED, INVENTED, MISTAKEN, NOT_SCORED = (
-    (150, 150, 150),
-    (0, 114, 178),
-    (230, 159, 0),
-    (30, 30, 30),
-    (255, 255, 255),
-)
+RIGHT, MISSED, INVENTED = (150, 150, 150), (0, 114, 178), (230, 159, 0)
+MISTAKEN, NOT_SCORED = (30, 30, 30), (255, 255, 255)
 FLOOR = (238, 238, 238)
 DIAMOND = (np.abs(np.arange(-2, 3))[:, None] + np.abs(np.arange(-2, 3)) <= 2).astype(np.uint8)
-"""Neighbourhood in which an outline is looked for."""
+"""Structuring element of outlines."""
 KEY = (
     ("truth, solid line", TRUTH),
     ("prediction, dashed line", PREDICTION),
@@ -58,10 +51,10 @@ class Material:
         title: of the page.
         prediction: (N, 160, 240) uint8.
         truth: (N, 160, 240) uint8, 255 = not scored.
-        scores: by method; the page's own is called ``own``.
-        own: which of the scores is the prediction's.
-        videos: the number of every video; None where nobody knows.
-        frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames; None where nobody has them.
+        scores: by method.
+        own: the method of the prediction.
+        videos: the number of every video, where known.
+        frames: (N, T, 160, 240, 3) uint8 of T = 11 or 22 frames, where known.
         fates: (N, 49) of the objects, see ``solution.fates``; None where only frame 22's masks are known.
         presence: (N, 160, 240) uint8 predicted probability of any object, 255 is certain; None of a file of labels.
         about: headings and texts, or JSON values, of how the prediction was made.
@@ -79,7 +72,7 @@ class Material:
     about: dict[str, object] = field(default_factory=dict)
 
     def name_of(self, row: int) -> tuple[str, int]:
-        """Return "video" and the number of the video in a row, or "row" and the row where nobody knows the number."""
+        """Return "video" and its number, or "row" and the row where numbers are unknown."""
         return ("row", row) if self.videos is None else ("video", self.videos[row])
 
 
@@ -93,7 +86,6 @@ def page(material: Material) -> str:
     """Return the page's HTML."""
     counts = video_confusions(material.prediction, material.truth)
     object_ious = object_table(counts)
-    rows, groups = choose_videos(counts)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -115,8 +107,7 @@ def page(material: Material) -> str:
         num_others=min(RANDOM, len(counts) - WORST),
         secret=material.frames is not None and material.frames.shape[1] < NUM_FRAMES,
         videos=[
-            video_card(material, row, group, counts[row], object_ious[row])
-            for row, group in zip(rows, groups, strict=True)
+            video_card(material, row, group, counts[row], object_ious[row]) for row, group in choose_videos(counts)
         ],
         about={
             heading: value if isinstance(value, str) else json.dumps(value, indent=1)
@@ -125,14 +116,13 @@ def page(material: Material) -> str:
     )
 
 
-def choose_videos(counts: np.ndarray) -> tuple[list[int], list[str]]:
-    """Return the rows of the worst and of some random other videos of (N, 49, 49) counts, and which they are."""
+def choose_videos(counts: np.ndarray) -> list[tuple[int, str]]:
+    """Return the rows of the worst and of some random other videos of (N, 49, 49) counts, and which each is."""
     scores = video_scores(counts)
     scored = np.flatnonzero(np.isfinite(scores))
     order = scored[np.argsort(scores[scored], kind="stable")]
-    worst, rest = order[:WORST], order[WORST:]
-    random = np.random.default_rng(0).permutation(rest)[:RANDOM]
-    return [*map(int, worst), *map(int, random)], ["worst"] * len(worst) + ["random"] * len(random)
+    random = np.random.default_rng(0).permutation(order[WORST:])[:RANDOM]
+    return [(int(row), "worst") for row in order[:WORST]] + [(int(row), "random") for row in random]
 
 
 def video_scores(counts: np.ndarray) -> np.ndarray:
@@ -160,14 +150,9 @@ def largest_confusions(confusion: np.ndarray) -> list[tuple[str, str, int]]:
 
 
 def video_card(material: Material, row: int, group: str, counts: np.ndarray, ious: np.ndarray) -> dict[str, object]:
-    """Return what the page says of one video: its score, its pictures, and what became of each object.
+    """Return what the page says of one video: its score, its pictures and its objects.
 
-    Args:
-        material: of the page.
-        row: of the video.
-        group: ``worst`` or ``random``.
-        counts: (49, 49) pixels of the video.
-        ious: (49,) of its objects, nan where the truth has none.
+    ``counts``: (49, 49) pixels of the video; ``ious``: (49,) of its objects, nan where the truth has none.
     """
     kind, video = material.name_of(row)
     present = np.flatnonzero((counts.sum(0) + counts.sum(1))[1:] > 0) + 1

@@ -5,8 +5,6 @@ what happens in it in the file that is called there. A new predictor is its file
 ``MEMBER``, and its name in ``config.MEMBERS``; a method of :class:`Pipeline` only if it is trained in several stages.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
@@ -31,12 +29,11 @@ from solution.config import Config, FramesConfig, ObjectsConfig, only, override,
 from solution.edges import load_edges, track, train_edges
 from solution.ensemble import (
     Copies,
+    Decoding,
     System,
     WithinMemory,
     batch_size,
-    clips,
     fit_decoding,
-    load_decoding,
     make_clip,
     system_probabilities,
 )
@@ -354,9 +351,8 @@ class Pipeline(Stages):
             if not processes.is_first():
                 return
             members = load_members(stages, self.device)
-            fitted, scores = fit_decoding(names, self._held_out_batches(members), self.config.ensemble.decode)
-            text = json.dumps(asdict(fitted) | {"pooled_jaccard": scores}, indent=1)
-            (folder / "decoding.json").write_text(text)
+            fitted = fit_decoding(names, self._held_out_batches(members), self.config.ensemble.decode)
+            (folder / "decoding.json").write_text(json.dumps(asdict(fitted), indent=1))
 
         keys = {name: [stage.key for stage in copies] for name, copies in stages.items()}
         return self.stage("decoding", {"config": without(self.config.ensemble, "copies"), "members": keys}, build)
@@ -366,15 +362,18 @@ class Pipeline(Stages):
         return {name: [copy.make(name) for copy in self.copies] for name in self.config.ensemble.members}
 
     def _held_out_batches(self, members: dict[str, Predictor]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        train = self.packed["train"]
-        for clip, rows in clips(train.frames, self.seen(train), self.device, self.held_out_rows):
+        train, chunk = self.packed["train"], batch_size(self.device)
+        for first in range(0, len(self.held_out_rows), chunk):
+            rows = self.held_out_rows[first : first + chunk]
+            clip = make_clip(train.frames, self.seen(train), rows, self.device)
             truth = torch.from_numpy(train.masks[rows, -1]).to(self.device)
             yield system_probabilities(members, clip, self.config.ensemble), truth
 
     def system(self) -> System:
         """Return everything trained, ready to predict."""
-        decoding, members = self.make("decoding"), load_members(self.member_stages(), self.device)
-        return System(members, load_decoding(decoding.folder), self.config.ensemble)
+        fitted = (self.make("decoding").folder / "decoding.json").read_text()
+        members = load_members(self.member_stages(), self.device)
+        return System(members, Decoding(**json.loads(fitted)), self.config.ensemble)
 
     def predicted(self, split: PackedSplit) -> Stage:
         """Predict frame 22 of every video of a split."""

@@ -4,8 +4,6 @@ Decisions and barriers travel over gloo between the CPUs, so that no GPU is wait
 All processes must see the same files.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -39,7 +37,7 @@ def count_here() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this is the process that writes what there is only one of."""
+    """Return whether this is the process that writes files and prints."""
     return rank() == 0
 
 

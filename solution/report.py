@@ -3,16 +3,12 @@
 Nothing here trains or predicts.
 """
 
-from __future__ import annotations
-
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES
 from data_prep.errors import UserError, exits_cleanly
@@ -20,7 +16,7 @@ from data_prep.files import read_json, write_text
 from data_prep.pack import PackedSplit, open_split
 from data_prep.scene import CLIP_FRAMES
 from solution import processes
-from solution.evaluation import Evaluation, score_baselines
+from solution.evaluation import score_baselines
 from solution.fates import fates
 from solution.machine import commit, hardware, versions
 from solution.metrics import Score, score
@@ -35,9 +31,9 @@ from solution.results_table import (
     read_results,
     record_result,
     results_block,
+    score_row,
     with_error,
     with_results,
-    without_paths,
 )
 from solution.runs import RUNS
 from solution.stages import Stage
@@ -45,29 +41,26 @@ from solution.submission import Truth
 
 
 def material_of_run(
-    name: str, pipeline: Pipeline, evaluation: Evaluation, scores: dict[str, Score], fate: np.ndarray
+    name: str,
+    pipeline: Pipeline,
+    scores: dict[str, Score],
+    masks: np.ndarray,
+    presence: np.ndarray,
+    fate: np.ndarray,
 ) -> Material:
-    """Return the material of a run's page on val.
-
-    Args:
-        name: of the run.
-        pipeline: of the run, on the data that was predicted.
-        evaluation: of val.
-        scores: of every method, the ceiling among them.
-        fate: (N, 49) fates of the objects of val.
-    """
+    """Return the material of a run's page on val; for the arrays see :class:`solution.page.Material`."""
     val = pipeline.packed["val"]
     seconds = {stage: f"{done.seconds:.0f} s" for stage, done in pipeline.done.items()}
     return Material(
         title=f"Run {name} on {len(val)} val videos",
-        prediction=evaluation.masks,
+        prediction=masks,
         truth=val.masks[:, -1],
         scores=scores,
         own="ensemble",
         videos=val.videos,
         frames=val.frames,
         fates=fate,
-        presence=evaluation.presence,
+        presence=presence,
         about={
             "Configuration": asdict(pipeline.config),
             "Time of the stages": seconds,
@@ -83,11 +76,10 @@ def material_of_file(
     """Return the material of a leaderboard file's page.
 
     Args:
-        file: the file's path, for the title.
-        prediction: (N, 160, 240) uint8, what it holds.
-        truth: what it is scored against.
-        source: where that was read from.
-        packed: the competition it belongs to; empty where nobody gave it.
+        file: for the title.
+        prediction: (N, 160, 240) uint8 of the file.
+        truth, source: what it is scored against, and the path of that.
+        packed: the competition, where it was given.
     """
     split, true_masks, videos = matching_split(truth, source, packed), truth.masks.numpy(), truth.videos
     frames = all_masks = None
@@ -103,7 +95,7 @@ def material_of_file(
     scores = {"all background": score(np.full_like(prediction, BACKGROUND), true_masks)}
     if all_masks is not None:  # the baselines see what a flawless segmenter would
         seen = np.where(all_masks[:, :CLIP_FRAMES] < NUM_CLASSES, all_masks[:, :CLIP_FRAMES], BACKGROUND)
-        baselines = score_baselines(None, seen, true_masks, torch.device("cpu"))
+        baselines = score_baselines(seen, true_masks)
         scores |= {f"{name}, from true masks": reached for name, reached in baselines.items() if name not in scores}
     return Material(
         title=f"{file.name} against {source.name}",
@@ -146,38 +138,20 @@ def record_run(
     path: Path | None = None,
     before: dict[str, Stage] | None = None,
 ) -> None:
-    """Record the scores of one run as a result, with the command that was given but not the folder of the data.
+    """Record the scores of one run by method as a result; see :func:`solution.results_table.record_result`.
 
-    Args:
-        name: of the result.
-        scores: by method.
-        pipeline: of the run; its minutes count, but not those of scoring.
-        data: what it was trained and scored on, in words.
-        path: of the file of results; by default the kit's own.
-        before: what was made before the run's own stages.
+    Minutes are those of the pipeline's stages without scoring; ``before`` are stages that were made for it elsewhere.
     """
-    program = Path(sys.argv[0])
-    words = ["-m", f"solution.{program.stem}"] if program.parent.name == "solution" else [program.name]
-    words += without_paths(sys.argv[1:])
-    minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith("methods_")) / 60
+    scoring = ("methods_", "fates_")
+    minutes = sum(stage.seconds for name, stage in pipeline.done.items() if not name.startswith(scoring)) / 60
     stages = (before or {}) | pipeline.done
     rows = [
-        {
-            "method": name,
-            "jaccard": reached.jaccard,
-            "jaccard_sd": None,
-            "object_iou": reached.object_iou,
-            "object_iou_se": reached.object_iou_se,
-            "n": 1,
-            "minutes": minutes if name in ("submission", "ensemble") else None,
-            "by_group": reached.as_json()["by_group"],
-        }
-        for name, reached in scores.items()
+        score_row(method, reached, minutes if method in ("submission", "ensemble") else None)
+        for method, reached in scores.items()
     ]
     record_result(
         name,
         rows,
-        command=" ".join(["python", *words]),
         seeds=[pipeline.config.seed],
         data=data,
         device=pipeline.device,

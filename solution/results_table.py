@@ -3,10 +3,10 @@
 A result says by which command, commit, hardware and versions it came about; nothing here computes a score.
 """
 
-from __future__ import annotations
-
 import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -14,26 +14,29 @@ import torch
 from data_prep.errors import UserError
 from data_prep.files import read_json, write_text
 from solution.machine import ROOT, commit, hardware, versions
+from solution.metrics import Score
 
 RESULTS = ROOT / "solution" / "results" / "results.json"
 README, ALL_RESULTS = ROOT / "README.md", RESULTS.with_name("README.md")
 START, END = "<!-- results -->", "<!-- /results -->"
 
 
-def without_paths(words: list[str]) -> list[str]:
-    """Return the words of a command with the paths that a user gave replaced by the names of their options."""
-    before = ["", *words]
-    return [
-        option.removeprefix("--").upper() if option in ("--data", "--record", "--report", "--picture") else word
-        for option, word in zip(before, words, strict=False)
-    ]
+def given_command() -> str:
+    """Return the command that this process was started by, with the names of options instead of a user's paths."""
+    program, *words = sys.argv
+    shown = (
+        ["-m", f"solution.{Path(program).stem}"] if Path(program).parent.name == "solution" else [Path(program).name]
+    )
+    for option, word in zip(["", *words], words, strict=False):
+        is_path = option in ("--data", "--record", "--report", "--picture")
+        shown.append(option.removeprefix("--").upper() if is_path else word)
+    return shlex.join(["python", *shown])
 
 
 def record_result(
     name: str,
     rows: list[dict],
     *,
-    command: str,
     seeds: list[int],
     data: str,
     device: torch.device,
@@ -41,14 +44,12 @@ def record_result(
     note: str = "",
     path: Path | None = None,
 ) -> None:
-    """Add an experiment's result to a file, with the commit, hardware and versions it was made by.
+    """Add an experiment's result to a file, with the command, commit, hardware and versions it was made by.
 
     Args:
-        name: of the experiment; an older result of this name gives way.
+        name: of the experiment; replaces an older result of this name.
         rows: dicts of ``method``, ``jaccard``, ``jaccard_sd``, ``object_iou``, ``object_iou_se``, ``n`` (runs),
-            ``minutes`` and, if known, ``by_group``, see ``Score``; None where a number does not exist. Or, of a
-            benchmark, any numbers by name.
-        command: that repeats it.
+            ``minutes`` and perhaps ``by_group``, see ``Score``, None if unknown; of a benchmark any numbers by name.
         seeds: of the runs.
         data: what it was trained and scored on, in words.
         device: where it ran.
@@ -60,7 +61,7 @@ def record_result(
     result = {
         "name": name,
         "data": data,
-        "command": command,
+        "command": given_command(),
         "commit": commit(),
         "hardware": hardware(device),
         "versions": versions(),
@@ -105,14 +106,34 @@ def markdown_table(header: list[str], rows: list[list[str]], texts: int = 1) -> 
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def group_names(rows: list[dict]) -> list[str]:
-    """Return the names of the groups of objects that any row has a mean IoU of."""
-    return list(dict.fromkeys(name for row in rows for name in row.get("by_group", {})))
+def score_row(method: str, reached: Score, minutes: float | None = None) -> dict:
+    """Return the row of one run's score; see :func:`record_result`."""
+    values = reached.as_json()
+    shown = {name: values[name] for name in ("jaccard", "object_iou", "object_iou_se", "by_group")}
+    return {"method": method, "jaccard_sd": None, "n": 1, "minutes": minutes} | shown
 
 
-def group_cells(row: dict, names: list[str]) -> list[str]:
-    """Return a row's mean IoUs of these groups as text."""
-    return [number(row.get("by_group", {}).get(name), ".3f") for name in names]
+def score_table(rows: list[dict], with_difference: bool = False) -> str:
+    """Return rows of scores as a Markdown table; ``with_difference`` of what ``solution.ablate`` adds to them."""
+    groups = list(dict.fromkeys(name for row in rows for name in row.get("by_group", {})))
+    header = ["method", "Jaccard ± sd", "object IoU ± se", *groups, "runs", "minutes"]
+    cells = [
+        [
+            row["method"],
+            with_error(row["jaccard"], row["jaccard_sd"]),
+            with_error(row["object_iou"], row["object_iou_se"]),
+            *(number(row.get("by_group", {}).get(name), ".3f") for name in groups),
+            str(row["n"]),
+            number(row["minutes"], ".1f"),
+        ]
+        for row in rows
+    ]
+    if with_difference:
+        header.insert(2, "difference ± se")
+        for line, row in zip(cells, rows, strict=True):
+            difference = with_error(row.get("difference"), row.get("difference_se"), "+.4f")
+            line.insert(2, difference.replace("± +", "± "))
+    return markdown_table(header, cells)
 
 
 SHOWN = (
@@ -172,25 +193,9 @@ def _section(result: dict) -> str:
     if result["stages"]:
         costs = (f"{name} {cost['seconds']:.0f} s" for name, cost in result["stages"].items())
         note += f" Stages: {', '.join(costs)}."
-    table = (_scores if is_score else _numbers)(result["rows"])
+    table = (score_table if is_score else _numbers)(result["rows"])
     title = f"**{result['name']}**" + (f" · {result['data']}" if result["data"] else "")
     return f"{title}\n\n{table}\n\n`{result['command']}` · {made}{seeds}.{note}"
-
-
-def _scores(rows: list[dict]) -> str:
-    groups = group_names(rows)
-    cells = [
-        [
-            row["method"],
-            with_error(row["jaccard"], row["jaccard_sd"]),
-            with_error(row["object_iou"], row["object_iou_se"]),
-            *group_cells(row, groups),
-            str(row["n"]),
-            number(row["minutes"], ".1f"),
-        ]
-        for row in rows
-    ]
-    return markdown_table(["method", "Jaccard ± sd", "object IoU ± se", *groups, "runs", "minutes"], cells)
 
 
 def _numbers(rows: list[dict]) -> str:
@@ -200,13 +205,13 @@ def _numbers(rows: list[dict]) -> str:
     )
 
 
-def with_results(readme: str, block: str, path: Path = README) -> str:
+def with_results(readme: str, block: str) -> str:
     """Return a README's text with what is between its markers replaced.
 
     Raises:
         UserError: the markers are missing.
     """
     if START not in readme or END not in readme.split(START, 1)[1]:
-        raise UserError(f"{path} has no {START} … {END} to put the results between; add both on lines of their own.")
+        raise UserError(f"{README} has no {START} … {END} to put the results between; add both on lines of their own.")
     between = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
     return between.sub(lambda _: f"{START}\n{block}\n{END}", readme, count=1)

@@ -4,11 +4,8 @@ A run's folder holds ``run.json`` and, once it can predict, what prediction need
 another machine and used there. Everything else lies in the folders of the stages that ``run.json`` names.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -33,24 +30,11 @@ RUNS = Path("runs")
 STAGES = RUNS / "stages"
 OTHER_FOLDERS = ("stages", "packed", "ablations")
 FINISHED = "decoding"
-"""The stage that needs all others: a run that has it can predict."""
+"""The last stage before prediction."""
 TRAINED = "trained"
-"""The folder in a run's own that holds what prediction needs."""
+"""Folder in that of a run with copies of the stages that prediction needs."""
 STANDIN = Path("data/standin")
 STANDIN_SETTINGS = Settings(train=160, val=24, unlabeled=240, hidden=100, seed=0, kind="raw")
-
-
-class Positive(click.FloatRange):
-    """A number above 0 as an option; unlike click's own range it takes neither nan nor inf."""
-
-    def __init__(self):
-        super().__init__(0, min_open=True)
-
-    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> float:
-        number = super().convert(value, param, context)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, context)
-        return number
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -81,7 +65,7 @@ def default_preset(data: Path | None, device: torch.device) -> str:
 
 
 def standin_data(device: torch.device) -> Path:
-    """Return the folder of a small stand-in competition, made here unless it is there."""
+    """Make a small stand-in competition unless it exists, and return its folder."""
     click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
     make_standin(STANDIN, STANDIN_SETTINGS, device.type)
     return STANDIN
@@ -97,14 +81,11 @@ def pack_and_report(
     """Return the packed splits of a competition, packing it first where that is not done, and print what is wrong.
 
     Args:
-        data: see :func:`data_prep.competition.find_competition`, as for the next two.
-        required: splits without which nothing can be done.
-        allow_gaps: whether numbers may be left out in ``hidden``.
-        run: the name of a run that is about to learn from the data; where it has learned from others, that is said.
-        wanted: splits that are packed where they are there.
+        data, required, allow_gaps, wanted: see :func:`data_prep.pack.pack`, also for what it raises.
+        run: the name of a run that is about to learn from the data; a note is printed if it has learned from others.
 
     Raises:
-        UserError: a required split is absent, or see :func:`data_prep.pack.pack`.
+        UserError: a required split is absent.
     """
     if is_packed(data):
         packed = open_packed(data)
@@ -121,7 +102,7 @@ def pack_and_report(
         click.echo(integrity_report(read_problems(folder), folder / "problems.json"))
     if run and learned_from(run) not in (None, data_key(packed)):
         path = run_folder(run) / "run.json"
-        click.echo(f"{path} is of other data: all is made anew for these; give --run another name to keep that run.")
+        click.echo(f"{path} was trained on other data and will be replaced; give --run another name to keep it.")
     return packed
 
 
@@ -152,11 +133,11 @@ def learned_from(name: str) -> str | None:
 
 
 def save_run(name: str, pipeline: Pipeline) -> None:
-    """Remember the config and the trained stages of a pipeline under a name; a finished run gives way to one only."""
+    """Write ``run.json`` of a pipeline's config and stages; an unfinished run never replaces a finished one."""
     folder = run_folder(name)
     path = folder / "run.json"
     if FINISHED not in pipeline.done and is_finished(folder):
-        click.echo(f"{path} remembers a finished run and stays; give --run another name to remember this one.")
+        click.echo(f"{path} belongs to a finished run and is kept; give --run another name to save this one.")
         return
     folder.mkdir(parents=True, exist_ok=True)
     trained = keep_trained(folder, pipeline) if FINISHED in pipeline.done else {}
@@ -180,7 +161,7 @@ def save_run(name: str, pipeline: Pipeline) -> None:
 
 
 def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
-    """Put what prediction needs of a pipeline's stages into a run's folder, linked where the disk can; return where."""
+    """Link or copy the stages that prediction needs into a run's folder; return their folders there."""
     names = ("segmenter", FINISHED, *pipeline.config.ensemble.members)
     kept = {}
     for name, stage in pipeline.done.items():
@@ -188,7 +169,7 @@ def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
             continue
         kept[name] = folder / TRAINED / f"{name}-{stage.key[:12]}"
         files = json.loads((stage.folder / "done.json").read_text()).get("files", {})
-        for file in (*files, "done.json"):  # the last says that the others are there
+        for file in (*files, "done.json"):  # last, since it marks the stage as complete
             target = kept[name] / file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
@@ -200,10 +181,7 @@ def keep_trained(folder: Path, pipeline: Pipeline) -> dict[str, Path]:
 
 
 def find_run(run: str | Path) -> Path:
-    """Return the folder of a run.
-
-    Args:
-        run: its name, or the path of its folder, which may come from another machine.
+    """Return the folder of a run, given its name or a folder that may come from another machine.
 
     Raises:
         UserError: there is no such run.
@@ -211,30 +189,34 @@ def find_run(run: str | Path) -> Path:
     named = Path(run).name == str(run) and (RUNS / run / "run.json").is_file()
     folder = RUNS / run if named else Path(run)
     if not (folder / "run.json").is_file():
-        known = sorted(p.parent.name for p in RUNS.glob("*/run.json"))
-        hint = f"there are {', '.join(known)}" if known else "there is none in ./runs, make one with `python submit.py`"
+        names = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+        hint = f"there are {', '.join(names)}" if names else "there is none in ./runs, make one with `python submit.py`"
         raise UserError(f"run {run}: expected the name of a run or a folder with run.json; {hint}.")
     return folder
 
 
 def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
-    """Return the config of a finished run and its stages; say what changed.
+    """Return the config of a finished run and its stages, and print a note if another commit made it.
 
-    Those that prediction needs lie in the run's own folder and are checked. Of the others only the time is told.
-
-    Args:
-        run: see :func:`find_run`, as for what it raises.
+    Stages that prediction needs lie in the run's own folder, and their files are checked.
 
     Raises:
-        UserError: the run is unfinished, damaged or of other code.
+        UserError: there is no such run (see :func:`find_run`), or it is unfinished, damaged or of another version.
     """
-    folder = find_run(run)
+    config, stages, made_by = _read(find_run(run))
+    if "unknown" not in (made_by, commit()) and made_by != commit():
+        note = f"Note: run {run} was made by commit {made_by}, this is {commit()}; other code may predict otherwise."
+        click.echo(note, err=True)
+    return config, stages
+
+
+def _read(folder: Path) -> tuple[Config, dict[str, Stage], str]:
     path = folder / "run.json"
     record = read_json(path, "copy the run's folder again, or run submit.py again")
     try:
         stages = {
-            name: Stage(Path(found["folder"]), found["key"], found["seconds"])
-            for name, found in record["stages"].items()
+            name: Stage(Path(made["folder"]), made["key"], made["seconds"])
+            for name, made in record["stages"].items()
             if not name.startswith(("masks_", "predictions_"))  # of other videos
         }
         trained = {name: (folder / place, stages[name].key) for name, place in record["trained"].items()}
@@ -249,16 +231,13 @@ def read_run(run: str | Path) -> tuple[Config, dict[str, Stage]]:
         raise UserError(f"{path} has a config of another version of the kit; run submit.py again.") from None
     if FINISHED not in trained:
         raise UserError(f"{path} has no stage {FINISHED}: the run is not finished; start its submit.py again.")
-    if "unknown" not in (made_by, commit()) and made_by != commit():
-        note = f"{path} was made by commit {made_by}, this is {commit()}; other code may predict otherwise."
-        click.echo(f"Note: {note}", err=True)
-    return config, stages | {name: finished(place, key) for name, (place, key) in trained.items()}
+    return config, stages | {name: finished(place, key) for name, (place, key) in trained.items()}, made_by
 
 
-def is_finished(run: str | Path) -> bool:
-    """Tell whether there is such a run and it is finished."""
+def is_finished(folder: Path) -> bool:
+    """Tell whether a folder holds a finished run."""
     try:
-        read_run(run)
+        _read(folder)
     except UserError:
         return False
     return True

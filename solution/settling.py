@@ -1,52 +1,51 @@
-"""Settles what the segmenter left open in a clip: the shape of every body, and one class for every object.
+"""Gives every object of a video one class in all frames, by fitting the outlines of the known solids.
 
-A class is an object's identity, so that a few pixels or frames of a wrong class are a second object to everything
-that follows. The known solids' outlines tell which pixels belong together.
+A class is an object's identity: a few pixels or frames of a wrong class are a second object to all later stages.
 """
 
-from __future__ import annotations
-
 import itertools
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, NUM_CLASSES, SHAPE_OF_CLASS, SHAPES
 from data_prep.scene import CLIP_FRAMES, floor_depth
-from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, side, stand
+from solution.tracks import COARSE, FINE, MIN_PIXELS, Outlines, boxes, profiles, scattered, side
 
 LOOKALIKES = 16
 """Combinations of material and colour; a class is 1 + 16 · shape + one of them."""
 LOOKS = 4
-"""Frames of every object by whose outline its shape is judged."""
-OUTLINE_COUNTS = 30.0
-"""An overlap better by a thirtieth weighs as much as all of the segmenter's votes."""
+"""Frames in which the outlines of the three shapes are fitted to a body."""
+OUTLINE_WEIGHT = 30.0
+"""Of the outline's IoU, where the share of pixels that the segmenter gives a shape weighs 1."""
 FITS = 0.7
-"""Overlap from which an outline is believed to be one object's."""
+"""Least IoU of an outline that decides a shape."""
 SHARE, APART = 0.05, 0.6
-"""Two bodies each have this share of an object's square in pixels, and their middles are so many objects apart."""
+"""Two clusters are two bodies if each has this share of the pixels of a square as wide as an object, and their centres
+are this many widths apart."""
 NOWHERE = 1e3
 """Pixels, more than any object moves."""
-SHAPE_COUNTS = 0.5
-"""Objects that a point may be nearer to the other cluster, if none there is of its shape and all here are."""
+SHAPE_WEIGHT = 0.5
+"""Widths of an object that a cluster counts as nearer to a pixel if all of its pixels have that pixel's shape."""
 TWO_MEANS = 6
-"""Steps in which the pixels of a material and colour are split in two."""
+"""Iterations of 2-means on the pixels of a material and colour."""
 
 CANDIDATES = 12
-"""Bodies and classes of a clip that are looked at, those with the most pixels: what poor masks may cost. There are at
-most seven objects in the first frames of real and of simulated videos."""
-FOUND = 0.15
-"""Share of an outline from which the pixels of its class are believed to be an object's."""
+"""Bodies and classes of a clip that are fitted, those with the most pixels; a bound on the cost of poor masks. Real and
+simulated clips have at most seven objects."""
+SEEN = 0.15
+"""Least share of an outline that its class covers where the object is seen."""
 WHOLE, PIECE = 1.25, 0.5
-"""More than one outline's worth of pixels together, a good part of it the second class's: those are two objects."""
+"""Two classes are two objects if their pixels together exceed this share of an outline, and the second's alone that."""
 NEAR = 0.8
-"""World units that an object moves from one frame to the next, and the fits of two classes to it differ, at most."""
+"""World units between the fits of two classes to one object in consecutive frames, at most."""
 GHOST = 0.4
-"""Share of a class's pixels that another object must account for."""
+"""Least share of a class's pixels that another object must account for."""
 
 
 class Hypotheses(Outlines):
-    """Outlines of which several are fitted to one body; in front of others it is where the nearest of them is."""
+    """Several outlines fitted to one body, whose depth is that of the nearest of them."""
 
     def remember(self, position: Tensor) -> None:
         nearest = torch.full((self.images * 256,), torch.inf, device=position.device)
@@ -58,7 +57,7 @@ class Hypotheses(Outlines):
 def settle(masks: Tensor) -> Tensor:
     """Return (V, T, 160, 240) uint8 masks with every object's pixels in one class.
 
-    The first ``CLIP_FRAMES`` frames decide for all: what a predictor is given never depends on the frames after them.
+    The first ``CLIP_FRAMES`` frames decide for all, so that no predictor's input depends on later ones.
     """
     return absorb_ghosts(settle_shapes(masks))
 
@@ -82,7 +81,7 @@ def settle_shapes(masks: Tensor) -> Tensor:
     size = side((box[..., 0] + box[..., 1]) / 2)
     extent = torch.maximum(box[..., 1] - box[..., 0], box[..., 3] - box[..., 2]) / size
     usable = (area >= MIN_PIXELS) & (extent < 1.7) & (area > 0.2 * size**2)
-    # What the image's edge cuts is looked at only where nothing better is to be had.
+    # Frames in which the image's edge cuts the body are used only if there are no others.
     clear = area * usable * torch.where(cut.any(-1) | (area < 0.4 * size**2), 1e-3, 1.0)
 
     best, frame = clear.topk(min(LOOKS, frames), 1)  # (V, LOOKS, 32)
@@ -93,21 +92,18 @@ def settle_shapes(masks: Tensor) -> Tensor:
     shape = torch.arange(3, device=device).repeat_interleave(len(video))
     label = (body + 1).repeat(3)
     fit = Hypotheses(clip.reshape(-1), image, label, shape, videos * frames, *COARSE)
-    position = stand(box.flatten(0, 1)[image, label - 1], cut.flatten(0, 1)[image, label - 1])
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4, 3):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(*(part.flatten(0, 1)[image, label - 1] for part in (box, cut)), (6, 4, 3))
     fit = Hypotheses(clip.reshape(-1), image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(2):
-        position, yaw = fit.improve(position, yaw, 3, turns=True)
+        position, yaw = fit.improve(position, yaw, 3)
     overlap = fit.overlap(position, yaw, area.flatten(0, 1)[image, label - 1])
     score = torch.zeros_like(votes)
     count = torch.zeros_like(votes).index_put_((video, torch.zeros_like(body), body), area.new_ones(()), True)[:, 0]
     score.index_put_((video.repeat(3), shape, label - 1), overlap, True)
     score = score / count[:, None].clamp_min(1)
     kept = (count == 0) | (score.amax(1) < FITS) | three_bodies(labels).repeat(1, 2)  # (V, 32)
-    merit = (OUTLINE_COUNTS * score + votes).unflatten(2, (2, LOOKALIKES))  # (V, 3, 2, 16)
+    merit = (OUTLINE_WEIGHT * score + votes).unflatten(2, (2, LOOKALIKES))  # (V, 3, 2, 16)
     both = merit[:, :, None, 0] + merit[:, None, :, 1] - 1e3 * torch.eye(3, device=device)[..., None]
     winner = both.flatten(1, 2).argmax(1)  # (V, 16)
     winner = torch.cat((winner // 3, winner % 3), 1)  # (V, 32)
@@ -160,7 +156,7 @@ def split_bodies(masks: Tensor) -> Tensor:
     for t in range(frames):
         parts = torch.stack((main[:, t], other[:, t]), 2)
         there = torch.stack((seen[:, t], two[:, t]), -1)
-        # Of what has not been seen yet, every place is equally far.
+        # All places are equally far from a body that has not been seen yet.
         gap = (parts[..., :, None, :] - where[..., None, :, :]).norm(dim=-1).nan_to_num(NOWHERE)
         gap = gap * there[..., None]
         cross = gap[..., 0, 1] + gap[..., 1, 0] < gap[..., 0, 0] + gap[..., 1, 1]
@@ -175,9 +171,9 @@ def split_bodies(masks: Tensor) -> Tensor:
 
 
 def _two_means(owner: Tensor, point: Tensor, shape: Tensor, owners: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Split the (N, 2) points of every owner (N,) into two clusters; distances count in objects of that image row.
+    """Split the (N, 2) points of every owner (N,) by 2-means, with distances in widths of an object in that image row.
 
-    A point is drawn to the cluster that has more of its ``shape`` (N,), which tells apart bodies that touch.
+    A cluster that has more points of a point's ``shape`` (N,) counts as nearer, which separates bodies that touch.
 
     Returns:
         ((owners, 2) points and (owners, 2, 2) centres of both clusters), and (N,) bool: the point is in the second.
@@ -197,7 +193,7 @@ def _two_means(owner: Tensor, point: Tensor, shape: Tensor, owners: int) -> tupl
     centre[there, 1] = point[index[there]]
     alike = point.new_zeros(len(owner), 2)
     for _ in range(TWO_MEANS):
-        near = (point[:, None] - centre[owner]).norm(dim=-1) / side(centre[owner][..., 0]) - SHAPE_COUNTS * alike
+        near = (point[:, None] - centre[owner]).norm(dim=-1) / side(centre[owner][..., 0]) - SHAPE_WEIGHT * alike
         second = near[:, 1] < near[:, 0]
         halves = clusters(second.long())
         kinds = torch.bincount((2 * owner + second) * len(SHAPES) + shape, minlength=2 * owners * len(SHAPES))
@@ -214,7 +210,7 @@ def _centroids(owner: Tensor, point: Tensor, owners: int) -> tuple[Tensor, Tenso
 
 
 def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
-    """Return (V, 3, 32) float32 pixels that every body has of each shape's classes."""
+    """Return (V, 3, 32) float32 pixels of every body in the classes of each shape."""
     video = torch.arange(len(masks), device=masks.device)[:, None, None, None]
     key = (video * len(SHAPES) + (masks.long() - 1).clamp_min(0) // LOOKALIKES) * 2 * LOOKALIKES + bodies.long() - 1
     length = len(masks) * len(SHAPES) * 2 * LOOKALIKES
@@ -222,10 +218,10 @@ def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
 
 
 def absorb_ghosts(masks: Tensor) -> Tensor:
-    """Return the (V, T, 160, 240) uint8 masks with classes that are only parts or moments of an object given to it.
+    """Return the (V, T, 160, 240) uint8 masks with an object's fragments of other classes given back to it.
 
     A class is another's ghost where its pixels lie inside the other's outline, or where it stands in the other's
-    place while that is not to be seen; never where both together are more than one object.
+    place while that is not seen; never where both together are more than one object.
     """
     clip = masks[:, :CLIP_FRAMES].contiguous()
     videos, frames = clip.shape[:2]
@@ -240,28 +236,20 @@ def absorb_ghosts(masks: Tensor) -> Tensor:
     label = classes[video, slot]
     shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
     fit = Outlines(clip.reshape(-1), video * frames + frame, label, shape, videos * frames, *COARSE, ordered=False)
-    position = stand(*boxes(rows[video, frame, label], columns[video, frame, label]))
-    position, yaw = fit.first_yaw(position, torch.zeros_like(position[:, 0]))
-    for width in (6, 4):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(*boxes(rows[video, frame, label], columns[video, frame, label]), (6, 4))
     inside, size = fit.contents(position, yaw), fit.judge(position, yaw)[-1]
-
-    def spread(values: Tensor) -> Tensor:
-        out = values.new_zeros(videos, frames, CANDIDATES, *values.shape[1:])
-        out[video, frame, slot] = values
-        return out
-
-    found = spread(inside.gather(1, label[:, None])[:, 0] > FOUND * size)  # (V, T, C)
+    spread = partial(scattered, places=(video, frame, slot), shape=area.shape)
+    seen = spread(inside.gather(1, label[:, None])[:, 0] > SEEN * size)  # (V, T, C)
     place, size = spread(position), spread(size)[..., None]
     part, own = area[:, :, None], area[..., None]  # of the second and of the first of (V, T, C, C)
     covered = torch.minimum(spread(inside.gather(1, classes[video])), part)
     two = (part + own > WHOLE * size) & (part > PIECE * size)
-    together = torch.where(two, -part, covered) * found[..., None]
+    together = torch.where(two, -part, covered) * seen[..., None]
     close = torch.zeros_like(two)
     for now, then in ((slice(1, None), slice(-1)), (slice(-1), slice(1, None))):
         gap = (place[:, now, None] - place[:, then, :, None]).norm(dim=-1)
-        close[:, now] |= found[:, then, :, None] & (gap < NEAR)
-    alone = part * ((part >= MIN_PIXELS) & ~found[..., None] & close)
+        close[:, now] |= seen[:, then, :, None] & (gap < NEAR)
+    alone = part * ((part >= MIN_PIXELS) & ~seen[..., None] & close)
     share = (together + alone).sum(1) / total[:, None].clamp_min(1)  # (V, C, C)
     share = share.triu(1)  # none is a ghost of a smaller one
     best, host = share.max(1)

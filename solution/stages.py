@@ -1,10 +1,7 @@
 """A stage's folder: named by a hash of everything that decides its content, locked while it is made, checked when read.
 
-Whatever was made for the same data and config is found again, by any run, and everything else is made anew. What the
-stages are is told in ``pipeline.py``.
+So every run finds again what was made for the same data and config. The stages themselves are in ``pipeline.py``.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -30,10 +27,10 @@ NEEDED = (".json", ".npy", ".safetensors")
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: where its files are, the hash of all that decided them, and what it took.
+    """A finished stage: the folder of its files, the hash of all that decided them, and its cost.
 
     Attributes:
-        seconds: that it took, all commands together that were interrupted in it.
+        seconds: of work, interrupted commands included.
         kept: it was finished before this command.
     """
 
@@ -116,11 +113,11 @@ def finished(folder: Path, key: str) -> Stage:
     """
     marker = folder / "done.json"
     try:
-        found = json.loads(marker.read_text())
-        stage = Stage(folder, key, found["seconds"], found.get("peak_gib"))
+        record = json.loads(marker.read_text())
+        stage = Stage(folder, key, record["seconds"], record.get("peak_gib"))
     except (OSError, ValueError, KeyError):
         raise UserError(f"{marker} is missing or damaged; delete {folder} and run submit.py again.") from None
-    for name, size in found.get("files", {}).items():
+    for name, size in record.get("files", {}).items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             raise UserError(f"{path} is missing or was changed; delete {folder} and run submit.py again.")

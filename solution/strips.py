@@ -1,7 +1,5 @@
 """One picture of a video for each of four fates: what was seen, what was expected of frame 22, what went wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,11 @@ from solution.page import Material, outlined, panels
 
 FORMATS = (".png", ".jpg")
 SHOWN = ("moved", "collided", "occluded", "late")
-"""What stood still is met nearly always."""
+"""Fates that are drawn; still objects are nearly always predicted well."""
 DRAWN = 4
 """Videos of a picture without truth."""
 Row = tuple[str, list[tuple[str, np.ndarray]]]
-"""Of a picture: a text, and captions and (h, w, 3) uint8 panels below it."""
+"""A title, and captions and (h, w, 3) uint8 panels below it."""
 
 
 def check_picture(path: Path) -> None:
@@ -32,11 +30,7 @@ def check_picture(path: Path) -> None:
 
 
 def write_strips(path: Path, material: Material) -> None:
-    """Draw the strips of typical objects, see :func:`typical`, into a PNG or JPEG file that appears when complete.
-
-    Args:
-        path: the file.
-        material: of a report page, with fates.
+    """Draw the videos of :func:`typical` objects into a PNG or JPEG file that appears when complete.
 
     Raises:
         UserError: no video has an object in frame 22.
@@ -48,13 +42,7 @@ def write_strips(path: Path, material: Material) -> None:
 
 
 def write_predicted(path: Path, hidden: PackedSplit, masks: np.ndarray) -> None:
-    """Draw frames 1, 6 and 11 of the first hidden videos, and on the last the outlines predicted for frame 22.
-
-    Args:
-        path: a PNG or JPEG file, which appears when complete.
-        hidden: has frames.
-        masks: (N, 160, 240) uint8, predicted.
-    """
+    """Draw frames 1, 6 and 11 of the first hidden videos, and on the last the outlines of (N, 160, 240) uint8 masks."""
     rows = []
     for number, frames, mask in zip(hidden.videos[:DRAWN], hidden.frames, masks, strict=False):
         shown = [(f"frame {t + 1}", frames[t]) for t in (0, 5, CLIP_FRAMES - 1)]

@@ -3,9 +3,6 @@
 Nothing in a file that comes from elsewhere is ever executed; what is wrong with one is a sentence.
 """
 
-from __future__ import annotations
-
-import hashlib
 import os
 import pickle
 import warnings
@@ -20,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.classes import IGNORE, NUM_CLASSES, class_name
+from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.competition import (
     Problem,
     find_competition,
@@ -37,19 +34,9 @@ from data_prep.pack import NOT_SCORED, open_split
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 
 SUBMISSION = Path("submission.pt")
-"""What ``submit.py`` writes and ``validate.py`` looks at where nobody names another file."""
+"""The default of ``submit.py --out`` and of what ``validate.py`` looks at."""
 FORMATS = ("uint8", "int8", "int16", "int32", "int64")
 """Types of a leaderboard file; torch computes little with other integers."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a leaderboard file holds: its size and type, its SHA-256, and the share of pixels of each class in it."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    sha256: str
-    class_shares: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +67,11 @@ def save_submission(masks: Tensor, path: Path, overwrite: bool = False) -> None:
     write_saved(path, lambda file: torch.save(whole, file))  # given a name, it would write that into the file
 
 
-def check_different(written: Collection[Path], read: Collection[Path] = ()) -> None:
-    """Raise ``UserError`` if two outputs of a command are one file, or an output is also an input."""
+def check_outputs(written: Collection[Path], read: Collection[Path] = ()) -> None:
+    """Raise ``UserError`` if an output of a command cannot be written, or is also an input or another output."""
     others = [path.resolve() for path in read]
     for path in written:
+        check_writable(path, overwrite=True)
         if path.resolve() in others:
             raise UserError(f"{path} would be written over; give every output a file of its own.")
         others.append(path.resolve())
@@ -139,16 +127,6 @@ def check_submission(path: Path, hidden: Path | int) -> list[str]:
     if dtype not in FORMATS and not any(text.startswith("dtype") for text in problems):
         problems.append(f"dtype: expected uint8 (or {', '.join(FORMATS[1:])}), found {dtype}")
     return problems
-
-
-def describe(path: Path) -> Description:
-    """Describe a valid leaderboard file; errors as in :func:`load_submission`."""
-    stored, dtype = read_stored(path)
-    masks = load_submission(path).numpy()
-    counts = sum((np.bincount(mask.reshape(-1), minlength=NUM_CLASSES) for mask in masks), np.zeros(NUM_CLASSES, int))
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    shares = {class_name(c): float(counts[c] / counts.sum()) for c in np.flatnonzero(counts)}
-    return Description(stored.shape, dtype, sha256, shares)
 
 
 def load_truth(path: Path) -> Truth:

@@ -1,7 +1,5 @@
 """Tracks of many videos on disk: found a few videos at a time, by all processes, and kept when interrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -28,16 +26,16 @@ def find_all(folder: Path, rows: dict[str, np.ndarray], find: Callable[[tuple[st
         TimeIsUp: see ``data_prep.deadline``; what was found is kept and the next call goes on from it.
     """
     chunks = [
-        (name, some[first : first + TRACKED_AT_ONCE])
-        for name, some in rows.items()
-        for first in range(0, len(some), TRACKED_AT_ONCE)
+        (name, videos[first : first + TRACKED_AT_ONCE])
+        for name, videos in rows.items()
+        for first in range(0, len(videos), TRACKED_AT_ONCE)
     ]
     files = [folder / f"part_{number}.safetensors" for number in range(len(chunks))]
     own = range(processes.rank(), len(chunks), processes.count())
     missing = [number for number in own if not files[number].exists()]
     for number in tqdm(missing, desc="tracks", unit="chunk", disable=None, leave=False):
-        found = find(chunks[number]).to("cpu")
-        write_bytes(files[number], save({f.name: getattr(found, f.name).contiguous() for f in fields(Tracks)}))
+        tracks = find(chunks[number]).to("cpu")
+        write_bytes(files[number], save({name: getattr(tracks, name).contiguous() for name in FIELDS}))
         if time_is_up():
             break
     processes.barrier()
@@ -45,7 +43,7 @@ def find_all(folder: Path, rows: dict[str, np.ndarray], find: Callable[[tuple[st
         raise TimeIsUp
     if processes.is_first():
         joined = join([Tracks(**load_file(file)) for file in files])
-        write_bytes(folder / TRACKS, save({f.name: getattr(joined, f.name) for f in fields(Tracks)}))
+        write_bytes(folder / TRACKS, save({name: getattr(joined, name) for name in FIELDS}))
         for file in files:
             file.unlink()
 

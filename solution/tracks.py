@@ -1,11 +1,12 @@
-"""Where every object stood, read off the masks: fits the known solids' outlines to what is visible of them.
+"""Positions of objects on the floor, found by fitting the outlines of the known solids to masks.
 
-Works on plain tensors of any device. What happens next on the floor is physics' and the networks' business.
+Works on plain tensors of any device; motion lives elsewhere.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -21,21 +22,21 @@ QUARTER = math.pi / 2
 RIM = 64
 """Corners of the polygon that stands for a circle."""
 COARSE, FINE = (32, 64), (128, 128)
-"""Rays along which an edge is searched and normals of the hull: to come near, and for a tenth of a pixel."""
+"""Rays along which an edge is searched and normals of the convex hull, for a first fit and for a tenth of a pixel."""
 NEAR_EDGE = (-1.5, -0.5, 0.5, 1.5)
-"""Pixels from the edge, along each ray, whose labels decide the last hundredths of a pixel."""
+"""Pixels from the edge, along each ray, of the labels that :meth:`Outlines.sharpen` fits."""
 BLUR = (0.5, 0.3, 0.2, 0.12, 0.07, 0.045)
-"""Widths of the edge in pixels, tried one after the other."""
+"""Widths of the logistic edge in pixels, tried one after the other."""
 HOLD = (300.0, 300.0, 6.0)
-"""Information on x, y and yaw (pixels² per unit² and radian²) that keeps outlines in place where no edge is seen."""
+"""Precision (inverse variance, pixels² per unit² and radian²) of the prior that x, y and yaw stay as they are."""
 VIDEOS_AT_ONCE, OUTLINES_AT_ONCE = {"cpu": 32, "cuda": 256}, {"cpu": 500, "cuda": 10_000}
-"""A core's cache is small, and a GPU waits for whoever gives it little; an outline needs about 300 kB."""
+"""Few on a CPU, for its cache; an outline needs about 300 kB."""
 MIN_PIXELS = 8
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """What V videos of T frames show of at most K objects each; empty slots have class 0 and are never visible."""
+    """Measurements of at most K objects in each of V videos of T frames; empty slots have class 0, never visible."""
 
     classes: Tensor
     """(V, K) int64, 0 where a slot is empty."""
@@ -80,7 +81,7 @@ def find_tracks(masks: Tensor) -> Tracks:
 
     Slots go to the classes with the most pixels in the first ``CLIP_FRAMES`` frames, then in the others.
     """
-    return join([_find(some) for some in masks.split(VIDEOS_AT_ONCE[masks.device.type])])
+    return join([_find(chunk) for chunk in masks.split(VIDEOS_AT_ONCE[masks.device.type])])
 
 
 def join(parts: list[Tracks]) -> Tracks:
@@ -104,51 +105,43 @@ def _find(masks: Tensor) -> Tracks:
     label = classes[video, slot]
     shape = torch.from_numpy(SHAPE_OF_CLASS).to(device)[label]
     image = video * frames + frame
-    box, border = boxes(rows[video, frame, label], columns[video, frame, label])
-    position = stand(box, border)
-    yaw = torch.zeros_like(position[:, 0])
+    box, cut = boxes(rows[video, frame, label], columns[video, frame, label])
     labels = masks.reshape(-1)
     fit = Outlines(labels, image, label, shape, videos * frames, *COARSE)
-    position, yaw = fit.first_yaw(position, yaw)
-    for width in (10, 6, 4):
-        position, yaw = fit.improve(position, yaw, width, turns=True)
+    position, yaw = fit.locate(box, cut, (10, 6, 4))
     fit = Outlines(labels, image, label, shape, videos * frames, *FINE)
     fit.remember(position)
     for _ in range(3):
-        position, yaw = fit.improve(position, yaw, 3, turns=True)
+        position, yaw = fit.improve(position, yaw, 3)
     position, yaw, covariance = fit.sharpen(position, yaw)
     support, shown, _ = fit.judge(position, yaw)
     good = (support > 0.5) & (shown > 0.04) & covariance.isfinite().all((1, 2))
-
-    def spread(values: Tensor) -> Tensor:
-        out = values.new_zeros(videos, frames, MAX_OBJECTS, *values.shape[1:])
-        out[video[good], frame[good], slot[good]] = values[good]
-        return out
-
     yaw = torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
-    pixels = area[video, frame, label]
-    values = (good, position, yaw * (shape == CUBE), border.any(-1), shown, pixels, covariance)
-    return Tracks(classes, *(spread(each) for each in values))
+    values = (good, position, yaw * (shape == CUBE), cut.any(-1), shown, area[video, frame, label], covariance)
+    places = video[good], frame[good], slot[good]
+    return Tracks(classes, *(scattered(value[good], places, candidate.shape) for value in values))
+
+
+def scattered(values: Tensor, places: tuple[Tensor, ...], shape: Sequence[int]) -> Tensor:
+    """Return zeros of a shape, with (N, ...) values at N places of its first dimensions."""
+    out = values.new_zeros(*shape, *values.shape[1:])
+    out[places] = values
+    return out
 
 
 def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many pixels every class has in each row (V, T, 49, 160) and each column (V, T, 49, 240), float32."""
     videos, frames = masks.shape[:2]
-    device = masks.device
-    image = torch.arange(videos * frames, device=device)[:, None, None] * NUM_CLASSES
-    flat = masks.reshape(-1, HEIGHT, WIDTH).long()
-    flat = torch.where(flat < NUM_CLASSES, flat, 0)
-    row = torch.arange(HEIGHT, device=device)[:, None]
-    column = torch.arange(WIDTH, device=device)
-    some, r, c = flat.nonzero(as_tuple=True)
-    owner = image[some, 0, 0] + flat[some, r, c]
-    count = videos * frames * NUM_CLASSES
-    rows = torch.bincount(owner * HEIGHT + row[r, 0], minlength=count * HEIGHT)
-    columns = torch.bincount(owner * WIDTH + column[c], minlength=count * WIDTH)
-    return (
-        rows.view(videos, frames, NUM_CLASSES, HEIGHT).float(),
-        columns.view(videos, frames, NUM_CLASSES, WIDTH).float(),
-    )
+    labels = masks.reshape(-1, HEIGHT, WIDTH).long()
+    labels = torch.where(labels < NUM_CLASSES, labels, 0)
+    image, row, column = labels.nonzero(as_tuple=True)
+    owner = image * NUM_CLASSES + labels[image, row, column]
+
+    def count(place: Tensor, size: int) -> Tensor:
+        pixels = torch.bincount(owner * size + place, minlength=videos * frames * NUM_CLASSES * size)
+        return pixels.view(videos, frames, NUM_CLASSES, size).float()
+
+    return count(row, HEIGHT), count(column, WIDTH)
 
 
 def boxes(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +241,7 @@ def edge_normals(kind: int, position: Tensor, yaw: Tensor, around: Tensor) -> Te
 class Outlines:
     """Fits outlines of N solids to the label images they appear in, by searching along rays from their centres.
 
-    Where another class is seen the solid is hidden, unless that one stands farther away: then its edge is there. The
+    Pixels of another class hide the solid, unless that one stands farther away: then the solid's edge is there. The
     latter is left out where not ``ordered``, for labels that may be wrong.
     """
 
@@ -285,20 +278,26 @@ class Outlines:
 
     def look(self, points: Tensor, chosen: Tensor) -> Tensor:
         """Return (N, ...) float32: 1 own class, -1 visibly something else, 0 unknown, at (N, ..., 2) image points."""
-        column, row = points.floor().long().unbind(-1)
-        inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
-        image = self.image[chosen].view(-1, *[1] * (row.ndim - 1))
-        pixel = (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
-        found = self.labels[pixel].long()
+        label, inside = self.labels_at(points, chosen)
+        image = self.image[chosen].view(-1, *[1] * (label.ndim - 1))
         own = self.label[chosen].view_as(image)
-        other = (found != 0) & (found != own)
+        other = (label != 0) & (label != own)
         if self.depth is None:
             hidden = other
         else:
             mine = self.depth[self.image[chosen], self.label[chosen]].view_as(image)
-            hidden = other & (self.depth[image, found] < mine)
-        value = torch.where(found == own, 1.0, torch.where(hidden, 0.0, -1.0))
+            hidden = other & (self.depth[image, label] < mine)
+        value = torch.where(label == own, 1.0, torch.where(hidden, 0.0, -1.0))
         return value * inside
+
+    def labels_at(self, points: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, ...) int64 labels of the pixels nearest to (N, ..., 2) points, and which are in the image."""
+        column, row = points.floor().long().unbind(-1)
+        inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
+        image = self.image[chosen].view(-1, *[1] * (row.ndim - 1))
+        return self.labels[
+            (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
+        ].long(), inside
 
     def edges(self, kind: int, position: Tensor, yaw: Tensor, width: int):
         """Return centre (N, 2), radius (N, R), normal (N, R), the seen edge's offset (N, R) and its weight (N, R)."""
@@ -318,7 +317,7 @@ class Outlines:
         return centre, radius, normal, (cut - width).float(), known.float()
 
     def improve(
-        self, position: Tensor, yaw: Tensor, width: int, turns: bool, kinds: tuple[int, ...] = (0, 1, 2)
+        self, position: Tensor, yaw: Tensor, width: int, turns: bool = True, kinds: tuple[int, ...] = (0, 1, 2)
     ) -> tuple[Tensor, Tensor]:
         """Take one Gauss-Newton step towards the visible edges; ``width`` pixels are searched on either side."""
         position, yaw = position.clone(), yaw.clone()
@@ -352,24 +351,22 @@ class Outlines:
     def sharpen(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the most likely positions (N, 2) and yaws (N,) near those given, and their covariances (N, 3, 3).
 
-        A pixel at a signed distance d outside the edge is taken to carry the class with probability sigmoid(-d / b):
-        logistic regression on the labels along the edge, by Newton's method. Its blur b is as likely as the rest, so
-        that clean masks are fitted to a few hundredths of a pixel and ragged ones are known as such. The covariance
-        is that of least squares on edges which err by b; how much errors of neighbouring pixels have in common, and
-        with that one factor of it, is left to whoever knows the masks.
+        Logistic regression on the labels along the edge, by Newton's method: a pixel at a signed distance d outside
+        the edge carries the class with probability sigmoid(-d / b). The blur b maximises the likelihood too: a few
+        hundredths of a pixel for clean masks, more for ragged ones. The covariance is that of least squares with
+        independent errors of b; the correlation of neighbouring pixels is one more factor, unknown here.
         """
         position, yaw = position.clone(), yaw.clone()
         covariance = position.new_zeros(len(yaw), 3, 3)
         for kind, chosen in enumerate(self.chosen):
-            for some in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
-                place, turn = position[some], yaw[some]
-                distance, slope, label = self.near_edge(kind, place, turn, some)
+            for chunk in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
+                distance, slope, label = self.near_edge(kind, position[chunk], yaw[chunk], chunk)
                 step, blur = most_likely_step(distance, slope, label)
-                position[some] = place + step[:, :2].clamp(-0.05, 0.05)
-                yaw[some] = turn + step[:, 2].clamp(-0.2, 0.2)
+                position[chunk] += step[:, :2].clamp(-0.05, 0.05)
+                yaw[chunk] += step[:, 2].clamp(-0.2, 0.2)
                 at_edge = (label != 0) * (distance.abs() < 0.5)
                 information = (slope * at_edge[..., None]).transpose(1, 2) @ slope + prior(slope)
-                covariance[some] = torch.linalg.inv_ex(information)[0] * blur.square()[:, None, None]
+                covariance[chunk] = torch.linalg.inv_ex(information)[0] * blur.square()[:, None, None]
         return position, yaw, covariance
 
     def near_edge(self, kind: int, position: Tensor, yaw: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -414,6 +411,15 @@ class Outlines:
         """Return centres (N, 1, 2), normals (N or 1, M, 2) and how far along each the outline reaches (N, M)."""
         centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
         return centre, normal, ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
+
+    def locate(self, box: Tensor, cut: Tensor, widths: Sequence[int], tries_yaws: bool = True) -> tuple[Tensor, Tensor]:
+        """Return positions (N, 2) and yaws (N,) of outlines in :func:`boxes`; see :meth:`improve` for the widths."""
+        position, yaw = stand(box, cut), box.new_zeros(len(box))
+        if tries_yaws:
+            position, yaw = self.first_yaw(position, yaw)
+        for width in widths:
+            position, yaw = self.improve(position, yaw, width)
+        return position, yaw
 
     def first_yaw(self, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Move everything roughly into place, then turn each cube to the best of a few yaws."""
@@ -465,12 +471,9 @@ class Outlines:
             if len(chosen) == 0:
                 continue
             points, pixels = self.samples(kind, position[chosen], yaw[chosen])
-            column, row = points.floor().long().unbind(-1)
-            inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
-            image = self.image[chosen][:, None, None]
-            found = self.labels[(image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)].long()
-            found = torch.where(inside & (found < NUM_CLASSES), found, 0)
-            counts[chosen] = counts[chosen].scatter_add(1, found.flatten(1), pixels.flatten(1))
+            label, inside = self.labels_at(points, chosen)
+            label = torch.where(inside & (label < NUM_CLASSES), label, 0)
+            counts[chosen] = counts[chosen].scatter_add(1, label.flatten(1), pixels.flatten(1))
         return counts
 
     def overlap(self, position: Tensor, yaw: Tensor, pixels: Tensor) -> Tensor:
@@ -480,7 +483,7 @@ class Outlines:
         return own / (pixels + own / support.clamp_min(1e-6) - own).clamp_min(1)
 
     def remember(self, position: Tensor, image: Tensor | None = None, label: Tensor | None = None) -> None:
-        """Keep how far every class stands in its image, for who hides whom; of these outlines or, if given, others."""
+        """Keep the depth of every class in its image, which tells who hides whom; of these outlines or of others."""
         if not self.ordered:
             return
         image, label = (self.image, self.label) if image is None else (image, label)
@@ -490,7 +493,7 @@ class Outlines:
 
 
 def prior(slope: Tensor, hold: tuple[float, float, float] = HOLD) -> Tensor:
-    """Return ``hold`` as (N, 3, 3), but a little for what moves no edge at all."""
+    """Return the precision matrices (N, 3, 3) with ``hold`` on the diagonal, 1 for what moves no edge at all."""
     return torch.diag_embed(torch.where((slope != 0).any(1), slope.new_tensor(hold), 1.0))
 
 

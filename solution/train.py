@@ -1,7 +1,5 @@
 """Train one stage, and whatever it needs, without predicting anything."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -3,11 +3,9 @@
 What scoring a file does not need, everything that predicts or draws, is imported where it is used: it takes seconds.
 """
 
-from __future__ import annotations
-
 import json
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -20,9 +18,8 @@ from data_prep.errors import UserError
 from solution.metrics import Score, score
 from solution.submission import (
     SUBMISSION,
-    check_different,
+    check_outputs,
     check_submission,
-    check_writable,
     hidden_numbers,
     load_submission,
     load_truth,
@@ -44,17 +41,16 @@ def validate(
     device_name: str | None,
 ) -> None:
     """Do what the options of ``validate.py`` say."""
-    written = [path for path in (report, picture, record) if path]
-    for path in written:
-        check_writable(path, overwrite=True)
     file, hidden, run, data = fill_in(file, truth, hidden, run, data)
-    check_different(written, [path for path in (file, truth) if path])
+    check_outputs([path for path in (report, picture, record) if path], [path for path in (file, truth) if path])
     if file and truth and not (hidden or run or picture or record) and (report or not data):
         print_score(score_file(file, truth, data, report), as_json)
     elif file and hidden and not (truth or run or data or report or picture or record or as_json):
         check_format(file, hidden)
     elif run and data and not (file or truth or hidden):
-        score_run(run, data, device_name, as_json, report, picture, record)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():  # progress is no part of the object
+            scores = score_run(run, data, device_name, report, picture, record)
+        print_scores(scores, as_json)
     else:
         raise UserError(f"{USES}; see --help.")
 
@@ -62,10 +58,10 @@ def validate(
 def fill_in(
     file: Path | None, truth: Path | None, hidden: Path | None, run: str | None, data: Path | None
 ) -> tuple[Path | None, Path | None, str | None, Path | None]:
-    """Return file, hidden, run and data, what was left out put in where there is just one thing it can mean.
+    """Return file, hidden, run and data with the only possible values of those left out.
 
     Raises:
-        UserError: it can mean two or none.
+        UserError: there are several or none.
     """
     given = file, hidden, run, data
     if (truth or hidden) and not (file or run) and SUBMISSION.is_file():
@@ -78,8 +74,8 @@ def fill_in(
         of_file = [f"{SUBMISSION} --hidden {place}"] if place and not (run or data) and SUBMISSION.is_file() else []
         if len(of_run + of_file) != 1:
             can = " or ".join(f"`python validate.py {words}`" for words in of_run + of_file)
-            found = f"that can be {can}" if can else "there is no finished run in ./runs, or no data to score it on"
-            raise UserError(f"{USES}; {found}.")
+            state = f"that can be {can}" if can else "there is no finished run in ./runs, or no data to score it on"
+            raise UserError(f"{USES}; {state}.")
         file, hidden, run, data = (None, None, str(last), place) if of_run else (SUBMISSION, place, None, None)
     if (file, hidden, run, data) != given:
         named = {"FILE": file, "--hidden": hidden, "--run": run, "--data": data}
@@ -89,11 +85,11 @@ def fill_in(
 
 def score_file(file: Path, truth: Path, data: Path | None, report: Path | None) -> Score:
     """Score a leaderboard file or any prediction of the same form against the truth, and write its page if wanted."""
-    known = load_truth(truth)
-    for problem in known.problems:
+    true = load_truth(truth)
+    for problem in true.problems:
         click.echo(f"left out: {problem.file}: {problem.problem}", err=True)
-    check_known(known.masks, truth)
-    prediction = load_submission(file, len(known.masks))
+    check_scorable(true.masks, truth)
+    prediction = load_submission(file, len(true.masks))
     if report:
         from solution.page import write_page
         from solution.report import material_of_file
@@ -101,11 +97,11 @@ def score_file(file: Path, truth: Path, data: Path | None, report: Path | None) 
 
         with redirect_stdout(sys.stderr):
             packed = pack_and_report(data, required=()) if data else {}
-        write_page(report, material_of_file(file, prediction.numpy(), known, truth, packed))
-    return score(prediction, known.masks)
+        write_page(report, material_of_file(file, prediction.numpy(), true, truth, packed))
+    return score(prediction, true.masks)
 
 
-def check_known(truth: np.ndarray | Tensor, source: Path) -> None:
+def check_scorable(truth: np.ndarray | Tensor, source: Path) -> None:
     """Raise ``UserError`` if not one pixel of the truth is a class."""
     if (truth == IGNORE).all():
         raise UserError(f"{source} has no usable mask, so that there is nothing to score on; add its masks.")
@@ -124,32 +120,11 @@ def check_format(file: Path, hidden: Path) -> None:
 
 
 def score_run(
-    run: str,
-    data: Path,
-    device_name: str | None,
-    as_json: bool,
-    report: Path | None,
-    picture: Path | None,
-    record: Path | None,
-) -> None:
-    """Predict val from its first 11 frames on the path of submit.py, print every method's score, and remember them."""
-    from solution.evaluation import print_table
-
-    if not as_json:
-        print_table(validate_run(run, data, device_name, report, picture, record))
-        return
-    with redirect_stdout(sys.stderr):  # progress is no part of the object
-        scores = validate_run(run, data, device_name, report, picture, record)
-    methods = {name: reached.as_json() for name, reached in scores.items()}
-    click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))
-
-
-def validate_run(
     run: str, data: Path, device_name: str | None, report: Path | None, picture: Path | None, record: Path | None
 ) -> dict[str, Score]:
-    """Return the scores of every method on val, and leave them in the run's folder."""
-    from solution.evaluation import FORESIGHT, evaluate, foresight
-    from solution.fates import fate_groups, fates
+    """Predict val from its first 11 frames on the path of submit.py; return every method's score, kept with the run."""
+    from solution.evaluation import FORESIGHT, evaluate, fates_of, foresight
+    from solution.fates import fate_groups
     from solution.page import write_page
     from solution.pipeline import Pipeline
     from solution.report import material_of_run, record_run, save_validation
@@ -159,28 +134,28 @@ def validate_run(
     if picture:
         check_picture(picture)
     device = choose_device(device_name)
-    name = find_run(run).name
-    config, trained = read_run(run)  # what is wrong with it is said before the data are packed
+    folder = find_run(run)
+    config, trained = read_run(folder)  # what is wrong with it is said before the data are packed
     packed = pack_and_report(data, required=("val",))
     pipeline = Pipeline(config, packed, STAGES, device)
     pipeline.done |= trained
     val = packed["val"]
     truth = val.masks[:, -1]
-    check_known(truth, Path(val.masks.filename).parent)
-    fate = fates(val.masks)
-    groups = fate_groups(fate)
-    evaluation = evaluate(pipeline, val, None if val.frames is None else val.frames[:, -1], truth, groups)
-    best = {FORESIGHT: foresight(val.masks, groups)} if val.frames is None else {}
-    scores = evaluation.scores | best
-    save_validation(find_run(run), data, scores)
-    material = material_of_run(name, pipeline, evaluation, scores, fate)
+    check_scorable(truth, Path(val.masks.filename).parent)
+    fate = fates_of(pipeline, val)
+    groups, last_frames = fate_groups(fate), None if val.frames is None else val.frames[:, -1]
+    scores, masks, presence = evaluate(pipeline, val, truth, last_frames, groups)
+    if val.frames is None:
+        scores[FORESIGHT] = foresight(val.masks, groups)
+    save_validation(folder, data, scores)
+    material = material_of_run(folder.name, pipeline, scores, masks, presence, fate)
     if report:
         write_page(report, material)
     if picture:
         write_strips(picture, material)
     if record:
-        described = f"run {name} of {data.name}, scored on its {len(val)} val videos"
-        record_run(name, scores, pipeline, described, record)
+        described = f"run {folder.name} of {data.name}, scored on its {len(val)} val videos"
+        record_run(folder.name, scores, pipeline, described, record)
     return scores
 
 
@@ -194,3 +169,14 @@ def print_score(reached: Score, as_json: bool) -> None:
     click.echo(f"{reached.ignored:.2%} of the pixels are ignored")
     for name, iou in reached.per_class.items():
         click.echo(f"  {name:24} {iou:.4f}")
+
+
+def print_scores(scores: dict[str, Score], as_json: bool) -> None:
+    """Print the scores of every method for people, or as JSON with that of the ensemble first."""
+    from solution.evaluation import print_table
+
+    if not as_json:
+        print_table(scores)
+        return
+    methods = {name: reached.as_json() for name, reached in scores.items()}
+    click.echo(json.dumps(scores["ensemble"].as_json() | {"methods": methods}))

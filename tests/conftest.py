@@ -1,7 +1,5 @@
 """A tiny competition in the raw layout and a run trained on it, made once for all tests of the commands."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

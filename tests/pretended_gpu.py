@@ -4,8 +4,6 @@ For machines without one: a tensor that was forgotten on the wrong side fails he
 memory and compilation are not pretended.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

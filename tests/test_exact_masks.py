@@ -1,7 +1,5 @@
 """A stand-in of masks only goes the same way as frames do, but for the segmenter and what looks at frames."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -72,7 +72,7 @@ def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu, m
     pipeline = Pipeline(override(QUICK, [*SMALL, *settings]), packed, tmp_path / "stages", GPU)
     assert pipeline.predictions(packed["hidden"]).shape == (5, 160, 240)
     val = packed["val"]
-    scores = evaluate(pipeline, val, val.frames[:, -1], np.asarray(val.masks[:, -1])).scores
+    scores, *_ = evaluate(pipeline, val, np.asarray(val.masks[:, -1]), val.frames[:, -1])
     assert set(pipeline.config.ensemble.members) < set(scores)
     assert gpu.calls > 1000
 

@@ -1,7 +1,5 @@
 """The kit's modules depend on each other in one direction."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

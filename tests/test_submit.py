@@ -1,7 +1,5 @@
 """The main command, from raw folders to a leaderboard file: complete, resumable after any kill, clear about errors."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -64,6 +62,8 @@ def test_the_file_is_what_the_leaderboard_takes(workspace):
     digest = hashlib.sha256(workspace.submission.read_bytes()).hexdigest()
     for words in (digest, "(5, 160, 240) uint8", "background", "time per stage", "all background", "copy frame 11"):
         assert words in workspace.printed, words
+    shares = f"  {(masks == 0).float().mean():.1%} background, {len(masks.unique()) - 1} of 48 object classes:"
+    assert shares in workspace.printed
     profile = workspace.printed.rpartition("time per stage")[2].splitlines()
     shares = [int(line.rpartition(" ")[2].removesuffix("%")) for line in profile[1:]]
     assert shares == sorted(shares, reverse=True) and 90 < sum(shares) < 110 and len(shares) == 10
@@ -97,7 +97,7 @@ def test_copied_data_repeat_nothing_and_other_data_are_said(trained, tmp_path):
     shutil.rmtree(next((copy / "Dataset_Student" / "train").iterdir()))
     found = call(train, "segmenter", "--data", copy, *TINY_OPTIONS)
     assert found.exit_code == 0, found.output
-    said = "runs/quick/run.json is of other data: all is made anew for these; give --run another name to keep that run."
+    said = "runs/quick/run.json was trained on other data and will be replaced; give --run another name to keep it."
     assert said in found.output and len(stages(trained.folder, "segmenter")) == 2
 
 
@@ -364,7 +364,7 @@ def test_copies_are_trained_from_other_seeds_and_known_to_validation(trained):
     found = run_validate("--run", "two", "--data", trained.data)
     assert found.exit_code == 0, found.output
     made = sorted(name.split("-")[0] for name in times(trained.folder).keys() - before.keys())
-    assert made == ["masks_val", "masks_val", "methods_val"]
+    assert made == ["fates_val", "masks_val", "masks_val", "methods_val"]
 
 
 @pytest.mark.slow

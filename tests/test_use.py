@@ -1,7 +1,5 @@
 """A trained run predicts new videos: without its training data, from a copy of its folder, one video alone."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The validator against the organisers' metric, and one sentence for every file that is no prediction."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -14,7 +12,8 @@ import torch
 from sklearn.metrics import jaccard_score
 from torchmetrics import JaccardIndex
 
-from solution.runs import last_run
+from solution.machine import commit
+from solution.runs import last_run, read_run
 from solution.train import main as train
 from submit import main as submit
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, run_validate
@@ -106,7 +105,7 @@ def test_a_run_scores_a_competition_of_val_alone_and_its_bad_video_not(trained, 
     whole = only_object(run_validate("--run", "quick", "--data", alone, "--device", "cpu", "--json").stdout)
     assert whole["videos"] == 2
     made = {path.name.split("-")[0] for path in set((trained.folder / "runs" / "stages").iterdir()) - before}
-    assert made == {"masks_val", "methods_val"}, "nothing is trained or segmented that is not scored"
+    assert made == {"masks_val", "fates_val", "methods_val"}, "nothing is trained or segmented that is not scored"
     (val / "video_1001" / "image_7.png").write_text("text")
     found = run_validate("--run", "quick", "--data", alone, "--device", "cpu", "--json")
     result = only_object(found.stdout)
@@ -155,14 +154,19 @@ def test_without_an_option_it_says_what_it_can_do_and_does_it_where_it_is_one_th
     assert run_validate("--truth", truth).stdout == run_validate("submission.pt", "--truth", truth).stdout
 
 
-def test_the_last_finished_run_is_the_one_that_was_saved_last(trained):
+def test_the_last_finished_run_is_the_one_that_was_saved_last(trained, capsys):
+    """That a run is of another commit is said of the run that is used, not of those that are looked at."""
+    path = Path("runs/quick/run.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0000000"}))
     shutil.copytree("runs/quick", "runs/older")
     os.utime("runs/older/run.json", (1, 1))
     assert last_run() == Path("runs/quick")
     os.utime("runs/quick/run.json", (0, 0))
     assert last_run() == Path("runs/older")
     Path("runs/older/run.json").write_text("{")
-    assert last_run() == Path("runs/quick")
+    assert last_run() == Path("runs/quick") and not capsys.readouterr().err
+    read_run("quick")
+    assert capsys.readouterr().err.count("run quick was made by commit 0000000") == (commit() != "unknown")
 
 
 @pytest.mark.parametrize(

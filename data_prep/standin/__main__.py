@@ -1,7 +1,5 @@
 """The command that makes a stand-in competition."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

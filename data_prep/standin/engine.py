@@ -4,8 +4,6 @@ The constants are those of real videos, as the prior in ``solution.physics``. Wh
 ``data_prep.standin.physics``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,29 +16,28 @@ from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, MOMENT, NUM_FRAMES, RADIUS
 
 COARSE, FINE = FRAME_SECONDS / 24, FRAME_SECONDS / 160
-"""Seconds of a step while nothing is about to hit anything, and during hits."""
+"""Seconds of a step without and during hits."""
 AT_ONCE = 4
-"""Steps between two looks at what is near what."""
+"""Steps between two checks of distances."""
 HIT_SECONDS = 10 * FINE
-"""About so long two solids touch that bounce."""
+"""Contact time of a bounce, about."""
 BARELY = 1e-5
-"""Units of distance from which its direction is exact enough."""
+"""Distance in units below which the direction between two solids is inexact."""
 PRESSED = 5e-5
-"""Seconds after two solids have met, from which their hit is followed."""
+"""Seconds between the contact of two solids and the choice of the spring of their hit."""
 SOFTEST = 12.0
-"""Damping ratio of a hit after which two solids stay together."""
+"""Damping ratio of a hit without bounce."""
 GRAVITY = 9.81
 AIR = 1e-3
-"""Density that scales the drag; so thin that it has no inertia."""
+"""Density that scales the drag; too low for added mass."""
 TOUCHING, QUIET = 5e-4, 0.01
-"""Units between solids that may push each other, and units/s under which one approaches the other so slowly that coarse
-steps do."""
+"""Distance in units of solids in contact, and speed of approach in units/s for which coarse steps are exact enough."""
 SLID = 0.03
-"""Units that solids slide along each other until their distance is looked at again."""
+"""Units that solids in contact slide until their distance is checked again."""
 STICKING = (-9.0, -0.5 / COARSE)
 """Stiffness and damping, as MuJoCo wants them, between solids that touch and do not bounce."""
 MEAN_ARM = (0.7652, 0.0, 2 / 3)
-"""Mean distance of a square's and of a disc's points from the centre, in radii: the arm of evenly spread friction."""
+"""Mean distance of a square's and of a disc's points from the centre in radii, the lever arm of uniform friction."""
 UPRIGHT = (
     '<joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/><joint type="slide" axis="0 0 1"/>'
     '<joint type="hinge" axis="0 0 1"/>'
@@ -63,13 +60,13 @@ class Law:
     restitution: tuple[tuple[float, float, float], ...] = ((0.27, 0.13, 0.2), (0.13, 0.37, 0.18), (0.2, 0.18, 0.33))
     """Of fast hits, by the shapes of both."""
     dullness: float = 0.08
-    """Units/s that a hit takes off the speed at which two solids part."""
+    """Loss of separation speed in a hit, units/s."""
     friction: float = 0.035
     """Between two solids."""
     rolls: float = 1.0
-    """Share of its slip that a sphere loses in a hit: real ones roll at once, for whatever reason."""
+    """Share of its slip that a sphere loses in a hit; in real videos all of it, for an unknown reason."""
     size: float = 1.015
-    """Of the solids when they touch, against what is seen of them."""
+    """Of the solids in contact, relative to what is seen of them."""
 
     @property
     def radius(self) -> float:
@@ -83,8 +80,8 @@ LAW = Law()
 def compile_model(kinds: tuple[int, ...], law: Law) -> mujoco.MjModel:
     """Return the floor and solids of these shapes, which sleep when at rest; the first K pairs are the floor's.
 
-    Cubes and cylinders stay upright. Then a cylinder meets others as a ball of its radius does, and one point at which
-    it rubs on the floor, and resists turning, stands for all.
+    Cubes and cylinders stay upright, so a cylinder can collide as a ball of its radius, and one contact point with
+    sliding and torsional friction stands for its base.
     """
     bodies, floor, hits = [], [], []
     for i, kind in enumerate(kinds):
@@ -122,9 +119,9 @@ def compile_model(kinds: tuple[int, ...], law: Law) -> mujoco.MjModel:
 
 @lru_cache(maxsize=1)
 def bounces() -> tuple[np.ndarray, np.ndarray]:
-    """Return damping ratios of a spring, descending, and the restitutions with which it lets go what hits it.
+    """Return damping ratios of a spring, descending, and the restitutions of hits on it.
 
-    That is integrated as MuJoCo does, in few steps: what such steps miss would be a quarter of a slow bounce.
+    Integrated in MuJoCo's few steps, whose discretisation error would be a quarter of a slow bounce.
     """
     ratio = np.concatenate((np.linspace(SOFTEST, 1.5, 100), np.linspace(1.5, 0.02, 300)))[:, None]
     rate = spring_rate(ratio)
@@ -138,7 +135,7 @@ def bounces() -> tuple[np.ndarray, np.ndarray]:
 
 
 def spring_rate(ratio: np.ndarray) -> np.ndarray:
-    """Return radians/s of the spring of a damping ratio; much damping in steps of this length needs a soft one."""
+    """Return the natural frequency (radians/s) of the spring of a damping ratio, low enough for stable steps."""
     return np.minimum(math.pi / HIT_SECONDS, 0.5 / (FINE * ratio))
 
 
@@ -152,7 +149,7 @@ def slide(
     frames: int = NUM_FRAMES,
     law: Law = LAW,
     promising: Callable[[np.ndarray], bool] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Move K solids from their state at frame 0 through T frames.
 
     Args:
@@ -161,30 +158,27 @@ def slide(
         yaw: (K,) radians.
         velocity: (K, 2) units/s.
         spin: (K,) radians/s.
-        roll: (K, 2) units/s, of spheres the velocity with which their turning would carry them on; none turns else.
+        roll: (K, 2) units/s, the velocity at which a sphere's spin rolls without slip; None: spheres do not spin.
         frames: T.
         law: the constants.
-        promising: tells from the (11, K, 2) positions of a clip whether it is worth going on.
+        promising: tells from the (11, K, 2) positions of a clip whether to go on.
 
     Returns:
-        position (T, K, 2) float32, yaw (T, K) float32 and collided (T, K) bool as in ``Trajectories``; None where it
-        was not worth it.
+        position (T, K, 2) float32 and yaw (T, K) float32 as in ``Trajectories``; None if not ``promising``.
     """
     order = np.argsort(shape, kind="stable")
     course = Course(tuple(int(kind) for kind in shape[order]), law)
     course.start(position[order], yaw[order], velocity[order], spin[order], None if roll is None else roll[order])
     count = len(shape)
     positions, yaws = np.empty((frames, count, 2), np.float32), np.empty((frames, count), np.float32)
-    collided = np.zeros((frames, count), bool)
     for frame in range(frames):
         if frame == CLIP_FRAMES and promising and not promising(positions[:CLIP_FRAMES]):
             return None
         if frame:
-            collided[frame, order] = course.advance(frame * FRAME_SECONDS)
+            course.advance(frame * FRAME_SECONDS)
         positions[frame, order] = course.place[:, :2]
         yaws[frame, order] = course.yaw
-    yaws = np.where(shape == SPHERE, yaw.astype(np.float32), yaws)
-    return positions, yaws, collided
+    return positions, np.where(shape == SPHERE, yaw.astype(np.float32), yaws)
 
 
 class Course:
@@ -196,7 +190,6 @@ class Course:
         self.data = mujoco.MjData(self.model)
         geoms = np.arange(self.model.ngeom)
         self.geom = np.array([geoms[self.model.geom(str(i)).id] for i in range(len(kinds))])
-        self.solid = self.model.geom_bodyid - 1
         bodies = slice(1, len(kinds) + 1)
         joints = self.model.body_jntadr[bodies]
         self.at = self.model.jnt_qposadr[joints][:, None] + np.arange(3)
@@ -206,7 +199,7 @@ class Course:
         self.elastic = np.array(law.restitution)[self.kinds[self.first], self.kinds[self.second]]
         self.springs = np.tile(STICKING, (len(self.first), 1))
         self.over = np.zeros(len(self.first))
-        self.touched, self.hit = np.zeros(len(kinds), bool), np.zeros(len(kinds), bool)
+        self.hit = np.zeros(len(kinds), bool)
 
     @property
     def place(self) -> np.ndarray:
@@ -243,7 +236,7 @@ class Course:
         mujoco.mj_forward(self.model, self.data)
 
     def part(self) -> None:
-        """Move solids that overlap apart: where they were measured is not exact, and a spring would fling them."""
+        """Move overlapping solids apart, since measured positions are inexact and springs would fling them."""
         ends = np.empty(6)
         for i, j in zip(self.first, self.second, strict=True):
             if np.hypot(*(self.place[j] - self.place[i])[:2]) < self.reach[i] + self.reach[j]:
@@ -254,10 +247,9 @@ class Course:
                     self.data.qpos[self.at[i, :2]] += way
                     self.data.qpos[self.at[j, :2]] -= way
 
-    def advance(self, until: float) -> np.ndarray:
-        """Move on to a time in seconds; return (K,) bool who touched another."""
+    def advance(self, until: float) -> None:
+        """Move on to a time in seconds."""
         model, data, floors = self.model, self.data, len(self.kinds)
-        self.touched[:] = False
         while (left := until - data.time) > 1e-9:
             before, self.hit[:] = self.hit.copy(), False
             free, hitting = self.look(left)
@@ -274,12 +266,6 @@ class Course:
             count = min(count, max(1, math.ceil(left / step - 1e-6)))
             model.opt.timestep = min(step, left / count)
             mujoco.mj_step(model, data, count)
-            if data.ncon:
-                contact = data.contact
-                pushing = (contact.geom[:, 0] > 0) & (contact.dist < 0)
-                if pushing.any():
-                    self.touched[self.solid[contact.geom[pushing]].ravel()] = True
-        return self.touched
 
     def look(self, left: float) -> tuple[float, bool]:
         """Return seconds for which nothing touches anything, at most ``left``, and whether there is a hit then.
@@ -312,7 +298,7 @@ class Course:
                 meeting = min(meeting, gap / approach + PRESSED)
             elif approach > QUIET:
                 self.set_spring(pair, approach if gap > -TOUCHING else 0.0)
-                self.touched[[i, j]] = self.hit[[i, j]] = hitting = True
+                self.hit[[i, j]] = hitting = True
             else:
                 free = min(free, AT_ONCE * COARSE, SLID / speed[pair])
         return (0.0, True) if hitting else (meeting, True) if meeting < COARSE else (min(free, meeting), False)

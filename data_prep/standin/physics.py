@@ -3,8 +3,6 @@
 Positions are on the floor in the units of ``data_prep.scene``; nothing here knows pixels beyond where the view ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -77,14 +75,12 @@ class Trajectories:
     shape: (K,) int64 index into ``classes.SHAPES``.
     position: (22, K, 2) float32 world (x, y) of the axes.
     yaw: (22, K) float32 turn about z in radians.
-    collided: (22, K) bool, touched another object since the previous frame.
     """
 
     class_ids: np.ndarray
     shape: np.ndarray
     position: np.ndarray
     yaw: np.ndarray
-    collided: np.ndarray
 
 
 def video_seed(seed: int, number: int) -> int:

@@ -4,8 +4,6 @@ The floor is a fixed picture, so that only solids (four rays per pixel) and thei
 computed. Light is linear inside; ``encode`` makes display values of it. The same code runs on a CPU or a GPU.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -45,7 +43,7 @@ SAMPLES = 2
 SHADOW_STEP = 2
 """Side in pixels of the squares in which shadows are computed."""
 SHADOW_DEPTH = 0.75
-"""Share of the light that is lost where nothing comes through; the rest bounces in from the bright floor around."""
+"""Share of the light lost in full shadow; the rest is bounced in from the bright floor."""
 FINE_GRAIN, COARSE_GRAIN = 0.7, 0.55
 """Standard deviations in display levels of the grain from pixel to pixel, and of that over some eight pixels."""
 

@@ -1,9 +1,6 @@
 """True trajectories of many videos as one ``.npz`` file: written of a stand-in, read to film another simulator's."""
 
-from __future__ import annotations
-
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,48 +9,35 @@ import numpy as np
 
 from data_prep.classes import NUM_CLASSES, SHAPE_OF_CLASS
 from data_prep.errors import UserError
+from data_prep.files import write_saved
 from data_prep.scene import NUM_FRAMES
-from data_prep.standin.physics import Trajectories
-
-MAX_OBJECTS = 6
+from data_prep.standin.physics import MAX_OBJECTS, Trajectories
 
 
 def write_tracks(path: Path, numbers: Sequence[int], videos: Iterable[Trajectories]) -> None:
     """Write the truth of N videos as one ``.npz``, objects padded to K = 6.
 
-    videos (N,) int64 numbers; class_ids (N, K) uint8, 0 where there is no object; shape (N, K) int8, -1 there;
-    position (N, 22, K, 2) float32 world units and yaw (N, 22, K) float32 radians, NaN there;
-    collided (N, 22, K) bool.
+    videos (N,) int64 numbers; class_ids (N, K) uint8, 0 where there is no object; position (N, 22, K, 2) float32 world
+    units and yaw (N, 22, K) float32 radians, NaN there.
     """
     count = len(numbers)
     arrays = {
         "videos": np.array(numbers),
         "class_ids": np.zeros((count, MAX_OBJECTS), np.uint8),
-        "shape": np.full((count, MAX_OBJECTS), -1, np.int8),
         "position": np.full((count, NUM_FRAMES, MAX_OBJECTS, 2), np.nan, np.float32),
         "yaw": np.full((count, NUM_FRAMES, MAX_OBJECTS), np.nan, np.float32),
-        "collided": np.zeros((count, NUM_FRAMES, MAX_OBJECTS), bool),
     }
     for row, video in enumerate(videos):
         size = len(video.class_ids)
         arrays["class_ids"][row, :size] = video.class_ids
-        arrays["shape"][row, :size] = video.shape
         arrays["position"][row, :, :size] = video.position
         arrays["yaw"][row, :, :size] = video.yaw
-        arrays["collided"][row, :, :size] = video.collided
-    unfinished = path.with_name("unfinished.npz")
-    try:
-        np.savez(unfinished, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_saved(path, lambda file: np.savez(file, **arrays))
 
 
 @cache
 def read_tracks(path: Path) -> list[Trajectories]:
     """Return the videos of a file as :func:`write_tracks` writes it.
-
-    ``shape`` and ``collided`` are not needed: the one follows from the classes, and nothing is filmed by the other.
 
     Raises:
         UserError: the file is not of that form; names what is missing or impossible.
@@ -67,7 +51,6 @@ def read_tracks(path: Path) -> list[Trajectories]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("class_ids", "position", "yaw")}
-            collided = archive.get("collided")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a file of tracks, such as tracks.npz of a stand-in.") from None
     except KeyError as error:
@@ -88,8 +71,7 @@ def read_tracks(path: Path) -> list[Trajectories]:
         places, turns = position[row][:, slots].astype(np.float32), yaw[row][:, slots].astype(np.float32)
         if len(np.unique(ids)) < len(ids) or not (np.isfinite(places).all() and np.isfinite(turns).all()):
             raise wrong(f"in row {row} a class twice, or an object whose place is no number")
-        touched = np.zeros(turns.shape, bool) if collided is None else collided[row][:, slots]
-        videos.append(Trajectories(ids, SHAPE_OF_CLASS[ids], places, turns, touched))
+        videos.append(Trajectories(ids, SHAPE_OF_CLASS[ids], places, turns))
     return videos
 
 

@@ -1,9 +1,7 @@
-"""Lays a stand-in competition down: raw folders, packed arrays, or masks and tracks alone; all cores, resumable.
+"""Writes a stand-in competition: raw folders, packed arrays, or masks and tracks alone; on all cores, resumable.
 
-A video is a pure function of (seed, video number), so what an interrupted run finished is kept and the rest follows.
+A video is a pure function of (seed, video number), so an interrupted run keeps what it finished.
 """
-
-from __future__ import annotations
 
 import json
 import multiprocessing
@@ -27,7 +25,7 @@ from data_prep.competition import FRAMES_OF_SPLIT, LABELLED, SPLITS, STANDIN
 from data_prep.deadline import stop_if_time_is_up
 from data_prep.device import in_order, num_cores
 from data_prep.errors import UserError
-from data_prep.files import create_part, finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
+from data_prep.files import finish, part_of, read_json, sole_maker, write_row, write_saved, write_text
 from data_prep.scene import HEIGHT, NUM_FRAMES, WIDTH, paint_solids
 from data_prep.standin.labels import imprecise
 from data_prep.standin.physics import Trajectories, simulate, video_seed
@@ -35,22 +33,22 @@ from data_prep.standin.renderer import film, solids_of
 from data_prep.standin.tracks import digest, read_tracks, write_tracks
 
 FIRST_NUMBER = {"train": 0, "val": 1000, "unlabeled": 2000, "hidden": 15000}
-"""Where the real competition's splits begin; a split that is larger than the real one pushes the next on."""
+"""First video numbers of the real splits; a split larger than the real one shifts the next."""
 
 VIDEOS_AT_ONCE = {"cpu": 4, "cuda": 32}
-"""Per process, by where they are filmed; a video's bytes do not depend on it."""
+"""Per process, by device; a video's bytes do not depend on it."""
 
 FEW = 16
-"""So many videos are made in this process: starting others takes longer."""
+"""Up to this number of videos no worker processes are started."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every byte of a stand-in competition on one machine.
+    """All that decides the bytes of a stand-in competition on one machine.
 
     kind is ``raw``, ``packed`` or ``masks``, labels are ``exact`` or ``imprecise``. ``tracks`` identifies the files
-    (see ``tracks.digest``) whose videos are filmed, "" where they are invented. version is raised whenever the other
-    settings come to mean other videos, so that no stage takes old ones for new ones.
+    (see ``tracks.digest``) whose videos are filmed, "" where they are invented. version is raised whenever equal
+    settings make other videos than before.
     """
 
     train: int
@@ -76,10 +74,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """What happens in the videos of a competition: inventions, or what files hold.
+    """The trajectories in the videos of a competition: invented, or read from files.
 
-    One file gives every split its videos, one after the other; several give each split those of its own, in the order
-    in which ``Settings.numbers`` has the splits.
+    One file holds the videos of all splits, one split after the other; or there is one for each split, in the order of
+    ``Settings.numbers``.
     """
 
     settings: Settings
@@ -255,8 +253,7 @@ def write_raw_videos(numbers: list[int], folder: Path, split: str, source: Sourc
                 encoded = cv2.imencode(".png", frame[..., ::-1])[1]
                 (unfinished / f"image_{index}.png").write_bytes(encoded.tobytes())
             if labels:
-                with open(unfinished / "mask.npy", "wb") as file:
-                    np.save(file, masks[place])
+                np.save(unfinished / "mask.npy", masks[place])
             os.replace(unfinished, folder / f"video_{number}")
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -277,14 +274,7 @@ def make_array_split(
         shapes[folder / "masks.npy"] = (len(numbers), NUM_FRAMES, HEIGHT, WIDTH)
     origin = {"standin": asdict(settings)}
     journal = folder / "packing.jsonl"
-    done = pack.read_journal(journal, json.dumps(origin))  # an empty line for each video
-    if done is None:
-        folder.mkdir(exist_ok=True)
-        for path, shape in shapes.items():
-            create_part(path, shape)
-        pack.begin_journal(journal, json.dumps(origin))
-        done = []
-    missing = list(numbers[len(done) :])
+    missing = list(numbers[len(pack.begun(shapes, journal, json.dumps(origin))) :])
     kind = torch.device(device).type
     films = length if kind == "cpu" else 0  # a GPU films in this process alone
     labels = settings.labels if folder / "masks.npy" in shapes else None

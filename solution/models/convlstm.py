@@ -5,8 +5,6 @@ frames come as patches, all layers' states are read out together, kernels are 5 
 are no peepholes, and one stack both reads and predicts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

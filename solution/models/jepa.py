@@ -4,8 +4,6 @@ After Assran et al., "Self-Supervised Learning from Images with a Joint-Embeddin
 as many patches are hidden as in the report this system comes from, each drawn by itself and not in blocks.
 """
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From the features of a frame's patches to its mask: attention layers and a transposed convolution; networks only."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -17,8 +15,8 @@ BACKGROUND_SHARE = 0.94
 class MaskDecoder(nn.Module):
     """Maps (B, 150, width) features, which know their places, to (B, 49, 160, 240) logits.
 
-    It starts from the usual share of background and equal shares of the 48 objects (Lin et al., "Focal Loss", ICCV
-    2017): from equal shares of all 49, learning that most is background makes all patches alike, and they stay so.
+    The last bias starts at the logarithm of the class prior (Lin et al., "Focal Loss", ICCV 2017): without it, the
+    first steps, which learn that most is background, make all patches alike for good.
     """
 
     def __init__(self, width: int, layers: int, heads: int):

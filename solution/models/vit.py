@@ -3,8 +3,6 @@
 No whole network lives here.
 """
 
-from __future__ import annotations
-
 import torch
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block, init_weights_vit_timm

@@ -3,8 +3,6 @@
 After Arnab et al., "ViViT: A Video Vision Transformer" (ICCV 2021), with a tubelet as long as the clip.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES

@@ -1,7 +1,7 @@
 """The one protocol of the kit: a clip of 11 frames in, class probabilities of frame 22 out.
 
-Baselines, the reports' systems and our own all implement it; views, ensembling, decoding, validation and submission
-are written once against it.
+The reports' systems and our own all implement it; views, ensembling, decoding, validation and submission are written
+once against it.
 """
 
 from __future__ import annotations

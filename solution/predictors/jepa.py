@@ -1,21 +1,21 @@
 """The other frame-space predictor: I-JEPA features, ViViT drawing frame 22 by them, a decoder that reads its mask off.
 
 The encoder learns from all frames, the generator from all videos, the decoder from masks; each is trained on what the
-one before it left, which stays as it is.
+one before it left, which stays as it is. All are trained into a folder, where an interrupted training goes on; held-out
+videos are among none that are learned from, and what comes of them is logged.
 """
-
-from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from data_prep.classes import IGNORE
@@ -40,9 +40,9 @@ from solution.segmenter import FRAMES_AT_ONCE, as_images, segment_in_chunks
 from solution.training import Recipe, autocast, fit
 
 COLLAPSED = 0.01
-"""A spread of features below this is an encoder that tells frames apart hardly or not at all."""
+"""An encoder whose features have less spread has collapsed."""
 LOOKED_AT = 192
-"""Frames whose features are compared."""
+"""Frames whose features are compared for that."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class DecoderConfig:
 class JepaSizes:
     """The three networks and their training."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    encoder: EncoderConfig = EncoderConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    decoder: DecoderConfig = DecoderConfig()
 
 
 QUICK = JepaSizes(
@@ -203,15 +203,7 @@ def train_encoder(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Pretrain the I-JEPA encoder on single frames without masks, into ``folder``.
-
-    Args:
-        config: the networks and their recipe.
-        videos: to learn from; masks are not looked at.
-        held_out: videos that are not among them; every epoch ends with looking at the features of their frames.
-        folder: made if missing; training resumes there.
-        device: where to train.
-        seed: of everything random.
+    """Pretrain the I-JEPA encoder on single frames of videos without masks.
 
     Raises:
         UserError: the encoder collapsed, see :func:`look_at_features`.
@@ -219,7 +211,7 @@ def train_encoder(
     torch.manual_seed(seed)
     network = Jepa(config.width, config.layers, config.heads)
     recipe = PretrainingRecipe(config.steps, config.learning_rate, momentum=config.momentum, evaluations=config.epochs)
-    draw_frames = frame_batches(config.batch_size, videos, seed, with_masks=False)
+    draw_frames = frame_batches(config.batch_size, videos, seed)
 
     def batch(step: int) -> dict[str, Tensor]:
         hidden, seen = draw_patches(config.batch_size, np.random.default_rng((seed, step)))
@@ -248,11 +240,7 @@ def train_generator(
 ) -> None:
     """Train ViViT to generate frames 12–22 whose encoder features match those of the true frames.
 
-    See :func:`train_encoder` for the other arguments.
-
-    Args:
-        encoder: stays as it is.
-        segmenter: says in the log what a U-Net would make of the drawn frame 22.
+    The ``segmenter`` only takes part in the log: it says what a U-Net would make of the drawn frame 22.
     """
     torch.manual_seed(seed)
     encoder.requires_grad_(False)
@@ -286,12 +274,12 @@ def train_jepa(
 
     Args:
         config: all networks; the decoder's steps.
-        encoder_folder: where :func:`train_encoder` left its weights.
-        generator_folder: where :func:`train_generator` left its weights.
+        encoder_folder: of :func:`train_encoder`.
+        generator_folder: of :func:`train_generator`.
         labelled: videos with true masks.
         unlabeled: videos with the segmenter's masks.
-        held_out: labelled videos that are in neither; every evaluation scores them.
-        folder: made if missing; kinds that are finished there are kept, one that was interrupted goes on.
+        held_out: labelled videos.
+        folder: each kind of training has a folder in it.
         device: where to train.
         seed: of everything random.
     """
@@ -318,12 +306,7 @@ def train_jepa(
 
 def load_jepa(folder: Path, device: torch.device) -> FramesPredictor:
     """Rebuild the predictor that :func:`train_jepa` left in ``folder``."""
-    settings = json.loads((folder / "config.json").read_text())
-    config = JepaSizes(
-        EncoderConfig(**settings["encoder"]),
-        GeneratorConfig(**settings["generator"]),
-        DecoderConfig(**settings["decoder"]),
-    )
+    config = TypeAdapter(JepaSizes).validate_json((folder / "config.json").read_text())
     return FramesPredictor(load_weights(JepaPipeline(config), folder, device))
 
 
@@ -375,18 +358,16 @@ def train_decoder(
     batch = (
         video_batches(config.batch_size, [videos], seed, with_future=False)
         if drawn
-        else frame_batches(config.batch_size, [videos], seed, with_masks=True)
+        else frame_batches(config.batch_size, [videos], seed)
     )
     recipe = Recipe(steps, config.tuning_rate if drawn else config.learning_rate)
     fit(pipeline.segmenter.decoder, loss, batch, folder, recipe, device, seed, evaluate)
 
 
-def frame_batches(
-    batch_size: int, videos: Sequence[FrameVideos], seed: int, with_masks: bool
-) -> Callable[[int], dict[str, Tensor]]:
+def frame_batches(batch_size: int, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
     """Return the function of the step that draws single frames and mirrors half of them.
 
-    Its tensors are uint8: ``frames`` (B, 160, 240, 3), and ``mask`` (B, 1, 160, 240) if wanted.
+    Its tensors are uint8: ``frames`` (B, 160, 240, 3), and ``mask`` (B, 1, 160, 240) if the videos have masks.
     """
 
     def batch(step: int) -> dict[str, Tensor]:
@@ -396,7 +377,7 @@ def frame_batches(
             row, time = videos[part].rows[drawn], rng.integers(NUM_FRAMES)
             side = slice(None, None, -1 if rng.random() < 0.5 else 1)
             tensors.setdefault("frames", []).append(videos[part].frames[row, time, :, side])
-            if with_masks:
+            if videos[part].masks is not None:
                 tensors.setdefault("mask", []).append(videos[part].masks[row, time : time + 1, :, side])
         return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in tensors.items()}
 

@@ -4,8 +4,6 @@ A clip's classes take at most K slots, so the network learns one physics instead
 back to the classes afterwards. Where masks come from is not known here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -34,25 +32,26 @@ SLOTS = 8
 LAST_WEIGHT = 3.0
 """Of frame 22's cross-entropy in oneshot, where the other horizons weigh 1."""
 EMPTY = -1
-"""Shape of a slot that no object of the clip takes."""
+"""Shape index of an empty slot."""
 
 MIN_PIXELS = 12
-"""A class with fewer pixels in all frames of a clip together is flicker of the segmenter."""
+"""A class with fewer pixels in all frames of a clip together is noise of the segmenter."""
 
 STAYS = 4.0
-"""Logit with which every pixel starts as what it last was, which a short training otherwise is mostly spent on."""
+"""Logit of the prior that nothing moves, which a short training would otherwise mostly be spent on."""
 
 HORIZONS = NUM_FRAMES - CLIP_FRAMES
 
 TEACHER_SHARE = 0.5
-"""Share of a rollout's training that predicts one frame from true ones; steps and own feedback grow after it."""
+"""Share of a rollout's training with teacher forcing and one predicted frame; after it the number of frames and the
+share of predictions that are fed back grow."""
 
 EPOCHS, CYCLE_EPOCHS = 17, 20
-"""Of the published training without feedback: made, and planned."""
+"""Of the published training without feedback, and of its one-cycle schedule, which was not finished."""
 
 
 class SlotSimVP(nn.Module):
-    """SimVP between slot masks: on the way in each square of pixels is one pixel, on the way out pixels again."""
+    """SimVP from slot masks to slot masks, with pixel unshuffling before it and pixel shuffling after it."""
 
     def __init__(self, config: MasksConfig):
         super().__init__()
@@ -117,10 +116,10 @@ class SlotSimVP(nn.Module):
 
     def probabilities(self, masks: Tensor) -> Tensor:
         """Return the (B, 49, H, W) float32 probabilities of frame 22 after (B, 11, H, W) uint8 masks."""
-        seen = thin(masks, self.downscale)
+        seen = subsample(masks, self.downscale)
         classes = slot_classes(seen, SLOTS).to(masks.device)
         logits = self(to_slots(seen, classes), slot_shapes(classes))[:, -1]
-        return to_classes(thicken(logits, self.downscale).softmax(1), classes)
+        return to_classes(upsample(logits, self.downscale).softmax(1), classes)
 
     def certain(self, slots: Tensor) -> Tensor:
         """Return (B, T, K + 1, H, W) float32 probabilities of 0 and 1 of (B, T, H, W) slots."""
@@ -169,7 +168,7 @@ class SlotSimVP(nn.Module):
         return joined.transpose(1, 2).flatten(2, 3)
 
     def logits(self, predicted: Tensor, last: Tensor, shapes: Tensor) -> Tensor:
-        """Return (B, T, K + 1, H, W) float32: the prior that nothing moves on, corrected; empty slots cannot win.
+        """Return (B, T, K + 1, H, W) float32: the prior that nothing moves plus corrections; -1e4 for empty slots.
 
         Args:
             predicted: SimVP's corrections, see :meth:`join`.
@@ -222,7 +221,7 @@ def build_masks(config: MasksConfig) -> SlotSimVP | ClassSimVP:
 def slot_classes(masks: np.ndarray | Tensor, slots: int) -> Tensor:
     """Return (B, K) int64: the classes that (B, T, H, W) uint8 ``masks`` show, ascending, then 0 for each empty slot.
 
-    At most K classes, those with the most pixels, and none that is mere flicker.
+    At most K classes, those with the most pixels, and none with fewer than ``MIN_PIXELS``.
     """
     classes = torch.zeros(len(masks), slots, dtype=torch.long)
     for row, mask in zip(classes, masks, strict=True):
@@ -280,13 +279,13 @@ class MasksPredictor:
             return self.network.probabilities(clip.masks)
 
 
-def thin(masks: Tensor, downscale: int) -> Tensor:
+def subsample(masks: Tensor, downscale: int) -> Tensor:
     """Return every ``downscale``-th row and column of (..., H, W), from the first on."""
     return masks[..., ::downscale, ::downscale].contiguous()
 
 
-def thicken(logits: Tensor, downscale: int) -> Tensor:
-    """Return (B, K, H, W) logits between the (B, K, H / downscale, W / downscale) ones of what :func:`thin` leaves."""
+def upsample(logits: Tensor, downscale: int) -> Tensor:
+    """Return (B, K, H, W) logits interpolated between those of the pixels that :func:`subsample` leaves."""
     if downscale == 1:
         return logits
     height, width = (downscale * side for side in logits.shape[-2:])
@@ -323,7 +322,7 @@ def slot_batches(config: MasksConfig, videos: Sequence[MaskVideos], seed: int) -
         else:
             inputs, targets = windows(videos, config.batch_size, HORIZONS, 1, rng)
             targets = targets[:, -ahead:]
-        inputs, targets = thin(inputs, config.downscale), thin(targets, config.downscale)
+        inputs, targets = subsample(inputs, config.downscale), subsample(targets, config.downscale)
         classes = slot_classes(inputs, SLOTS)
         tensors = {"slots": to_slots(inputs, classes), "shapes": slot_shapes(classes)}
         tensors["target"] = to_slots(targets, classes)

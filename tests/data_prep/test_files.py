@@ -1,7 +1,5 @@
 """Small files that are not there or not whole, and commands that make the same thing at the same time."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -28,7 +28,7 @@ def film(out, *arguments):
 def test_what_is_written_is_read(files):
     for video, seed in zip(read_tracks(files[0]), (11, 12, 13), strict=True):
         invented = simulate(seed)
-        for name in ("class_ids", "shape", "position", "yaw", "collided"):
+        for name in ("class_ids", "shape", "position", "yaw"):
             assert np.array_equal(getattr(video, name), getattr(invented, name))
 
 

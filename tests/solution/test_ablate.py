@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from solution import ablate, results_table
-from solution.ablate import SPECS, Ablation, as_markdown, configs_of, parse_spec
+from solution.ablate import SPECS, configs_of, parse_spec, summary
 from solution.config import override
 from solution.presets import PRESETS, QUICK
+from solution.results_table import score_table
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, run_validate
 
 
@@ -58,56 +59,49 @@ def test_vary_describes_a_spec():
 def test_what_is_impossible_is_refused_before_anything_runs(options, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_sentence(call(ablate.main, *options), *words)
-    assert not any(tmp_path.rglob("results.json")) and not (tmp_path / "data").exists()
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "data").exists()
 
 
 def test_the_difference_is_paired_over_seeds():
-    ablation = object.__new__(Ablation)
-    ablation.configs = {"base": QUICK, "other": QUICK}
-    base, other = [0.5, 0.3, 0.4], [0.52, 0.33, 0.41]
     rest = {"object_iou": 0.4, "object_iou_se": 0.1, "minutes": 2.0}
-    ablation.rows = [
-        {"label": label, "seed": seed, "jaccard": value, "by_group": {"still": value, "late": None}} | rest
-        for label, values in (("base", base), ("other", other))
-        for seed, value in enumerate(values)
-    ]
-    table = ablation.table([0, 1, 2])
-    change = np.subtract(other, base)
-    assert table[0]["difference"] is None and table[1]["n"] == 3
+    base, other = (
+        [{"jaccard": value, "by_group": {"still": value, "late": None}} | rest for value in values]
+        for values in ((0.5, 0.3, 0.4), (0.52, 0.33, 0.41))
+    )
+    table = [summary("base", base, base), summary("other", other, base)]
+    change = np.array([0.02, 0.03, 0.01])
+    assert "difference" not in table[0] and table[1]["n"] == 3
     assert table[1]["difference"] == pytest.approx(change.mean())
     assert table[1]["difference_se"] == pytest.approx(change.std(ddof=1) / math.sqrt(3))
-    assert table[1]["jaccard_sd"] == pytest.approx(np.std(other, ddof=1))
-    row = "| other | 0.4200 ± 0.0954 | 3 | +0.0200 ± 0.0058 | 0.4000 ± 0.1000 | 0.420 | – | 2.0 |"
-    assert row in as_markdown(table)
-    assert ablation.table([0])[1]["difference_se"] is None
+    assert table[1]["jaccard_sd"] == pytest.approx(np.std([0.52, 0.33, 0.41], ddof=1))
+    row = "| other | 0.4200 ± 0.0954 | +0.0200 ± 0.0058 | 0.4000 ± 0.1000 | 0.420 | – | 3 | 2.0 |"
+    assert row in score_table(table, with_difference=True)
+    assert summary("other", other[:1], base[:1])["difference_se"] is None
 
 
 @pytest.mark.slow
 def test_an_interrupted_ablation_goes_on_and_scores_as_validate_does(trained, monkeypatch):
     options = ["decode", "--data", trained.data, "--seeds", "1", *TINY_OPTIONS]
-    run, started = Ablation.run, []
+    run, started = ablate.run, []
 
-    def interrupted(self, label, seed):
-        started.append(label)
+    def interrupted(config, *others):
+        started.append(config.ensemble.decode)
         if len(started) == 2:
             raise KeyboardInterrupt
-        run(self, label, seed)
+        return run(config, *others)
 
-    monkeypatch.setattr(Ablation, "run", interrupted)
+    monkeypatch.setattr(ablate, "run", interrupted)
     assert call(ablate.main, *options).exit_code != 0
     found = call(ablate.main, *options)
     assert found.exit_code == 0, found.output
-    assert started == ["fitted (base)", "argmax", "argmax"]
-    assert "segmenter: kept" in found.output
-
-    folder = next((trained.folder / "runs/ablations").iterdir())
-    assert {path.name for path in folder.iterdir()} == {"results.json", "table.md"}
-    rows = json.loads((folder / "results.json").read_text())
+    assert started == ["fitted", "argmax", "fitted", "argmax"]
+    assert "segmenter: kept" in found.output and found.output.count("predictions_val: kept") == 1
+    (table,) = (trained.folder / "runs/ablations").iterdir()
     validated = json.loads(run_validate("--run", "quick", "--data", trained.data, "--json").stdout)
-    assert rows[0]["jaccard"] == pytest.approx(validated["jaccard"])
-    assert rows[0]["minutes"] > 0
+    assert f"| fitted (base) | {validated['jaccard']:.4f} |" in table.read_text()
 
     monkeypatch.setattr(results_table, "RESULTS", trained.folder / "results.json")
     assert call(ablate.main, *options, "--publish").exit_code == 0
     (result,) = json.loads((trained.folder / "results.json").read_text())
-    assert result["name"] == "ablate-decode" and result["rows"][0]["jaccard"] == rows[0]["jaccard"]
+    assert result["name"] == "ablate-decode"
+    assert result["rows"][0]["jaccard"] == pytest.approx(validated["jaccard"]) and result["rows"][0]["minutes"] > 0

@@ -17,6 +17,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(results_table, "RESULTS", tmp_path / "results.json")
 
     def run(name: str, *options: str | Path, kept_as: str | None = None) -> list[dict]:
+        monkeypatch.setattr("sys.argv", [benchmark.__file__, name, *map(str, options)])
         found = CliRunner().invoke(benchmark.main, [name, *map(str, options)], catch_exceptions=False)
         assert found.exit_code == 0, found.output
         made = read_results(tmp_path / "results.json")[-1]

@@ -1,7 +1,5 @@
 """Every network is called by its loss in a way that a GPU can compile, as one graph for batches of any content."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

@@ -61,6 +61,11 @@ def test_json_round_trip(preset):
     assert from_json(to_json(preset)) == preset
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_networks_of_every_preset_can_be_built(preset):
+    assert configured(preset, ()) == PRESETS[preset]
+
+
 def test_report_jepa_has_the_report_s_sizes():
     config = SIZES[PRESETS["report-jepa"].jepa.size]
     sizes = [(part.width, part.layers, part.heads) for part in (config.encoder, config.generator)]

@@ -75,7 +75,7 @@ def test_the_command_prints_every_law_and_refuses_what_is_no_tracks(videos, tmp_
 
 def test_a_window_starts_where_a_sphere_s_rolling_is_known():
     velocity = np.array([[1.4, 0.0]])
-    position, _, _ = slide(np.array([SPHERE]), np.zeros((1, 2)), np.zeros(1), velocity, np.zeros(1), velocity, frames=3)
+    position, _ = slide(np.array([SPHERE]), np.zeros((1, 2)), np.zeros(1), velocity, np.zeros(1), velocity, frames=3)
     assert 0 < 1.4 - (position[2, 0, 0] - position[1, 0, 0]) / FRAME_SECONDS < 0.05
 
 

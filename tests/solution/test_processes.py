@@ -1,7 +1,5 @@
 """Two processes against one: the same losses, the same weights and the same leaderboard file."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil

@@ -61,9 +61,9 @@ def test_the_worst_come_first_and_nothing_twice():
     counts[:, 1, 1] = np.random.default_rng(0).permutation(50) + 1
     counts[:, 1, 0] = 51 - counts[:, 1, 1]
     counts[7] = 0  # not scored
-    rows, groups = choose_videos(counts)
+    rows, groups = zip(*choose_videos(counts), strict=True)
     order = np.argsort(np.where(np.arange(50) == 7, 99, counts[:, 1, 1]))
-    assert rows[:24] == list(order[:24]) and groups == ["worst"] * 24 + ["random"] * 12
+    assert list(rows[:24]) == list(order[:24]) and list(groups) == ["worst"] * 24 + ["random"] * 12
     assert len(set(rows)) == 36 and 7 not in rows
 
 

@@ -88,16 +88,14 @@ def test_schedules_at_start_middle_and_end():
 
 
 def test_frames_and_masks_are_mirrored_alike_and_depend_on_nothing_but_seed_and_step(videos):
-    draw = frame_batches(8, [videos, videos], 5, with_masks=True)
-    first, again = draw(3), frame_batches(8, [videos, videos], 5, with_masks=True)(3)
+    draw = frame_batches(8, [videos, videos], 5)
+    first, again = draw(3), frame_batches(8, [videos, videos], 5)(3)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert first["frames"].shape == (8, HEIGHT, WIDTH, 3) and first["mask"].shape == (8, 1, HEIGHT, WIDTH)
     assert torch.equal(first["frames"][..., 0] == 200, first["mask"][:, 0] == 7)
     columns = {int(mask[0].any(0).nonzero()[0]) for step in range(4) for mask in draw(step)["mask"]}
     assert {column % 5 for column in columns} == {0, 2}  # 20 + 5 t, and mirrored 240 − 68 − 5 t
-    assert frame_batches(2, [FrameVideos(videos.frames, None, videos.rows)], 0, with_masks=False)(0).keys() == {
-        "frames"
-    }
+    assert frame_batches(2, [FrameVideos(videos.frames, None, videos.rows)], 0)(0).keys() == {"frames"}
 
 
 def test_the_guard_fires_on_a_collapsed_encoder_only(videos):

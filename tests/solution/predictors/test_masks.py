@@ -29,11 +29,11 @@ from solution.predictors.masks import (
     slot_batches,
     slot_classes,
     slot_shapes,
-    thicken,
-    thin,
+    subsample,
     to_classes,
     to_slots,
     train_masks,
+    upsample,
 )
 from solution.presets import PRESETS
 
@@ -120,12 +120,12 @@ def test_probabilities_of_frame_22(masks, form, downscale):
 def test_between_thinned_pixels_lies_what_was_there(downscale):
     rows, columns = torch.meshgrid(torch.arange(160.0), torch.arange(240.0), indexing="ij")
     slope = (2 * rows + 3 * columns)[None, None]
-    back = thicken(thin(slope, downscale), downscale)
+    back = upsample(subsample(slope, downscale), downscale)
     inside = np.s_[..., : 160 - downscale, : 240 - downscale]  # behind the last kept pixel nothing is known
     assert back.shape == slope.shape
     torch.testing.assert_close(back[inside], slope[inside])
     disc = ((rows - 70.3).square() + (columns - 99.8).square() < 14**2).float()[None, None]
-    drawn = thicken(thin(disc, downscale), downscale) > 0.5
+    drawn = upsample(subsample(disc, downscale), downscale) > 0.5
     iou = (drawn & (disc > 0)).sum() / (drawn | (disc > 0)).sum()
     assert iou > {1: 0.999, 2: 0.92, 4: 0.84}[downscale]  # of an object of usual size
 
