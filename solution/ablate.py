@@ -58,7 +58,6 @@ SPECS: dict[str, tuple[str, Variants]] = {
     "network": ("frames", {"SimVP": (), "ConvLSTM": ("frames.network=convlstm",)}),
     "masks": ("masks", {"at once": (), "rolled out": ("masks.form=rollout",)}),
     "jepa": ("jepa", {"pseudo masks, then labelled": (), "labelled only": ("jepa.pseudo=false",)}),
-    "dynamics": ("objects", {"simulated": (), "corrected": ("objects.dynamics=corrected",)}),
     "edges": (
         "objects",
         {

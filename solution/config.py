@@ -71,20 +71,12 @@ class ObjectsConfig:
     """Motion of objects on the floor.
 
     Attributes:
-        dynamics: ``simulated``: the simulator alone; ``corrected``: a network corrects it.
         modes: trajectories per object, of which the first follows the mean state.
         samples: positions per object that a probability is averaged from.
-        width: of the network.
     """
 
-    dynamics: Literal["simulated", "corrected"] = "simulated"
     modes: Count = 48
     samples: Count = 96
-    width: Count = 256
-    steps: Count = 30_000
-    layers: ClassVar[int] = 5
-    batch_size: ClassVar[int] = 64
-    learning_rate: ClassVar[float] = 1e-3
 
 
 @section

@@ -1,6 +1,6 @@
-"""Renders a forecast: silhouettes averaged over sampled positions, composited near to far, as class probabilities.
+"""Renders what may come: silhouettes averaged over positions, composited near to far, as class probabilities.
 
-Forecasting and decoding live elsewhere.
+Simulation and decoding live elsewhere.
 """
 
 import math
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import HEIGHT, RADIUS, WIDTH, floor_depth, project
-from solution.forecast import Forecast
 from solution.tracks import Tracks, edge_normals, outline, side
 
 ROUND_NORMALS = 64
 """Sides of the polygon that stands for a round edge."""
 EXACT = (0.0, 0.0, 0.0)
+SCATTER = 0.01
+"""Scale of both coordinates around a place, units: doubt beyond that of the simulator."""
 ALONE = 1.3
 """Least distance of two objects whose labels do not touch, in means of their widths."""
 COMPARED = 500
@@ -26,46 +27,42 @@ STEEP = 1e-3
 
 
 def draw(
-    forecast: Forecast, classes: Tensor, shape: Tensor, present: Tensor, samples: int, margin: Sequence[float] = EXACT
+    position: Tensor,
+    yaw: Tensor,
+    classes: Tensor,
+    shape: Tensor,
+    present: Tensor,
+    samples: int,
+    margin: Sequence[float] = EXACT,
 ) -> Tensor:
-    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over positions drawn from the forecast.
+    """Return (B, 49, 160, 240) float32 probabilities: silhouettes averaged over where K objects of B clips may be.
 
     Args:
-        forecast: of K objects in each of B clips.
+        position: (B, K, M, 2) where each may be, M places as likely as each other.
+        yaw: (B, K, M) radians.
         classes: (B, K) int64.
         shape: (B, K) int64 index into ``classes.SHAPES``.
         present: (B, K) bool; others are not drawn.
-        samples: positions of an object.
+        samples: how often an object is drawn, at one of the places or, by a Laplace distribution, near it.
         margin: pixels by which to draw each shape larger.
     """
-    batch, objects, modes = forecast.logits.shape
-    device = forecast.logits.device
-    # Kronecker's sequence covers (mode, x, y) evenly and is the same for every object.
+    batch, objects, places = yaw.shape
+    device = yaw.device
+    # Kronecker's sequence covers (place, x, y) evenly and is the same for every object.
     step = torch.arange(samples, device=device)[:, None] * torch.tensor(
         [0.8191725134, 0.6710436067, 0.5497004779], device=device
     )
     uniform = (0.5 + step) % 1.0  # (S, 3)
-    mode = torch.searchsorted(
-        forecast.logits.softmax(-1).cumsum(-1).contiguous(), uniform[:, 0].expand(batch, objects, -1).contiguous()
-    )
-    mode = mode.clamp_max(modes - 1)  # (B, K, S)
+    place = (uniform[:, 0] * places).long()
     centred = uniform[:, 1:] - 0.5
-    noise = -centred.sign() * (1 - 2 * centred.abs()).clamp_min(1e-6).log()  # (S, 2) Laplace
-    mean = forecast.mean[..., -1, :].gather(2, mode[..., None].expand(-1, -1, -1, 2))
-    position = mean + forecast.scale[..., -1].gather(2, mode)[..., None] * noise
-    turn = forecast.turn.gather(2, mode[..., None].expand(-1, -1, -1, 2))
-    yaw = torch.atan2(turn[..., 1], turn[..., 0]) / 4
+    noise = -centred.sign() * (1 - 2 * centred.abs()).clamp_min(1e-6).log()  # (S, 2)
+    nearness = position[..., 0].mean(-1)
+    position, yaw = position[:, :, place] + SCATTER * noise, yaw[:, :, place]  # (B, K, S, 2), (B, K, S)
     owner = (present & (classes > 0)).flatten().nonzero()[:, 0]
     position, yaw = position.flatten(0, 1)[owner], yaw.flatten(0, 1)[owner]  # (N, S, 2), (N, S)
-    probability, in_view = average_silhouette(shape.flatten()[owner], position, yaw, margin)
-    probability = torch.zeros(batch * objects, HEIGHT * WIDTH, device=device).index_copy_(
-        0, owner, probability.flatten(1)
-    )
+    drawn = average_silhouette(shape.flatten()[owner], position, yaw, margin)
+    probability = torch.zeros(batch * objects, HEIGHT * WIDTH, device=device).index_copy_(0, owner, drawn.flatten(1))
     probability = probability.view(batch, objects, -1)
-    in_view = torch.zeros(batch * objects, device=device).index_copy_(0, owner, in_view).view(batch, objects)
-    visible = forecast.visible.sigmoid()
-    probability = (probability * (visible / in_view.clamp_min(0.05)).clamp_max(1.0)[..., None]).clamp_max(1.0)
-    nearness = (forecast.logits.softmax(-1) * forecast.mean[..., -1, 0]).sum(-1)
     order = nearness.argsort(1, descending=True)
     out = torch.zeros(batch, NUM_CLASSES, HEIGHT * WIDTH, device=device)
     rest = torch.ones(batch, HEIGHT * WIDTH, device=device)
@@ -83,16 +80,13 @@ SPAN_ROWS = 64
 """No silhouette in view is higher than this many pixels."""
 
 
-def average_silhouette(
-    shape: Tensor, position: Tensor, yaw: Tensor, margin: Sequence[float] = EXACT
-) -> tuple[Tensor, Tensor]:
-    """Return the mean of N solids' silhouettes over S positions each: (N, 160, 240), and (N,) the share in view.
+def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor, margin: Sequence[float] = EXACT) -> Tensor:
+    """Return the (N, 160, 240) mean of N solids' silhouettes over S positions each.
 
     Silhouettes are convex, so that each is one span per row, and a mean of spans is a sum of steps. See :func:`draw`.
     """
     count, samples = yaw.shape
     edge = torch.zeros(count, HEIGHT, WIDTH + 1, device=yaw.device)
-    in_view = torch.zeros(count, device=yaw.device)
     angle = (torch.arange(ROUND_NORMALS, device=yaw.device) + 0.5) * (2 * math.pi / ROUND_NORMALS)
     around = torch.stack((angle.cos(), angle.sin()), -1)
     for kind in range(3):
@@ -115,13 +109,12 @@ def average_silhouette(
         stop = (right + 0.5).floor().clamp(0, WIDTH)
         crossed = (row + 0.5 >= highest) & (row + 0.5 <= lowest)
         filled = crossed & (stop > start) & (row >= 0) & (row < HEIGHT)
-        in_view.index_add_(0, who, filled.any(1).float() / samples)
         part, line = filled.nonzero(as_tuple=True)
         base = (who[part] * HEIGHT + row[part, line].long()) * (WIDTH + 1)
         weight = torch.full_like(base, 1.0 / samples, dtype=torch.float32)
         edge.view(-1).index_add_(0, base + start[part, line].long(), weight)
         edge.view(-1).index_add_(0, base + stop[part, line].long(), -weight)
-    return edge.cumsum(-1)[..., :WIDTH].clamp(0, 1), in_view
+    return edge.cumsum(-1)[..., :WIDTH].clamp(0, 1)
 
 
 def fit_margin(tracks: Tracks) -> tuple[float, ...]:
@@ -144,7 +137,7 @@ def fit_margin(tracks: Tracks) -> tuple[float, ...]:
         objects = (alone & (shape == kind)).nonzero()
         objects = objects[:: math.ceil(len(objects) / COMPARED) or 1].unbind(1)
         position, yaw = tracks.position[objects][:, None], tracks.yaw[objects][:, None]
-        silhouette, _ = average_silhouette(shape[objects], position, yaw)
+        silhouette = average_silhouette(shape[objects], position, yaw)
         radius, drawn = ((pixels / math.pi).sqrt() for pixels in (tracks.pixels[objects], silhouette.sum((1, 2))))
         margins.append(float((radius - drawn).median()) if len(radius) else 0.0)
     return tuple(margins)

@@ -15,7 +15,6 @@ from solution.arrays import fill_rows
 from solution.drawing import draw
 from solution.ensemble import batch_size, decode, make_clip, system_probabilities
 from solution.fates import fates
-from solution.forecast import Forecast
 from solution.metrics import Score, score
 from solution.pipeline import Pipeline
 from solution.predictors.baselines import BASELINES
@@ -116,12 +115,8 @@ def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) ->
     for first in range(0, len(masks), TRACKED_AT_ONCE):
         tracks = find_tracks(torch.from_numpy(np.array(masks[first : first + TRACKED_AT_ONCE])))
         seen = tracks.visible[:, :CLIP_FRAMES].any(1)
-        there = torch.where(seen & tracks.visible[:, -1], 20.0, -20.0)
-        turn = torch.stack(((4 * tracks.yaw[:, -1]).cos(), (4 * tracks.yaw[:, -1]).sin()), -1)[:, :, None]
-        place = tracks.position[:, -1, :, None, None]
-        certain = torch.full_like(place[..., 0], 1e-4)
-        forecast = Forecast(torch.zeros_like(place[..., 0, 0]), place, certain, turn, there)
-        drawn.append(decode(draw(forecast, tracks.classes, tracks.shape, seen, 1), 0.5).numpy())
+        last, yaw, there = tracks.position[:, -1, :, None], tracks.yaw[:, -1, :, None], tracks.visible[:, -1] & seen
+        drawn.append(decode(draw(last, yaw, tracks.classes, tracks.shape, there, 1), 0.5).numpy())
     return score(np.concatenate(drawn), masks[:, -1], groups)
 
 

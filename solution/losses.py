@@ -1,5 +1,4 @@
-"""What the networks minimise: squared error with SSIM for frames, cross-entropy with a soft Jaccard for masks, the
-likelihood of a mixture for trajectories.
+"""What the networks minimise: squared error with SSIM for frames, cross-entropy with a soft Jaccard for masks.
 
 Everything is computed in float32, whatever the network ran in, and over the batch of all processes together. Scores
 that nobody differentiates live in metrics.
@@ -13,7 +12,6 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from data_prep.classes import BACKGROUND, IGNORE
-from solution.forecast import Forecast
 from solution.processes import total
 
 
@@ -89,41 +87,6 @@ def soft_jaccard(probabilities: Tensor, target: Tensor) -> Tensor:
     shown = area > 0
     shown[:, BACKGROUND] = False
     return share(((1 - iou) * shown).sum(), shown.sum())
-
-
-def forecast_loss(forecast: Forecast, position: Tensor, seen: Tensor, yaw: Tensor, judged: Tensor) -> dict[str, Tensor]:
-    """Return the negative log-likelihood of what came, with the last frame as important as all others together.
-
-    Args:
-        forecast: of B clips.
-        position: (B, K, F, 2) true world positions.
-        seen: (B, K, F) bool where they are known.
-        yaw: (B, K) true yaw in the last frame, NaN where unknown or meaningless.
-        judged: (B, K) bool: the object was in the clip, so that its last frame's visibility counts.
-    """
-    error = (position[:, :, None] - forecast.mean).abs().sum(-1)  # (B, K, M, F)
-    likelihood = -error / forecast.scale - 2 * (2 * forecast.scale).log()
-    frames = position.shape[2]
-    weight = torch.full((frames,), 0.5 / max(frames - 1, 1), device=position.device)
-    weight[-1] = 0.5
-    weight = weight * seen  # (B, K, F)
-    likelihood = (likelihood * weight[:, :, None]).sum(-1)
-    has_yaw = ~yaw.isnan() & seen[..., -1]
-    angle = 4 * yaw.nan_to_num()
-    ahead = forecast.turn[..., 0] * angle.cos()[..., None] + forecast.turn[..., 1] * angle.sin()[..., None]
-    concentration = forecast.turn.norm(dim=-1)
-    # von Mises density; i0e keeps it finite.
-    turn = ahead - concentration - torch.special.i0e(concentration).log()
-    likelihood = likelihood + 0.1 * turn * has_yaw[..., None]
-    mixed = (forecast.logits.log_softmax(-1) + likelihood).logsumexp(-1)
-    counted = weight.sum(-1)
-    path = -share((mixed * (counted > 0)).sum(), counted.sum())
-    leaves = F.binary_cross_entropy_with_logits(forecast.visible, seen[..., -1].float(), reduction="none")
-    leaves = share((leaves * judged).sum(), judged.sum())
-    best = (forecast.mean[..., -1, :] - position[:, :, None, -1]).norm(dim=-1)
-    best = best.gather(-1, forecast.logits.argmax(-1, keepdim=True))[..., 0]
-    miss = share((best * seen[..., -1]).sum(), seen[..., -1].sum())
-    return {"loss": path + leaves, "path": path.detach(), "leaves": leaves.detach(), "miss": miss.detach()}
 
 
 def share(part: Tensor, whole: Tensor, least: float = 1.0) -> Tensor:

@@ -25,7 +25,7 @@ from solution.arrays import fill_rows
 from solution.checkpoints import WEIGHTS
 from solution.clips import FrameVideos, MaskVideos, TrainingVideos, with_frames
 from solution.config import MEMBERS as NAMES
-from solution.config import Config, FramesConfig, ObjectsConfig, only, override, without
+from solution.config import Config, FramesConfig, only, override, without
 from solution.edges import load_edges, track, train_edges
 from solution.ensemble import (
     Copies,
@@ -168,11 +168,11 @@ class Pipeline(Stages):
         """Find where the labelled videos' masks say that objects are."""
         train, rows = self.packed["train"], self.fit_rows
 
-        def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-            return find_tracks(torch.from_numpy(train.masks[chunk[1]]).to(self.device))
+        def find(videos: np.ndarray) -> Tracks:
+            return find_tracks(torch.from_numpy(train.masks[videos]).to(self.device))
 
         def build(folder: Path) -> None:
-            find_all(folder, {"train": rows}, find)
+            find_all(folder, rows, find)
 
         return self.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
 
@@ -198,28 +198,19 @@ class Pipeline(Stages):
     def tracks(self) -> Stage:
         """Find the tracks that objects learn from, all as the frames show them.
 
-        Of frames 1–11 they are those of the segmenter's masks, of later ones those of the labels. The constants of the
-        simulator need few videos, a network needs all. Of unlabeled videos what is seen is the truth.
+        Of frames 1–11 they are those of the segmenter's masks, of later ones those of the labels.
         """
-        edges, rows = self.needed_edges(), {"train": self.fit_rows}
-        if self.config.objects.dynamics == "simulated":
-            rows["train"] = rows["train"][:FITTED_ON]
-            decided_by = {"train": self.segmented(self.packed["train"]).key, "videos": len(rows["train"])}
-        else:
-            decided_by = self.learned_from()
-            if "unlabeled" in self.packed:
-                rows["unlabeled"] = np.arange(len(self.packed["unlabeled"]))
+        edges, train = self.needed_edges(), self.packed["train"]
+        rows = self.fit_rows[:FITTED_ON]
+        decided_by = {"train": self.segmented(train).key, "videos": len(rows)}
 
         def build(folder: Path) -> None:
             network = edges and load_edges(edges.folder / WEIGHTS, self.device)
-            seen = {name: self.masks_of(self.packed[name]) for name in rows}
+            seen = self.masks_of(train)
 
-            def find(chunk: tuple[str, np.ndarray]) -> Tracks:
-                name, videos = chunk
-                split, masks = self.packed[name], np.array(seen[name][videos])
-                if split.masks is not None:
-                    masks[:, CLIP_FRAMES:] = split.masks[videos, CLIP_FRAMES:]
-                frames = None if split.frames is None else torch.from_numpy(split.frames[videos])
+            def find(videos: np.ndarray) -> Tracks:
+                masks = np.concatenate((seen[videos, :CLIP_FRAMES], train.masks[videos, CLIP_FRAMES:]), 1)
+                frames = None if train.frames is None else torch.from_numpy(train.frames[videos])
                 return track(network, torch.from_numpy(masks).to(self.device), frames)
 
             find_all(folder, rows, find)
@@ -227,16 +218,17 @@ class Pipeline(Stages):
         return self.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
 
     def objects(self) -> Stage:
-        """Fit the simulator's constants to the tracks, and train the network that corrects it."""
-        tracks, edges = self.make("tracks"), self.needed_edges()
-        config, seed = self.config.objects, self.config.seed
+        """Fit the simulator's constants to the tracks."""
+        tracks, edges, config = self.make("tracks"), self.needed_edges(), self.config.objects
 
         def build(folder: Path) -> None:
-            train_objects(config, load_tracks(tracks.folder), len(self.fit_rows), folder, self.device, seed)
-            if edges and processes.is_first():
+            if not processes.is_first():
+                return
+            train_objects(config, load_tracks(tracks.folder), folder)
+            if edges:
                 write_bytes(folder / EDGES, (edges.folder / WEIGHTS).read_bytes())
 
-        return self.stage("objects", {"tracks": tracks.key} | used_by_objects(config, seed), build)
+        return self.stage("objects", {"tracks": tracks.key, "config": asdict(config)}, build)
 
     # The other members learn from masks or frames as they are.
 
@@ -492,12 +484,6 @@ def load_members(stages: dict[str, list[Stage]], device: torch.device) -> dict[s
 
 
 # What of a section a stage uses, which decides its key.
-
-
-def used_by_objects(config: ObjectsConfig, seed: int) -> dict:
-    if config.dynamics == "simulated":
-        return {"config": only(config, "dynamics", "modes", "samples")}
-    return {"config": asdict(config), "seed": seed}
 
 
 def used_by_simvp(config: FramesConfig) -> dict:

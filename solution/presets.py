@@ -16,7 +16,6 @@ FULL = Config()
 QUICK = Config(
     segmenter=SegmenterConfig("tu-resnet18", (96, 64, 48), 2, (96, 96), steps=1200, batch=48, learning_rate=3e-3),
     edges=EdgesConfig(width=96, steps=1500, batch=48),
-    objects=ObjectsConfig(width=192, steps=4000),
     masks=MasksConfig(
         patch=4,
         horizons=1,
@@ -56,7 +55,7 @@ take. No stage learns from the segmenter's masks of unlabeled videos, which woul
 SMOKE = Config(
     segmenter=SegmenterConfig("tu-resnet18", (32, 24), 4, (96, 96), steps=6, batch=4, learning_rate=3e-3),
     edges=EdgesConfig(width=8, steps=6, batch=4),
-    objects=ObjectsConfig(modes=1, samples=4, width=32, steps=6),
+    objects=ObjectsConfig(modes=1, samples=4),
     masks=MasksConfig(patch=4, horizons=1, translator="inception", size=(8, 16, 2, 2), steps=2, batch_size=2),
     frames=FramesConfig("inception", size=(8, 16, 4, 2), steps=2, batch_size=2, tuning_steps=2),
     jepa=JepaConfig("smoke"),

@@ -19,17 +19,13 @@ FIELDS = [field.name for field in fields(Tracks)]
 """Of kept tracks; those with others are made anew."""
 
 
-def find_all(folder: Path, rows: dict[str, np.ndarray], find: Callable[[tuple[str, np.ndarray]], Tracks]) -> None:
-    """Write the tracks of these rows of splits into a folder, some videos at a time, shared among the processes.
+def find_all(folder: Path, rows: np.ndarray, find: Callable[[np.ndarray], Tracks]) -> None:
+    """Write the tracks of these videos of a split into a folder, some videos at a time, shared among the processes.
 
     Raises:
         TimeIsUp: see ``data_prep.deadline``; what was found is kept and the next call goes on from it.
     """
-    chunks = [
-        (name, videos[first : first + TRACKED_AT_ONCE])
-        for name, videos in rows.items()
-        for first in range(0, len(videos), TRACKED_AT_ONCE)
-    ]
+    chunks = [rows[first : first + TRACKED_AT_ONCE] for first in range(0, len(rows), TRACKED_AT_ONCE)]
     files = [folder / f"part_{number}.safetensors" for number in range(len(chunks))]
     own = range(processes.rank(), len(chunks), processes.count())
     missing = [number for number in own if not files[number].exists()]

@@ -31,9 +31,7 @@ TINY = {
     "edges.width": "8",
     "edges.steps": "6",
     "edges.batch": "4",
-    "objects.width": "32",
     "objects.modes": "1",
-    "objects.steps": "6",
     "objects.samples": "4",
 }
 """Networks that learn where the floor is and nothing else, for what does not depend on how good they are; without that,

@@ -34,19 +34,6 @@ def test_masks_only_is_trained_on_and_scored_like_any_competition(masks_only, tm
     assert "masks only, no frames" in Path("exact.html").read_text()
 
 
-@pytest.mark.slow
-def test_seeds_of_a_network_share_the_tracks_of_exact_masks(masks_only, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    small = ("--set", "objects.dynamics=corrected", "--set", "objects.steps=2", "--set", "objects.width=32")
-    lines = {}
-    for seed in (0, 1):
-        made = call(train, "objects", "--data", masks_only, *small, "--set", f"seed={seed}")
-        assert made.exit_code == 0, made.output
-        lines[seed] = dict(line.split(": ", 1) for line in made.output.splitlines() if line.startswith("  "))
-    assert "kept" not in lines[0]["  tracks"] and "kept" in lines[1]["  tracks"]
-    assert "kept" not in lines[1]["  objects"]
-
-
 def test_one_train_video_is_too_few(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_standin(tmp_path / "masks", Settings(1, 1, 0, 0, 5, "masks"))

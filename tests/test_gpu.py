@@ -81,7 +81,7 @@ def test_every_stage_keeps_to_its_device(settings, raw_standin, tmp_path, gpu, m
 def test_the_simulator_keeps_to_its_device(tmp_path, gpu):
     make_standin(tmp_path / "masks", Settings(train=9, val=2, unlabeled=0, hidden=0, seed=1, kind="masks"))
     packed = open_packed(tmp_path / "masks")
-    config = override(QUICK, [*SMALL, "ensemble.members=objects", "objects.dynamics=corrected"])
+    config = override(QUICK, [*SMALL, "ensemble.members=objects"])
     pipeline = Pipeline(config, packed, tmp_path / "stages", GPU)
     assert pipeline.predictions(packed["val"]).shape == (2, 160, 240)
     assert gpu.calls > 10_000

@@ -48,8 +48,9 @@ def test_what_lies_below_knows_nothing_of_what_lies_above():
         if name.startswith("data_prep"):
             assert all(other.startswith("data_prep") for other in imported), name
         if name.startswith("solution.models."):
-            allowed = {"solution.forecast", "solution.models"}
-            assert all(o in allowed or o.startswith(("data_prep", "solution.models.")) for o in imported), name
+            assert all(o == "solution.models" or o.startswith(("data_prep", "solution.models.")) for o in imported), (
+                name
+            )
         if name.startswith("solution.predictors."):
             assert not imported & {"solution.pipeline", "solution.stages", "solution.ensemble"}, name
     members = {f"solution.predictors.{name}" for name in ("objects", "masks", "frames", "jepa")}

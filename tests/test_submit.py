@@ -276,10 +276,6 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--set", "segmenter.stepz=3"], ["segmenter.stepz", "the nearest is segmenter.steps"]),
         (["--set", "segmenter.steps=many"], ["expected a valid integer", "'many'"]),
         (["--set", "segmenter.encoder=resnet19"], ["segmenter.encoder=resnet19", "cannot be built", "resnet19"]),
-        (
-            ["--set", "objects.dynamics=corrected", "--set", "objects.width=16"],
-            ["objects.width=16", "a multiple of 32"],
-        ),
         (["--set", "masks.size=16,20,4,2", "--members", "masks"], ["masks.size=16,20", "cannot be built"]),
         (["--set", "segmenter.crop=200,300"], ["segmenter.crop=200,300", "frames of 160 by 240", "(200, 300)"]),
         (["--set", "segmenter.downscale=3"], ["segmenter.downscale=3", "downscale divides", "3 does not"]),

@@ -47,7 +47,7 @@ def test_vary_describes_a_spec():
         (["--vary", "edges.steps"], ["edges.steps"]),
         (["--vary", "edges.step=1"], ["edges.steps"]),
         (["--vary", "edges.steps=two"], ["two"]),
-        (["--vary", "objects.steps=0"], ["objects.steps", "equal to 1"]),
+        (["--vary", "masks.steps=0"], ["masks.steps", "equal to 1"]),
         (["--vary", "segmenter.learning_rate=nan"], ["learning_rate"]),
         (["--vary", "segmenter.encoder=resnet19"], ["resnet19"]),
         (["--vary", "ensemble.decode=best"], ["best"]),

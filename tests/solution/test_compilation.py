@@ -16,10 +16,8 @@ from solution.clips import FrameVideos, MaskVideos
 from solution.config import Config, override
 from solution.edges import FEATURES, edge_batches, edges_loss
 from solution.models.edges import EdgeNetwork
-from solution.physics import Constants
 from solution.predictors.frames import FramePipeline, frame_batches, frames_loss
 from solution.predictors.masks import SlotSimVP, slot_batches, slots_loss
-from solution.predictors.objects import build, dynamics_loss, foreseen, training_batches
 from solution.presets import QUICK
 from solution.segmenter import build_segmenter, crop_batches, crops_loss
 from solution.tracks import find_tracks
@@ -42,12 +40,10 @@ TINY = override(
         "segmenter.decoder_channels=16,8",
         "frames.size=8,16,4,2",
         "masks.size=8,16,4,2",
-        "objects.width=32",
-        "objects.modes=2",
         *(f"{key}=2" for key in ("segmenter.batch", "edges.batch", "frames.batch_size", "masks.batch_size")),
     ],
 )
-NETWORKS = ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "edges", "dynamics"]
+NETWORKS = ["segmenter", "SimVP inception", "SimVP gsta", "SlotSimVP", "edges"]
 
 
 def jobs(config: Config) -> dict[str, Callable[[], Job]]:
@@ -76,13 +72,8 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
         batch = edge_batches(chosen, find_tracks(torch.from_numpy(masks)), frames, masks, rows, 0)
         return Job(EdgeNetwork(FEATURES, chosen.width), edges_loss, batch)
 
-    def dynamics() -> Job:
-        chosen, tracks = config.objects, find_tracks(torch.from_numpy(masks))
-        batch = training_batches(tracks, foreseen(tracks, Constants(), chosen, torch.device("cpu")), chosen, 0)
-        return Job(build(chosen), dynamics_loss, batch)
-
     simvps = {f"SimVP {translator}": partial(simvp, translator) for translator in ("inception", "gsta")}
-    return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "edges": edges, "dynamics": dynamics}
+    return {"segmenter": segmenter, **simvps, "SlotSimVP": slots, "edges": edges}
 
 
 @pytest.mark.parametrize("network", NETWORKS)

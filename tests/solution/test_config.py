@@ -42,7 +42,7 @@ def test_overrides_take_the_field_s_type():
         ("ensemble.members=", "ensemble.members: .* at least 1"),
         ("ensemble.decode=best", "expected 'fitted' or 'argmax', found 'best'"),
         ("segmenter.steps=0", "greater than or equal to 1, found '0'"),
-        ("objects.steps=-3", "greater than or equal to 1, found '-3'"),
+        ("masks.steps=-3", "greater than or equal to 1, found '-3'"),
         ("edges.steps=-1", "greater than or equal to 0, found '-1'"),
         ("segmenter.learning_rate=nan", "expected a finite number, found 'nan'"),
         ("segmenter.crop=96", "segmenter.crop: .*required, found .'96'"),

@@ -28,7 +28,7 @@ def test_a_tenth_but_at_least_eight_and_at_most_half_is_held_out(tmp_path):
 @pytest.mark.slow
 def test_nothing_is_learned_from_val_or_what_is_held_out(tmp_path, monkeypatch):
     monkeypatch.setitem(jepa.SIZES, "quick", SMALL_JEPA)
-    config = override(QUICK, [*SMALL, "ensemble.members=objects,masks,frames,jepa", "objects.dynamics=corrected"])
+    config = override(QUICK, [*SMALL, "ensemble.members=objects,masks,frames,jepa"])
     made = []
     for name in ("as they are", "noise"):
         data = tmp_path / name
@@ -88,8 +88,6 @@ END = {"decoding", "predictions_hidden"}
 @pytest.mark.parametrize(
     ("settings", "made_anew"),
     [
-        (["objects.width=64"], set()),
-        (["objects.steps=9"], set()),
         (["objects.samples=9"], {"objects"} | END),
         (["masks.steps=9"], {"masks"} | END),
         (["frames.tuning_rate=9"], {"frames"} | END),
@@ -105,10 +103,9 @@ def test_a_stage_is_made_anew_for_what_it_uses_and_nothing_else(settings, made_a
 
 
 def test_a_network_that_is_not_used_decides_nothing():
-    plain = ["objects.dynamics=corrected", "frames.network=convlstm", "masks.form=rollout"]
+    plain = ["frames.network=convlstm", "masks.form=rollout"]
     before, after = keys(*plain), keys(*plain, "frames.size=32,8,4,2", "masks.horizons=3")
-    assert before == after and keys()["objects"] != before["objects"]
-    assert keys(*plain, "objects.width=64")["objects"] != before["objects"]
+    assert before == after
 
 
 def test_every_seed_and_every_split_makes_all_stages_anew():

@@ -20,11 +20,9 @@ from solution import edges, processes, training
 from solution.arrays import fill_rows
 from solution.config import MasksConfig, SegmenterConfig
 from solution.losses import frame_loss
-from solution.models.dynamics import Dynamics
 from solution.models.edges import EdgeNetwork
 from solution.models.simvp import SimVP
 from solution.predictors.masks import SLOTS, SlotSimVP, slots_loss
-from solution.predictors.objects import dynamics_loss
 from solution.segmenter import build_segmenter, crops_loss
 from solution.training import Recipe, fit
 from tests.conftest import TINY_OPTIONS
@@ -65,23 +63,6 @@ def clips(step: int) -> dict[str, Tensor]:
     return {name: torch.rand(4, 4, 3, 16, 16, generator=generator) for name in ("clip", "future")}
 
 
-def objects(step: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    sizes = {
-        "features": (4, 3, 5),
-        "pairs": (4, 3, 3, 2),
-        "modes": (4, 3, 2, 2),
-        "anchor": (4, 3, 2, 6, 2),
-        "facing": (4, 3, 2, 2),
-        "position": (4, 3, 6, 2),
-        "yaw": (4, 3),
-    }
-    tensors = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
-    present = torch.rand(4, 3, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])[:, None]
-    judged = present & (torch.rand(4, 3, generator=generator) < torch.tensor([0.9, 0.9, 0.3, 0.3])[:, None])
-    return tensors | {"present": present, "seen": present[..., None].expand(-1, -1, 6), "judged": judged}
-
-
 def profiles(step: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(step)
     known = torch.rand(4, 16, generator=generator) < torch.tensor([0.3, 0.3, 0.9, 0.9])[:, None]
@@ -98,7 +79,6 @@ TRAININGS = {
         clips,
     ),
     "edges": (lambda: EdgeNetwork(5, 8), edges.edges_loss, profiles),
-    "objects": (lambda: Dynamics(5, 2, 2, 6, 32, 1), dynamics_loss, objects),
 }
 
 
