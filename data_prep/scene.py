@@ -118,10 +118,9 @@ def hit_depth(shape: int, position: Tensor, yaw: Tensor, directions: Tensor) -> 
     for share in (0.2, 0.5, 0.8):
         way = near + share * (far - near)
         x, y, z = ox + way * dx, oy + way * dy, oz + way * dz
-        across = (x, y) if shape == CUBE else (torch.hypot(x, y),)
-        least = torch.minimum(
-            least, sum((side.abs() - RADIUS + BEVEL[shape]).clamp_min(0).square() for side in (*across, z))
-        )
+        sides = (x, y, z) if shape == CUBE else (torch.hypot(x, y), z)
+        beyond = [(side.abs() - RADIUS + BEVEL[shape]).clamp_min(0) for side in sides]
+        least = torch.minimum(least, sum(part.square() for part in beyond))
     return torch.where((near > 0) & (near <= far) & (least <= BEVEL[shape] ** 2), near, torch.inf)
 
 

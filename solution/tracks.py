@@ -201,7 +201,7 @@ def side(row: Tensor) -> Tensor:
 
 
 def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
-    """Return (N, P, 2) image points whose convex hull, larger by :func:`bevel` all around, is that of N solids' images."""
+    """Return (N, P, 2) image points whose hull, larger by :func:`bevel` all around, is the silhouette of N solids."""
     n, wide = len(position), RADIUS - BEVEL[shape]
     if shape == CUBE:
         turn = yaw[:, None] + QUARTER * torch.arange(4, device=yaw.device) + QUARTER / 2
