@@ -26,6 +26,9 @@ CENTRE = (120.0, 80.0)
 
 RADIUS = 0.2
 """Of spheres and cylinders; also half the edge of a cube and half the height of every solid."""
+BEVEL = (0.037, 0.0, 0.014)
+"""Radius of the softened edges of cubes, spheres (which have none) and cylinders; read off outlines in real video and
+in videos rendered from the same meshes."""
 MOMENT = (2 / 3, 2 / 5, 1 / 2)
 """Of inertia about the upright axis, in mass × ``RADIUS``²; a sphere's about any axis."""
 
@@ -86,37 +89,44 @@ def hit_depth(shape: int, position: Tensor, yaw: Tensor, directions: Tensor) -> 
         (N, P) depth along the view axis of the first hit, ``inf`` where the ray misses.
     """
     camera = position.new_tensor(CAMERA)
-    origin_xy = camera[:2] - position
+    ox, oy = (camera[:2] - position).T[..., None]
+    oz = camera[2] - RADIUS
     dx, dy, dz = directions.unbind(-1)
     if shape == CUBE:
         cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
-        ox = origin_xy[:, :1] * cos + origin_xy[:, 1:] * sin
-        oy = origin_xy[:, 1:] * cos - origin_xy[:, :1] * sin
+        ox, oy = ox * cos + oy * sin, oy * cos - ox * sin
         dx, dy = dx * cos + dy * sin, dy * cos - dx * sin
-        near = torch.full_like(dz, 0.0)
-        far = torch.full_like(dz, float("inf"))
-        for origin, direction in ((ox, dx), (oy, dy), (camera[2] - RADIUS, dz)):
-            inverse = 1.0 / direction
-            middle, half = -origin * inverse, RADIUS * inverse.abs()
-            near = torch.maximum(near, middle - half)
-            far = torch.minimum(far, middle + half)
-        return torch.where(near <= far, near, torch.inf)
-    ox, oy = origin_xy[:, :1], origin_xy[:, 1:]
-    a = dx * dx + dy * dy
-    b = ox * dx + oy * dy
-    c = ox * ox + oy * oy - RADIUS**2
-    if shape == SPHERE:
-        oz = camera[2] - RADIUS
-        a, b, c = a + dz * dz, b + oz * dz, c + oz * oz
+        inside = [between(origin, direction) for origin, direction in ((ox, dx), (oy, dy), (oz, dz))]
+    else:
+        a = dx * dx + dy * dy
+        b = ox * dx + oy * dy
+        c = ox * ox + oy * oy - RADIUS**2
+        if shape == SPHERE:
+            a, b, c = a + dz * dz, b + oz * dz, c + oz * oz
         root = b * b - a * c
-        return torch.where(root >= 0, (-b - root.clamp_min(0).sqrt()) / a, torch.inf)
-    root = b * b - a * c
-    side = (-b - root.clamp_min(0).sqrt()) / a
-    side_height = camera[2] + side * dz
-    on_side = (root >= 0) & (side_height >= 0) & (side_height <= 2 * RADIUS)
-    cap = (2 * RADIUS - camera[2]) / dz
-    on_cap = (ox + cap * dx) ** 2 + (oy + cap * dy) ** 2 <= RADIUS**2
-    return torch.where(on_cap, cap, torch.where(on_side, side, torch.inf))
+        half = torch.where(root >= 0, root.clamp_min(0).sqrt(), -torch.inf) / a
+        inside = [(-b / a - half, -b / a + half)]
+        if shape == SPHERE:
+            return torch.where(root >= 0, inside[0][0], torch.inf)
+        inside.append(between(oz, dz))
+    near = torch.stack([first for first, _ in inside]).amax(0)
+    far = torch.stack([last for _, last in inside]).amin(0)
+    # A ray that only cuts a softened edge stays farther than its radius from the solid within.
+    least = torch.full_like(near, torch.inf)
+    for share in (0.2, 0.5, 0.8):
+        way = near + share * (far - near)
+        x, y, z = ox + way * dx, oy + way * dy, oz + way * dz
+        sides = (x, y, z) if shape == CUBE else (torch.hypot(x, y), z)
+        beyond = [(side.abs() - RADIUS + BEVEL[shape]).clamp_min(0) for side in sides]
+        least = torch.minimum(least, sum(part.square() for part in beyond))
+    return torch.where((near > 0) & (near <= far) & (least <= BEVEL[shape] ** 2), near, torch.inf)
+
+
+def between(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the depths at which rays enter and leave what is less than ``RADIUS`` from 0 along one axis."""
+    inverse = 1.0 / direction
+    middle, half = -origin * inverse, RADIUS * inverse.abs()
+    return middle - half, middle + half
 
 
 def silhouettes(

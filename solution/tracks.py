@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 from data_prep.classes import CUBE, NUM_CLASSES, SHAPE_OF_CLASS, SPHERE
-from data_prep.scene import CAMERA, CLIP_FRAMES, HEIGHT, RADIUS, WIDTH, floor_depth, project, unproject
+from data_prep.scene import (
+    BEVEL,
+    CAMERA,
+    CLIP_FRAMES,
+    FOCAL,
+    FORWARD,
+    HEIGHT,
+    RADIUS,
+    WIDTH,
+    floor_depth,
+    project,
+    unproject,
+)
 
 MAX_OBJECTS = 8
 QUARTER = math.pi / 2
@@ -182,15 +194,15 @@ def side(row: Tensor) -> Tensor:
 
 
 def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
-    """Return (N, P, 2) image points whose convex hull is the silhouette of N solids of one shape."""
-    n = len(position)
+    """Return (N, P, 2) image points whose hull, larger by :func:`bevel` all around, is the silhouette of N solids."""
+    n, wide = len(position), RADIUS - BEVEL[shape]
     if shape == CUBE:
         turn = yaw[:, None] + QUARTER * torch.arange(4, device=yaw.device) + QUARTER / 2
-        around = 2**0.5 * RADIUS * torch.stack((turn.cos(), turn.sin()), -1)
+        around = 2**0.5 * wide * torch.stack((turn.cos(), turn.sin()), -1)
     else:
         turn = torch.arange(RIM, device=yaw.device) * (2 * math.pi / RIM)
         # An inscribed polygon is a little too small; this makes its mean error zero.
-        wide = RADIUS * (2 / (1 + math.cos(math.pi / RIM)))
+        wide = wide * (2 / (1 + math.cos(math.pi / RIM)))
         around = wide * torch.stack((turn.cos(), turn.sin()), -1).expand(n, RIM, 2)
     if shape == SPHERE:
         centre = torch.cat((position, position.new_full((n, 1), RADIUS)), 1)
@@ -205,9 +217,15 @@ def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
         points = centre[:, None] + size * (around[..., :1] * across[:, None] + around[..., 1:] * upward[:, None])
         return project(points)
     ground = position[:, None] + around
-    low = torch.cat((ground, torch.zeros_like(ground[..., :1])), -1)
-    high = torch.cat((ground, torch.full_like(ground[..., :1], 2 * RADIUS)), -1)
+    low = torch.cat((ground, torch.full_like(ground[..., :1], BEVEL[shape])), -1)
+    high = torch.cat((ground, torch.full_like(ground[..., :1], 2 * RADIUS - BEVEL[shape])), -1)
     return project(torch.cat((low, high), 1))
+
+
+def bevel(kind: int, position: Tensor) -> Tensor:
+    """Return (N, 1) pixels by which the softened edges of N solids at (N, 2) reach beyond :func:`outline`."""
+    depth = floor_depth(position)[:, None] + FORWARD[2] * RADIUS
+    return BEVEL[kind] * FOCAL / depth.clamp_min(0.1)
 
 
 def edge_normals(kind: int, position: Tensor, yaw: Tensor, around: Tensor) -> Tensor:
@@ -270,7 +288,7 @@ class Outlines:
     def radii(self, kind: int, position: Tensor, yaw: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, R) pixels from ``centre`` to the outline along every ray, and (N, R) which normal is met."""
         points = outline(kind, position, yaw) - centre[:, None]
-        support = (points @ self.normal).amax(1)  # (N, M)
+        support = (points @ self.normal).amax(1) + bevel(kind, position)  # (N, M)
         return (support[..., None] * self.slant).min(1)
 
     def centre(self, position: Tensor) -> Tensor:
@@ -410,7 +428,8 @@ class Outlines:
     def supports(self, kind: int, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return centres (N, 1, 2), normals (N or 1, M, 2) and how far along each the outline reaches (N, M)."""
         centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
-        return centre, normal, ((outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)).amax(1)
+        along = (outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)
+        return centre, normal, along.amax(1) + bevel(kind, position)
 
     def locate(self, box: Tensor, cut: Tensor, widths: Sequence[int], tries_yaws: bool = True) -> tuple[Tensor, Tensor]:
         """Return positions (N, 2) and yaws (N,) of outlines in :func:`boxes`; see :meth:`improve` for the widths."""

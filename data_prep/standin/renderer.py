@@ -12,7 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.classes import CUBE, SPHERE, class_parts
-from data_prep.scene import CAMERA, HEIGHT, NUM_FRAMES, RADIUS, WIDTH, project, ray_directions, unproject, visible_rays
+from data_prep.scene import (
+    BEVEL,
+    CAMERA,
+    HEIGHT,
+    NUM_FRAMES,
+    RADIUS,
+    WIDTH,
+    project,
+    ray_directions,
+    unproject,
+    visible_rays,
+)
 from data_prep.standin.physics import Trajectories
 
 LAMPS = ((6.45, -2.91, 4.26), (-4.67, -4.01, 3.01), (-1.17, 2.65, 5.82))
@@ -34,9 +45,6 @@ LIT = (
 )
 """Display RGB of rubber in each of ``classes.COLOURS`` where it is lit like the floor's middle, mid-grey 133."""
 MID_FLOOR = 133.0
-
-BEVEL = 0.025
-"""Radius of the softened edges of cubes and cylinders; it turns the normals and leaves the outline."""
 
 SAMPLES = 2
 """Rays per pixel along each side, for colour."""
@@ -267,7 +275,7 @@ def normals(shape: Tensor, position: Tensor, yaw: Tensor, point: Tensor) -> Tens
     cos, sin = yaw.cos(), yaw.sin()
     x, y = point[:, 0] - position[:, 0], point[:, 1] - position[:, 1]
     z = point[:, 2] - RADIUS
-    inner = RADIUS - BEVEL
+    inner = RADIUS - torch.tensor(BEVEL, device=shape.device)[shape]
 
     def beyond(value: Tensor) -> Tensor:
         return value.sign() * (value.abs() - inner).clamp_min(0)
