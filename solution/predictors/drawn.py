@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_prep.files import write_saved
-from data_prep.scene import CLIP_FRAMES
+from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
 from solution.augment import pasted_video
 from solution.clips import FrameVideos, draw_videos
 from solution.losses import structural_similarity
@@ -64,6 +64,7 @@ def video_batches(
     (B, 11, H, W, 3) or, for fine-tuning, the clip's masks ``seen`` (B, 11, H, W) and ``mask`` (B, 1, H, W) of frame 22.
     """
     lengths = [len(part.rows) for part in videos]
+    times = np.arange(NUM_FRAMES) if with_future else np.r_[:CLIP_FRAMES, NUM_FRAMES - 1]
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
@@ -71,7 +72,7 @@ def video_batches(
 
         def drawn(count: int) -> list[list[np.ndarray]]:
             sides = [(videos[part].video(row), rng.choice((-1, 1))) for part, row in draw_videos(lengths, count, rng)]
-            return [[array[:, :, ::side] for array in video] for video, side in sides]
+            return [[array[times, :, ::side] for array in video] for video, side in sides]
 
         for video in drawn(batch_size):
             if rng.random() < pasted:

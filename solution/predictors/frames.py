@@ -41,10 +41,10 @@ MOVED, MOVED_WEIGHT = 0.05, 1.0
 """A pixel that differs by more from frame 11 in a colour has moved; its error weighs so much more than the 1 of all."""
 SHOWN_PIXELS = 20
 """A class with fewer in all masks of a clip is not there."""
-LEAST_PROBABILITY = 1e-6
+LEAST_PROBABILITY = 1e-12
 PASTED = 0.75
 """Share of the clips into which another video's objects are put."""
-DRAWN_ABOVE = 0.2
+DRAWN_ABOVE = 0.5
 """Probability above which evaluations draw an object: near what is fitted in the end."""
 GREY, CONTRAST = 0.47, 0.1
 """Roughly mean and standard deviation of frames."""
@@ -109,6 +109,14 @@ class FramePipeline(nn.Module):
         self.config = config
         self.simvp = build_simvp(config)
         self.segmenter = segmenter
+
+    def train(self, mode: bool = True) -> FramePipeline:
+        """Leave the U-Net's batch normalisation as it was trained: a few clips at a time have no statistics."""
+        super().train(mode)
+        for module in self.segmenter.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def forward(self, clip: Clip) -> Tensor:
         """Map B clips to (B, 49, H, W) logits of frame 22."""
