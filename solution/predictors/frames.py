@@ -1,6 +1,7 @@
 """The frame-space predictor: SimVP draws frame 22, the U-Net segments what it drew, and both are tuned together.
 
-SimVP learns from all videos, fine-tuning from those with masks.
+The masks of frames 1–11 say which classes there are, and the one of frame 11 stays where nothing is drawn over it.
+Unless ``plain``, objects of other videos are put into those that both learn from.
 """
 
 from __future__ import annotations

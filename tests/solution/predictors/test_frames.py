@@ -209,6 +209,13 @@ def test_the_mask_of_the_overlay_is_laid_over_that_of_frame_11(coarse):
         torch.testing.assert_close(found[label][part], 1 - expected, atol=1e-4, rtol=0)
 
 
+def test_tuning_leaves_the_statistics_of_the_u_net_alone(videos, tmp_path):
+    model = pipeline()
+    before = {name: buffer.clone() for name, buffer in model.segmenter.named_buffers()}
+    tune(TINY, model, model, [videos], videos, tmp_path, CPU, 0)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.segmenter.named_buffers())
+
+
 def test_late_entrants_are_not_asked_for():
     seen = torch.zeros(1, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
     seen[0, 0, :10, :10] = 7
