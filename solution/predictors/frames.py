@@ -23,7 +23,6 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos
 from solution.config import FramesConfig, SegmenterConfig
-from solution.ensemble import decode
 from solution.losses import frame_loss, mask_loss
 from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
@@ -231,7 +230,8 @@ def drawn_and_read(
     """Return (B, 3, H, W) frames 22 of B clips and their (B, H, W) uint8 masks, for evaluations."""
     drawn = last_frame(config, simvp, clip.frames)
     logits = last_mask(config, segmenter, *drawn, clip.masks)
-    return drawn[0], decode(logits.softmax(1), DRAWN_ABOVE)
+    probability, label = logits.softmax(1)[:, 1:].max(1)
+    return drawn[0], torch.where(probability > DRAWN_ABOVE, label + 1, BACKGROUND).to(torch.uint8)
 
 
 def frame_batches(config: FramesConfig, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
