@@ -143,32 +143,29 @@ def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> tuple[Te
 
 
 def last_mask(
-    config: FramesConfig,
-    segmenter: SegmentationUNet,
-    frame: Tensor,
-    opacity: Tensor,
-    seen: Tensor,
-    coarse: bool = False,
+    config: FramesConfig, segmenter: SegmentationUNet, frame: Tensor, opacity: Tensor, seen: Tensor
 ) -> Tensor:
-    """Return the (B, 49, H, W) logits of frame 22 as ``segmenter`` reads it, (B, 49, H/d, W/d) if coarse.
+    """Return the (B, 49, H, W) logits of frame 22.
 
-    Unless ``plain``, the mask of what the overlay draws is laid over that of frame 11 just as the overlay is over frame
-    11, and a class that the clip does not show has probability 0.
+    Unless ``plain``, what ``segmenter`` reads of the frame counts as much as the overlay is opaque: where it draws
+    nothing, the mask of frame 11 is that of frame 22 too.
 
     Args:
         frame, opacity: see :func:`last_frame`.
         seen: (B, 11, H, W) uint8 masks of the clip.
     """
-    logits = segmenter.logits(frame, coarse).float()
     if config.plain:
-        return logits
-    every = opacity.shape[-1] // logits.shape[-1]
-    opacity, mask_11 = (each[..., ::every, ::every] for each in (opacity.float(), seen[:, -1:]))
+        return segmenter.logits(frame).float()
     shown = shown_classes(seen)
-    absent = ~shown[:, :, None, None]
-    probabilities = opacity * logits.masked_fill(absent, -torch.inf).softmax(1)
-    probabilities.scatter_add_(1, without_absent(mask_11, shown, BACKGROUND).long(), 1 - opacity)
-    return probabilities.clamp_min(LEAST_PROBABILITY).log().masked_fill(absent, -torch.inf)
+    probabilities = opacity.float() * read(segmenter, frame, shown).softmax(1)
+    mask_11 = without_absent(seen[:, -1:], shown, BACKGROUND).long()
+    probabilities.scatter_add_(1, mask_11, 1 - opacity.float())
+    return probabilities.clamp_min(LEAST_PROBABILITY).log().masked_fill(~shown[:, :, None, None], -torch.inf)
+
+
+def read(segmenter: SegmentationUNet, frame: Tensor, shown: Tensor, coarse: bool = False) -> Tensor:
+    """Return what ``segmenter`` reads of frames, -inf for classes that are not among the (B, 49) ``shown``."""
+    return segmenter.logits(frame, coarse).float().masked_fill(~shown[:, :, None, None], -torch.inf)
 
 
 def shown_classes(seen: Tensor) -> Tensor:
@@ -336,12 +333,11 @@ def tune(
     def loss(part: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         simvp, segmenter = networks(part)
         with torch.set_grad_enabled(whole):
-            drawn = last_frame(config, simvp, tensors["clip"])
-        logits = last_mask(config, segmenter, *drawn, tensors["seen"], coarse=True)
+            frame, _ = last_frame(config, simvp, tensors["clip"])
+        shown = shown_classes(tensors["seen"])
+        logits = read(segmenter, frame, shown, coarse=True)
         every = WIDTH // logits.shape[-1]
-        target = tensors["mask"][..., ::every, ::every]
-        if not config.plain:
-            target = without_absent(target, shown_classes(tensors["seen"]), IGNORE)
+        target = without_absent(tensors["mask"][..., ::every, ::every], shown, IGNORE)
         return mask_loss(logits[:, None], target, config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
