@@ -66,6 +66,24 @@ def pasted(
     return frame, mask
 
 
+def pasted_video(
+    frames: np.ndarray, masks: np.ndarray, others: np.ndarray, other_masks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the objects of another video into every frame; see :func:`pasted`.
+
+    Class is identity: objects whose class the video has itself stay out.
+
+    Args:
+        frames, others: (T, H, W, 3) uint8.
+        masks, other_masks: (T, H, W) uint8.
+    """
+    label = np.arange(256, dtype=np.uint8)
+    label[np.unique(masks)] = BACKGROUND
+    both = [pasted(*each) for each in zip(frames, masks, others, label[other_masks], strict=True)]
+    frames, masks = (np.stack(parts) for parts in zip(*both, strict=True))
+    return frames, masks
+
+
 def last_pixels(mask: np.ndarray) -> np.ndarray:
     """Return (256,) the last pixel of each label, row after row; -1 for the floor and what is not there."""
     labels, last = mask.ravel(), np.full(256, -1)

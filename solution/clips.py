@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.errors import UserError
 from data_prep.pack import PackedSplit
+from data_prep.scene import CLIP_FRAMES
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,25 @@ class FrameVideos:
         frames: (N, 22, 160, 240, 3) uint8 RGB.
         masks: (N, 22, 160, 240) uint8, true or the segmenter's; 255 = ignore. None where no masks are learned.
         rows: (n,) which of the N videos.
+        seen: like ``masks``, what the segmenter sees; None where ``masks`` are that or nobody looks at frames 1–11.
     """
 
     frames: np.ndarray
     masks: np.ndarray | None
     rows: np.ndarray
+    seen: np.ndarray | None = None
+
+    def video(self, index: int) -> list[np.ndarray]:
+        """Return the (22, 160, 240, 3) frames of a row and, where there are, its (22, 160, 240) masks.
+
+        Those of frames 1–11 are what the segmenter sees.
+        """
+        row = self.rows[index]
+        if self.masks is None:
+            return [self.frames[row]]
+        if self.seen is None:
+            return [self.frames[row], self.masks[row]]
+        return [self.frames[row], np.concatenate((self.seen[row, :CLIP_FRAMES], self.masks[row, CLIP_FRAMES:]))]
 
 
 @dataclass(frozen=True)

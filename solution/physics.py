@@ -19,8 +19,9 @@ SUBSTEPS = 16
 """Steps of the simulator per frame."""
 SWEEPS = 3
 """How often the impulses along and across a contact are solved for in turn; each changes what the other must be."""
-FASTEST_SPIN = 4.0
-"""Radians/s; of discs, whose turning is not seen, the filter would believe anything."""
+FASTEST, FASTEST_SPIN = 8.0, 4.0
+"""Units/s along each axis, and radians/s: of what is poorly seen, and of discs' turning, the filter would believe
+anything."""
 COMPONENTS = 8
 """Of what moves; see :meth:`State.vector`."""
 REACH = 2 * 2**0.5 * RADIUS
@@ -97,10 +98,10 @@ class State:
         return replace(
             self,
             position=vector[..., :2],
-            velocity=vector[..., 2:4],
+            velocity=vector[..., 2:4].clamp(-FASTEST, FASTEST),
             yaw=vector[..., 4],
             spin=vector[..., 5].clamp(-FASTEST_SPIN, FASTEST_SPIN),
-            roll=vector[..., 6:] * (self.shape == SPHERE)[..., None],
+            roll=vector[..., 6:].clamp(-FASTEST, FASTEST) * (self.shape == SPHERE)[..., None],
         )
 
     def repeat(self, times: int) -> State:

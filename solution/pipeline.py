@@ -242,16 +242,20 @@ class Pipeline(Stages):
         return self.stage(name, {"config": member.used(config), "seed": seed} | self.learned_from(), build)
 
     def simvp(self) -> Stage:
-        """Train what draws the frames to come; the segmenter scores them meanwhile and decides nothing."""
+        """Train what draws the frames to come; masks say what of a video is put into another, or only score."""
         segmenter, config, seed = self.make("segmenter"), self.config.frames, self.config.seed
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
-            held_out = self.labelled_frames(self.held_out_rows)
-            train_simvp(config, network, self.all_frames(), held_out, folder, self.device, seed)
+            videos, looks = self.all_frames(), not config.plain
+            if looks:
+                unlabeled = [self.unlabeled_frames()] if "unlabeled" in self.packed else []
+                videos = [self.labelled_frames(self.fit_rows, looks), *unlabeled]
+            held_out = self.labelled_frames(self.held_out_rows, looks)
+            train_simvp(config, network, videos, held_out, folder, self.device, seed)
 
-        decided_by = {"config": used_by_simvp(config), "data": self.all_content(), "seed": seed}
-        return self.stage("simvp", decided_by, build)
+        data = {"data": self.all_content()} if config.plain else self.learned_from()
+        return self.stage("simvp", {"config": used_by_simvp(config), "seed": seed} | data, build)
 
     def frames(self) -> Stage:
         """Tune what draws frames and the U-Net that reads them."""
@@ -265,9 +269,9 @@ class Pipeline(Stages):
                 self.config.segmenter,
                 load_segmenter(self.config.segmenter, segmenter.folder, self.device),
                 simvp.folder,
-                self.labelled_frames(self.fit_rows),
+                self.labelled_frames(self.fit_rows, not config.plain),
                 self.unlabeled_frames() if unlabeled else None,
-                self.labelled_frames(self.held_out_rows),
+                self.labelled_frames(self.held_out_rows, not config.plain),
                 folder,
                 self.device,
                 seed,
@@ -433,9 +437,10 @@ class Pipeline(Stages):
         splits = [split for split in ("train", "unlabeled") if split in self.packed]
         return {split: self.segmented(self.packed[split]).key for split in splits}
 
-    def labelled_frames(self, rows: np.ndarray) -> FrameVideos:
-        """Return rows of the labelled training videos with their true masks."""
-        return FrameVideos(self.packed["train"].frames, self.packed["train"].masks, rows)
+    def labelled_frames(self, rows: np.ndarray, seen: bool = False) -> FrameVideos:
+        """Return rows of the labelled training videos with their true masks, and what the segmenter sees if wanted."""
+        train = self.packed["train"]
+        return FrameVideos(train.frames, train.masks, rows, self.masks_of(train) if seen else None)
 
     def unlabeled_frames(self) -> FrameVideos:
         """Return the unlabeled videos with the segmenter's masks."""

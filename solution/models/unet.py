@@ -67,9 +67,10 @@ class SegmentationUNet(nn.Module):
         frames = (frames - self.mean) / self.std
         return self.unet(frames if self.downscale == 1 else F.avg_pool2d(frames, self.downscale))
 
-    def logits(self, frames: Tensor) -> Tensor:
-        """Map (N, 3, H, W) frames in [0, 1] to the (N, 49, H, W) logits of the classes."""
-        return F.conv2d(enlarge(self(frames), self.downscale), self.attributes[:, :, None, None])
+    def logits(self, frames: Tensor, coarse: bool = False) -> Tensor:
+        """Map (N, 3, H, W) frames in [0, 1] to the (N, 49, H, W) logits of the classes, (N, 49, H/d, W/d) if coarse."""
+        factors = self(frames)
+        return F.conv2d(factors if coarse else enlarge(factors, self.downscale), self.attributes[:, :, None, None])
 
     def classes(self, frames: Tensor) -> Tensor:
         """Return the (N, H, W) uint8 most probable object where there is rather one than floor, and 0 elsewhere.

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_prep.files import write_saved
-from data_prep.scene import CLIP_FRAMES
+from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
+from solution.augment import pasted_video
 from solution.clips import FrameVideos, draw_videos
 from solution.losses import structural_similarity
 from solution.metrics import score
@@ -27,7 +28,7 @@ EVALUATION_CLIPS = 64
 
 
 class FramesPredictor:
-    """A trained pipeline from frames to the logits of frame 22's mask; it looks at the clip's frames alone."""
+    """A trained pipeline from clips to the logits of frame 22's mask."""
 
     symmetries = frozenset({"flip"})
 
@@ -37,7 +38,7 @@ class FramesPredictor:
     @torch.inference_mode()
     def predict(self, clip: Clip) -> Tensor:
         with autocast(clip.frames.device):
-            logits = self.pipeline(clip.frames)
+            logits = self.pipeline(clip)
         return logits.float().softmax(1)
 
 
@@ -55,26 +56,33 @@ def count_epochs(steps: int, batch_size: int, videos: Sequence[FrameVideos]) -> 
 
 
 def video_batches(
-    batch_size: int, videos: Sequence[FrameVideos], seed: int, with_future: bool
+    batch_size: int, videos: Sequence[FrameVideos], seed: int, with_future: bool, pasted: float = 0.0
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Return the function of the step that draws videos and mirrors half of them.
+    """Return the function of the step that draws videos, mirrors half of them, and puts others' objects into some.
 
-    Its tensors are uint8: ``clip`` (B, 11, H, W, 3), and either ``future`` (B, 11, H, W, 3) or, for fine-tuning,
-    ``mask`` (B, 1, H, W) of frame 22.
+    A share ``pasted`` of the videos gets objects. Tensors are uint8: ``clip`` (B, 11, H, W, 3), and either ``future``
+    (B, 11, H, W, 3) or, for fine-tuning, the clip's masks ``seen`` (B, 11, H, W) and ``mask`` (B, 1, H, W) of frame 22.
     """
+    lengths = [len(part.rows) for part in videos]
+    times = np.arange(NUM_FRAMES) if with_future else np.r_[:CLIP_FRAMES, NUM_FRAMES - 1]
 
     def batch(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
         tensors: dict[str, list[np.ndarray]] = {}
-        for part, drawn in draw_videos([len(v.rows) for v in videos], batch_size, rng):
-            row = videos[part].rows[drawn]
-            frames = videos[part].frames[row]
-            side = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            tensors.setdefault("clip", []).append(frames[:CLIP_FRAMES, :, side])
+
+        def drawn(count: int) -> list[list[np.ndarray]]:
+            sides = [(videos[part].video(row), rng.choice((-1, 1))) for part, row in draw_videos(lengths, count, rng)]
+            return [[array[times, :, ::side] for array in video] for video, side in sides]
+
+        for video in drawn(batch_size):
+            if rng.random() < pasted:
+                video = pasted_video(*video, *drawn(1)[0])
+            tensors.setdefault("clip", []).append(video[0][:CLIP_FRAMES])
             if with_future:
-                tensors.setdefault("future", []).append(frames[CLIP_FRAMES:, :, side])
+                tensors.setdefault("future", []).append(video[0][CLIP_FRAMES:])
             else:
-                tensors.setdefault("mask", []).append(videos[part].masks[row, -1:, :, side])
+                tensors.setdefault("seen", []).append(video[1][:CLIP_FRAMES])
+                tensors.setdefault("mask", []).append(video[1][-1:])
         return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in tensors.items()}
 
     return batch
@@ -82,15 +90,12 @@ def video_batches(
 
 @torch.inference_mode()
 def evaluate_frames(
-    draw: Callable[[Tensor], Tensor], segmenter: nn.Module, held_out: FrameVideos, folder: Path, device: torch.device
+    draw: Callable[[Clip], tuple[Tensor, Tensor]], held_out: FrameVideos, folder: Path, device: torch.device
 ) -> dict[str, float]:
     """Return PSNR, SSIM, Jaccard and object IoU of frame 22, and save a strip of a few clips in ``folder``.
 
-    The frame is scored at full size and the masks are what the segmenter makes of it.
-
     Args:
-        draw: maps (B, 11, 160, 240, 3) uint8 clips to (B, 3, 160, 240) frames 22 in [0, 1].
-        segmenter: see ``SegmentationUNet.classes``.
+        draw: maps B clips to (B, 3, 160, 240) frames 22 in [0, 1] and their (B, 160, 240) uint8 masks.
         held_out: labelled videos.
         folder: for the strip.
         device: where to draw.
@@ -98,10 +103,13 @@ def evaluate_frames(
     errors, similarities, masks = [], [], []
     chosen = held_out.rows[:: max(1, len(held_out.rows) // EVALUATION_CLIPS)]
     for start in range(0, len(chosen), 4):
-        frames = torch.from_numpy(held_out.frames[chosen[start : start + 4]]).to(device)
+        rows = chosen[start : start + 4]
+        seen = held_out.masks if held_out.seen is None else held_out.seen
+        frames, seen = (torch.from_numpy(array[rows]).to(device) for array in (held_out.frames, seen[:, :CLIP_FRAMES]))
         with autocast(device):
-            drawn = draw(frames[:, :CLIP_FRAMES]).float()
-            masks.append(segmenter.classes(drawn).cpu())
+            drawn, mask = draw(Clip(frames[:, :CLIP_FRAMES], seen))
+        drawn = drawn.float()
+        masks.append(mask.cpu())
         truth = as_clip(frames[:, -1:], 1)[:, 0]
         errors.append((drawn - truth).square().mean((1, 2, 3)).cpu())
         similarities.append(structural_similarity(drawn, truth).cpu())

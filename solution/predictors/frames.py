@@ -1,6 +1,7 @@
 """The frame-space predictor: SimVP draws frame 22, the U-Net segments what it drew, and both are tuned together.
 
-SimVP learns from all videos, fine-tuning from those with masks.
+The masks of frames 1–11 say which classes there are, and the one of frame 11 stays where nothing is drawn over it.
+Unless ``plain``, objects of other videos are put into those that both learn from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_prep.classes import BACKGROUND, IGNORE, NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos
@@ -25,7 +27,7 @@ from solution.losses import frame_loss, mask_loss
 from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
 from solution.models.unet import SegmentationUNet
-from solution.predictors import Member
+from solution.predictors import Clip, Member
 from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, video_batches
 from solution.segmenter import build_segmenter
 from solution.training import OneCycle, Recipe, fit
@@ -37,6 +39,13 @@ LAST_WEIGHT = 3.0
 """Of frame 22's error, where theirs weigh 1."""
 MOVED, MOVED_WEIGHT = 0.05, 1.0
 """A pixel that differs by more from frame 11 in a colour has moved; its error weighs so much more than the 1 of all."""
+SHOWN_PIXELS = 20
+"""A class with fewer in all masks of a clip is not there."""
+LEAST_PROBABILITY = 1e-12
+PASTED = 0.75
+"""Share of the clips into which another video's objects are put."""
+DRAWN_ABOVE = 0.5
+"""Probability above which evaluations draw an object: near what is fitted in the end."""
 GREY, CONTRAST = 0.47, 0.1
 """Roughly mean and standard deviation of frames."""
 
@@ -101,24 +110,78 @@ class FramePipeline(nn.Module):
         self.simvp = build_simvp(config)
         self.segmenter = segmenter
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Map a (B, 11, H, W, 3) uint8 clip to (B, 49, H, W) logits of frame 22."""
-        return self.segmenter.logits(last_frame(self.config, self.simvp, clip))
+    def train(self, mode: bool = True) -> FramePipeline:
+        """Leave the U-Net's batch normalisation as it was trained: a few clips at a time have no statistics."""
+        super().train(mode)
+        for module in self.segmenter.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, clip: Clip) -> Tensor:
+        """Map B clips to (B, 49, H, W) logits of frame 22."""
+        drawn = last_frame(self.config, self.simvp, clip.frames)
+        return last_mask(self.config, self.segmenter, *drawn, clip.masks)
 
 
-def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> Tensor:
+def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (B, 3, H, W) frame 22 in [0, 1] that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip.
 
     Where it draws smaller frames, an overlay is laid over frame 11 at full size, and a change added to it, so that
-    what stands still stays as sharp as it was.
+    what stands still stays as sharp as it was. The second is the (B, 1, H, W) opacity of the overlay, 1 without one.
     """
     small, frame_11 = as_clip(clip, config.downscale), as_clip(clip[:, -1:], 1)[:, 0]
     if isinstance(simvp, Overlay):
-        return laid_over(frame_11, enlarged(simvp.layer(small, LAST)[:, 0], config.downscale)).clamp(0, 1)
+        layer = enlarged(simvp.layer(small, LAST)[:, 0], config.downscale)
+        return laid_over(frame_11, layer).clamp(0, 1), layer[:, 3:]
     drawn = simvp(small, LAST)[:, 0]
     if config.plain:
-        return enlarged(drawn, config.downscale).clamp(0, 1)
-    return (frame_11 + enlarged(drawn - small[:, -1], config.downscale)).clamp(0, 1)
+        frame = enlarged(drawn, config.downscale)
+    else:
+        frame = frame_11 + enlarged(drawn - small[:, -1], config.downscale)
+    return frame.clamp(0, 1), torch.ones_like(frame[:, :1])
+
+
+def last_mask(
+    config: FramesConfig, segmenter: SegmentationUNet, frame: Tensor, opacity: Tensor, seen: Tensor
+) -> Tensor:
+    """Return the (B, 49, H, W) logits of frame 22.
+
+    Unless ``plain``, what ``segmenter`` reads of the frame counts as much as the overlay is opaque: where it draws
+    nothing, the mask of frame 11 is that of frame 22 too.
+
+    Args:
+        frame, opacity: see :func:`last_frame`.
+        seen: (B, 11, H, W) uint8 masks of the clip.
+    """
+    if config.plain:
+        return segmenter.logits(frame).float()
+    shown = shown_classes(seen)
+    probabilities = opacity.float() * read(segmenter, frame, shown).softmax(1)
+    mask_11 = without_absent(seen[:, -1:], shown, BACKGROUND).long()
+    probabilities.scatter_add_(1, mask_11, 1 - opacity.float())
+    return probabilities.clamp_min(LEAST_PROBABILITY).log().masked_fill(~shown[:, :, None, None], -torch.inf)
+
+
+def read(segmenter: SegmentationUNet, frame: Tensor, shown: Tensor, coarse: bool = False) -> Tensor:
+    """Return what ``segmenter`` reads of frames, -inf for classes that are not among the (B, 49) ``shown``."""
+    return segmenter.logits(frame, coarse).float().masked_fill(~shown[:, :, None, None], -torch.inf)
+
+
+def shown_classes(seen: Tensor) -> Tensor:
+    """Return (B, 49) bool: which classes (B, 11, H, W) uint8 masks show; the floor always."""
+    labels = seen.flatten(1).long()
+    counts = torch.zeros(len(seen), IGNORE + 1, dtype=torch.int64, device=seen.device)
+    counts.scatter_add_(1, labels, torch.ones_like(labels))
+    shown = counts[:, :NUM_CLASSES] >= SHOWN_PIXELS
+    shown[:, BACKGROUND] = True
+    return shown
+
+
+def without_absent(mask: Tensor, shown: Tensor, instead: int) -> Tensor:
+    """Return a (B, 1, H, W) uint8 mask with another label where its class is not among the (B, 49) ``shown``."""
+    known = F.pad(shown, (0, IGNORE + 1 - NUM_CLASSES))
+    return mask.where(known.gather(1, mask.flatten(1).long()).view_as(mask), instead)
 
 
 def enlarged(images: Tensor, factor: int) -> Tensor:
@@ -149,18 +212,29 @@ def train_simvp(
     torch.manual_seed(seed)
     simvp = FramePipeline(config, segmenter).simvp
 
-    def evaluate(simvp: SimVP) -> dict[str, float]:
-        return evaluate_frames(partial(last_frame, config, simvp), segmenter, held_out, folder, device)
+    def evaluate(simvp: nn.Module) -> dict[str, float]:
+        return evaluate_frames(partial(drawn_and_read, config, simvp, segmenter), held_out, folder, device)
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
     recipe = (OneCycle if config.plain else Recipe)(config.steps, config.learning_rate, evaluations=epochs)
-    batch = frame_batches(config.batch_size, videos, seed)
+    batch = frame_batches(config, videos, seed)
     fit(simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
 
 
-def frame_batches(batch_size: int, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
+def drawn_and_read(
+    config: FramesConfig, simvp: nn.Module, segmenter: SegmentationUNet, clip: Clip
+) -> tuple[Tensor, Tensor]:
+    """Return (B, 3, H, W) frames 22 of B clips and their (B, H, W) uint8 masks, for evaluations."""
+    drawn = last_frame(config, simvp, clip.frames)
+    logits = last_mask(config, segmenter, *drawn, clip.masks)
+    probability, label = logits.softmax(1)[:, 1:].max(1)
+    return drawn[0], torch.where(probability > DRAWN_ABOVE, label + 1, BACKGROUND).to(torch.uint8)
+
+
+def frame_batches(config: FramesConfig, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
     """Return the function of the step that draws videos, and which of their futures are drawn: ``horizons`` (B, 3)."""
-    drawn = video_batches(batch_size, videos, seed, with_future=True)
+    batch_size = config.batch_size
+    drawn = video_batches(batch_size, videos, seed, with_future=True, pasted=0.0 if config.plain else PASTED)
 
     def batch(step: int) -> dict[str, Tensor]:
         last = NUM_FRAMES - CLIP_FRAMES - 1
@@ -253,22 +327,26 @@ def tune(
     """
     whole = part is pipeline
 
+    def networks(part: nn.Module) -> tuple[nn.Module, nn.Module]:
+        return (part.simvp, part.segmenter) if whole else (pipeline.simvp, part)
+
     def loss(part: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if whole:
-            logits = part(tensors["clip"])
-        else:
-            with torch.no_grad():
-                drawn = last_frame(config, pipeline.simvp, tensors["clip"])
-            logits = part.logits(drawn)
-        return mask_loss(logits[:, None], tensors["mask"], config.jaccard_weight)
+        simvp, segmenter = networks(part)
+        with torch.set_grad_enabled(whole):
+            frame, _ = last_frame(config, simvp, tensors["clip"])
+        shown = shown_classes(tensors["seen"])
+        logits = read(segmenter, frame, shown, coarse=True)
+        every = WIDTH // logits.shape[-1]
+        target = without_absent(tensors["mask"][..., ::every, ::every], shown, IGNORE)
+        return mask_loss(logits[:, None], target, config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
-        simvp, segmenter = (part.simvp, part.segmenter) if whole else (pipeline.simvp, part)
-        return evaluate_frames(partial(last_frame, config, simvp), segmenter, held_out, folder, device)
+        return evaluate_frames(partial(drawn_and_read, config, *networks(part)), held_out, folder, device)
 
     steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))
-    fit(part, loss, video_batches(config.batch_size, videos, seed, False), folder, recipe, device, seed, evaluate)
+    batch = video_batches(config.batch_size, videos, seed, False, pasted=0.0 if config.plain else PASTED)
+    fit(part, loss, batch, folder, recipe, device, seed, evaluate)
 
 
 MEMBER = Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)))

@@ -28,7 +28,7 @@ from solution.models.jepa import Encoder, Jepa, draw_patches, spread
 from solution.models.mask_decoder import MaskDecoder, PatchSegmenter
 from solution.models.unet import SegmentationUNet
 from solution.models.vivit import ViViT
-from solution.predictors import Member
+from solution.predictors import Clip, Member
 from solution.predictors.drawn import (
     EVALUATION_CLIPS,
     FramesPredictor,
@@ -181,9 +181,9 @@ class JepaPipeline(nn.Module):
             MaskDecoder(encoder.width, decoder.layers, decoder.heads),
         )
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Map a (B, 11, 160, 240, 3) uint8 clip to (B, 49, 160, 240) logits of frame 22."""
-        return self.segmenter(self.draw(clip))
+    def forward(self, clip: Clip) -> Tensor:
+        """Map B clips, of which it looks at frames alone, to (B, 49, 160, 240) logits of frame 22."""
+        return self.segmenter(self.draw(clip.frames))
 
     def draw(self, clip: Tensor) -> Tensor:
         """Return the (B, 3, 160, 240) frame 22 that follows a (B, 11, 160, 240, 3) uint8 clip."""
@@ -193,6 +193,12 @@ class JepaPipeline(nn.Module):
 def last_frame(generator: ViViT, clip: Tensor) -> Tensor:
     """Return the (B, 3, 160, 240) frame 22 in [0, 1] drawn after a (B, 11, 160, 240, 3) uint8 clip."""
     return generator(as_clip(clip, 1))[:, -1].clamp(0, 1)
+
+
+def drawn_and_read(draw: Callable[[Tensor], Tensor], segmenter: nn.Module, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Return the frames 22 that ``draw`` makes of the frames of B clips, and the masks that are read off them."""
+    drawn = draw(clip.frames).float()
+    return drawn, segmenter.classes(drawn)
 
 
 def train_encoder(
@@ -252,7 +258,8 @@ def train_generator(
         return {"loss": features + config.pixel_weight * pixels, "features": features, "pixels": pixels}
 
     def evaluate(generator: ViViT) -> dict[str, float]:
-        return evaluate_frames(partial(last_frame, generator), segmenter, held_out, folder, device)
+        draw = partial(drawn_and_read, partial(last_frame, generator), segmenter)
+        return evaluate_frames(draw, held_out, folder, device)
 
     network = ViViT(config.width, config.layers, config.heads)
     batch = video_batches(config.batch_size, videos, seed, with_future=True)
@@ -350,7 +357,7 @@ def train_decoder(
     def evaluate(decoder: MaskDecoder) -> dict[str, float]:
         segmenter = PatchSegmenter(encoder, decoder)
         if drawn:
-            return evaluate_frames(pipeline.draw, segmenter, held_out, folder, device)
+            return evaluate_frames(partial(drawn_and_read, pipeline.draw, segmenter), held_out, folder, device)
         chosen = held_out.rows[:EVALUATION_CLIPS]
         reached = score(segment_in_chunks(segmenter, held_out.frames[chosen, -1], device), held_out.masks[chosen, -1])
         return {"jaccard": reached.jaccard, "object_iou": reached.object_iou}

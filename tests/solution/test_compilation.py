@@ -59,7 +59,7 @@ def jobs(config: Config) -> dict[str, Callable[[], Job]]:
 
     def simvp(translator: str) -> Job:
         chosen = replace(config.frames, network=translator)
-        batch = frame_batches(chosen.batch_size, [FrameVideos(frames, masks, rows)], 0)
+        batch = frame_batches(chosen, [FrameVideos(frames, masks, rows)], 0)
         return Job(FramePipeline(chosen, nn.Identity()).simvp, partial(frames_loss, chosen), batch)
 
     def slots() -> Job:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.classes import NUM_CLASSES
+from data_prep.classes import IGNORE, NUM_CLASSES
 from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
 from solution.clips import FrameVideos
@@ -23,10 +23,13 @@ from solution.predictors.frames import (
     frame_batches,
     frames_loss,
     last_frame,
+    last_mask,
     load_frames,
+    shown_classes,
     train_frames,
     train_simvp,
     tune,
+    without_absent,
 )
 from solution.presets import REPORT_SIMVP
 from solution.segmenter import build_segmenter
@@ -76,7 +79,7 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     assert all(torch.equal(first[name], again[name]) for name in first)
     only_second = FrameVideos(np.arange(3 * 22, dtype=np.uint8).reshape(3, 22, 1, 1, 1), videos.masks, np.array([1]))
     assert video_batches(1, [only_second], 0, with_future=True)(0)["clip"][0, 0].item() == 22
-    drawn = [frame_batches(2, [videos], 5)(step)["horizons"] for step in range(40)]
+    drawn = [frame_batches(replace(TINY, batch_size=2), [videos], 5)(step)["horizons"] for step in range(40)]
     assert all(torch.equal(*horizons) and len(set(horizons[0].tolist())) == 3 for horizons in drawn)
     assert all(horizons[0, -1] == 10 for horizons in drawn) and torch.cat(drawn).unique().tolist() == list(range(11))
     tuning = video_batches(4, [videos, videos], 5, with_future=False)
@@ -84,6 +87,7 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     for step in range(3):
         tensors = tuning(step)
         assert tensors["mask"].shape == (4, 1, HEIGHT, WIDTH)
+        assert torch.equal(tensors["seen"] == 7, tensors["clip"][..., 0] == 200)
         for clip, mask in zip(tensors["clip"], tensors["mask"], strict=True):
             heading = clip[-1, 60].float()[:, 0].argmax() > clip[0, 60].float()[:, 0].argmax()
             assert (mask[0, 60] == 7).nonzero().float().mean() > 120 if heading else True
@@ -91,11 +95,35 @@ def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos
     assert mirrored == {True, False}
 
 
+def test_objects_of_other_videos_move_among_a_clip_s_own(videos):
+    right = replace(videos, rows=np.array([0]))
+    frames, masks = videos.frames.copy(), np.where(videos.masks == 7, 9, 0).astype(np.uint8)
+    frames[masks == 9] = 240
+    frames, masks = (np.roll(array, 60, 2) for array in (frames, masks))
+    lower = FrameVideos(frames, masks, np.array([0]))
+    alone, both = (video_batches(16, [right, lower], 0, False, pasted)(0) for pasted in (0.0, 1.0))
+    assert all(len(clip.unique()) == 2 for clip in alone["seen"])
+    number = [len(clip.unique()) for clip in both["seen"]]
+    assert set(number) == {2, 3}  # half of them meet their own class, which stays out
+    for clip, seen, mask in zip(both["clip"], both["seen"], both["mask"], strict=True):
+        assert torch.equal(seen == 7, clip[..., 0] == 200) and torch.equal(seen == 9, clip[..., 0] == 240)
+        assert set(mask.unique().tolist()) == set(seen.unique().tolist())
+    again = video_batches(16, [right, lower], 0, False, 1.0)(0)
+    assert all(torch.equal(both[name], again[name]) for name in both)
+
+
+def test_what_the_segmenter_sees_of_frames_1_to_11_goes_before_the_truth(videos):
+    seen = np.where(videos.masks == 7, 8, 0).astype(np.uint8)
+    batch = video_batches(1, [replace(videos, seen=seen)], 0, False)(0)
+    assert batch["seen"].unique().tolist() == [0, 8] and batch["mask"].unique().tolist() == [0, 7]
+
+
 @pytest.mark.parametrize(("network", "downscale"), [("gsta", 1), ("inception", 2), ("convlstm", 1), ("convlstm", 2)])
 def test_predicts_frame_22(videos, network, downscale):
     model = pipeline(replace(TINY, network=network, downscale=downscale))
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
-    assert last_frame(model.config, model.simvp, clip).shape == (1, 3, HEIGHT, WIDTH)
+    frame, opacity = last_frame(model.config, model.simvp, clip)
+    assert frame.shape == (1, 3, HEIGHT, WIDTH) and opacity.shape == (1, 1, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("downscale", [1, 2, 4])
@@ -106,7 +134,7 @@ def test_what_does_not_change_stays_as_sharp_as_in_frame_11(downscale, network):
     clip = torch.from_numpy(frames)
     if network == "inception":
         torch.nn.init.constant_(model.simvp.network.readout.bias, -30)  # transparent
-    drawn = last_frame(model.config, model.simvp, clip)
+    drawn, _ = last_frame(model.config, model.simvp, clip)
     torch.testing.assert_close(drawn, as_clip(clip[:, -1:], 1)[:, 0], atol=1e-6, rtol=0)
 
 
@@ -119,7 +147,7 @@ def test_training_and_prediction_draw_the_same_frame_22(videos, plain, downscale
     torch.nn.init.normal_(network.readout.weight, std=0.1)
     torch.nn.init.constant_(network.readout.bias, 0.5 if plain else 4.0)  # 4: opaque
     drawn = model.simvp(as_clip(clip, downscale))[:, -1]
-    full = last_frame(config, model.simvp, clip)
+    full, _ = last_frame(config, model.simvp, clip)
     assert full.shape == (2, 3, HEIGHT, WIDTH) and full.min() >= 0 and full.max() <= 1
     pooled = torch.nn.functional.avg_pool2d(full, downscale)
     apart = (pooled - drawn.clamp(0, 1)).abs().mean()
@@ -128,12 +156,12 @@ def test_training_and_prediction_draw_the_same_frame_22(videos, plain, downscale
 
 def test_what_moved_weighs_more(videos):
     config, simvp = replace(TINY, ssim_weight=0.0), pipeline().simvp
-    values = frames_loss(config, simvp, frame_batches(1, [videos], 0)(0))
+    values = frames_loss(config, simvp, frame_batches(config, [videos], 0)(0))
     # Untrained it nearly repeats frame 11: it errs where something moved, of three frames with a mean error in ``mse``
     # and a loss in which frame 22 weighs three times as much.
     assert (1 + MOVED_WEIGHT) * values["mse"].item() <= values["loss"].item() * 1.05
     still = FrameVideos(np.repeat(videos.frames[:, :1], NUM_FRAMES, 1), videos.masks, videos.rows)
-    values = frames_loss(config, simvp, frame_batches(1, [still], 0)(0))
+    values = frames_loss(config, simvp, frame_batches(config, [still], 0)(0))
     assert values["loss"].item() == pytest.approx(values["mse"].item(), rel=1e-5)
 
 
@@ -145,6 +173,46 @@ def test_an_overlay_of_patches_is_drawn_pixel_by_pixel(videos):
     assert layer.shape == (1, 1, 4, HEIGHT // 2, WIDTH // 2) and 0 < layer[:, :, 3].min() < layer[:, :, 3].max() < 1
     by_hand = clip[:, -1:] * (1 - layer[:, :, 3:]) + layer[:, :, :3] * layer[:, :, 3:]
     torch.testing.assert_close(model.simvp(clip, [-1]), by_hand)
+
+
+def test_a_class_that_the_clip_does_not_show_has_no_probability(videos):
+    seen = torch.zeros(2, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
+    seen[0, 3, :8, :8], seen[1, :, :8, :8], seen[1, -1, 80, 80] = 30, 7, 9  # one pixel of class 9 is none
+    seen[0, :, 100:] = IGNORE
+    clip = Clip(torch.from_numpy(videos.frames[:2, :CLIP_FRAMES]), seen)
+    probabilities = FramesPredictor(pipeline()).predict(clip)
+    assert [(each.amax((1, 2)) > 0).nonzero().flatten().tolist() for each in probabilities] == [[0, 30], [0, 7]]
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, HEIGHT, WIDTH))
+    everything = FramesPredictor(pipeline(replace(TINY, plain=True))).predict(clip)
+    assert (everything > 0).all()  # the published recipe looks at no masks
+
+
+def test_the_mask_of_the_overlay_is_laid_over_that_of_frame_11():
+    class Sure(torch.nn.Module):
+        def logits(self, frames, coarse):
+            return 20 * torch.nn.functional.one_hot(torch.full((1, HEIGHT, WIDTH), 3), NUM_CLASSES).movedim(3, 1)
+
+    seen = torch.zeros(1, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
+    seen[0, :, :80], seen[0, 0, 80:] = 7, 3
+    opacity = torch.linspace(0, 1, WIDTH).repeat(1, 1, HEIGHT, 1)
+    found = last_mask(TINY, Sure(), torch.zeros(1, 3, HEIGHT, WIDTH), opacity, seen).softmax(1)[0]
+    torch.testing.assert_close(found[3], opacity[0, 0], atol=1e-4, rtol=0)
+    for label, part in ((7, np.s_[:80]), (0, np.s_[80:])):  # what frame 11 shows below is floor
+        torch.testing.assert_close(found[label][part], 1 - opacity[0, 0, part], atol=1e-4, rtol=0)
+
+
+def test_tuning_leaves_the_statistics_of_the_u_net_alone(videos, tmp_path):
+    model = pipeline()
+    before = {name: buffer.clone() for name, buffer in model.segmenter.named_buffers()}
+    tune(TINY, model, model, [videos], videos, tmp_path, CPU, 0)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.segmenter.named_buffers())
+
+
+def test_late_entrants_are_not_asked_for():
+    seen = torch.zeros(1, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
+    seen[0, 0, :10, :10] = 7
+    target = torch.tensor([0, 7, 30, IGNORE], dtype=torch.uint8)[None, None, None]
+    assert without_absent(target, shown_classes(seen), IGNORE).flatten().tolist() == [0, 7, IGNORE, IGNORE]
 
 
 def test_clips_are_predicted_alike_in_whatever_parts(videos):
@@ -161,7 +229,9 @@ def test_initial_losses_are_those_of_repeating_frame_11_and_of_guessing_a_class(
     repeated = (as_clip(clip, 1)[:, -1:] - truth).square().mean().item()
     assert frame_loss(predicted, truth)["mse"].item() == pytest.approx(repeated, rel=0.05)
     target = torch.randint(NUM_CLASSES, (1, 1, HEIGHT, WIDTH))
-    guessing = mask_loss(model(clip)[:, None], target)["cross_entropy"].item()
+    plain = pipeline(replace(TINY, downscale=1, plain=True))
+    logits = plain(Clip(clip, clip[..., 0]))
+    guessing = mask_loss(logits[:, None], target)["cross_entropy"].item()
     assert guessing == pytest.approx(np.log(NUM_CLASSES), rel=0.15)
 
 
@@ -172,11 +242,15 @@ def test_downscale_that_does_not_divide_is_named():
 
 @pytest.fixture(scope="module")
 def simvp(videos, tmp_path_factory) -> Path:
-    """The folder of a trained SimVP; its videos need no masks."""
+    """The folder of a trained SimVP."""
     folder = tmp_path_factory.mktemp("simvp")
-    unlabeled = replace(videos, masks=None)
-    train_simvp(TINY, build_segmenter(SEGMENTER), [unlabeled], videos, folder, CPU)
+    train_simvp(TINY, build_segmenter(SEGMENTER), [videos], videos, folder, CPU)
     return folder
+
+
+def test_the_plain_one_learns_from_videos_without_masks(videos, tmp_path):
+    unlabeled = replace(videos, masks=None)
+    train_simvp(replace(TINY, plain=True), build_segmenter(SEGMENTER), [unlabeled], videos, tmp_path, CPU)
 
 
 def test_every_kind_of_tuning_runs_leaves_the_segmenter_alone_and_rebuilds(videos, simvp, tmp_path):
@@ -235,20 +309,15 @@ def test_the_report_s_steps_are_its_epochs():
 
 
 def test_evaluation_of_a_perfect_drawing(videos, tmp_path):
-    def draw(clip: torch.Tensor) -> torch.Tensor:
-        return as_clip(clip, 1)[:, -1]
+    def draw(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+        frame = as_clip(clip.frames, 1)[:, -1]
+        return frame, torch.where(frame.mean(1) > 0.5, 7, 0).to(torch.uint8)
 
     frames, masks = (np.repeat(array[:, :1], NUM_FRAMES, 1) for array in (videos.frames, videos.masks))
     still = FrameVideos(frames, masks, videos.rows)
-
-    class Bright(torch.nn.Module):
-        def classes(self, frames):
-            return torch.where(frames.mean(1) > 0.5, 7, 0).to(torch.uint8)
-
-    segmenter = Bright()
-    found = evaluate_frames(draw, segmenter, still, tmp_path, CPU)
+    found = evaluate_frames(draw, still, tmp_path, CPU)
     assert found["jaccard"] == found["object_iou"] == 1 and found["ssim"] == pytest.approx(1)
-    moving = evaluate_frames(draw, segmenter, videos, tmp_path, CPU)
+    moving = evaluate_frames(draw, videos, tmp_path, CPU)
     # 5 · 11 pixels further the 48 wide square no longer overlaps itself.
     assert moving["object_iou"] == 0
     mse = (140 / 255) ** 2 * 2 * 48 * 48 / (HEIGHT * WIDTH)
