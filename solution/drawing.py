@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_prep.classes import NUM_CLASSES
 from data_prep.scene import HEIGHT, RADIUS, WIDTH, floor_depth, project
-from solution.tracks import Tracks, bevel, edge_normals, outline, side
+from solution.tracks import Tracks, edge_normals, side, support
 
 ROUND_NORMALS = 64
 """Sides of the polygon that stands for a round edge."""
@@ -96,14 +96,13 @@ def average_silhouette(shape: Tensor, position: Tensor, yaw: Tensor, margin: Seq
         if len(who) == 0:
             continue
         place = position[who, which], yaw[who, which]
-        points, normal = outline(kind, *place), edge_normals(kind, *place, around)  # (M, P, 2), (M, E, 2)
-        beyond = bevel(kind, place[0]) + margin[kind]  # (M, 1)
-        support = (points @ normal.transpose(1, 2)).amax(1) + beyond  # (M, E)
-        highest, lowest = points[..., 1].amin(1, keepdim=True), points[..., 1].amax(1, keepdim=True)
-        highest, lowest = highest - beyond, lowest + beyond
+        normal = edge_normals(kind, *place, around)
+        normal = torch.cat((normal, normal.new_tensor([[0, -1], [0, 1]]).expand(len(who), -1, -1)), 1)  # (M, E, 2)
+        reach = support(kind, *place, normal) + margin[kind]  # (M, E)
+        highest, lowest = -reach[:, -2:-1], reach[:, -1:]
         row = highest.floor().clamp(-1e4, 1e4) + torch.arange(SPAN_ROWS, device=yaw.device)  # (M, rows)
         across, down = normal[:, None].unbind(-1)
-        bound = (support[:, None] - (row + 0.5)[..., None] * down) / across  # (M, rows, E)
+        bound = (reach[:, None] - (row + 0.5)[..., None] * down) / across  # (M, rows, E)
         right = torch.where(across > STEEP, bound, torch.inf).amin(-1)
         left = torch.where(across < -STEEP, bound, -torch.inf).amax(-1)
         start = (left - 0.5).ceil().clamp(0, WIDTH)

@@ -247,11 +247,11 @@ class Pipeline(Stages):
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
-            videos, looks = self.all_frames(), not config.plain
-            if looks:
+            videos = self.all_frames()
+            if not config.plain:
                 unlabeled = [self.unlabeled_frames()] if "unlabeled" in self.packed else []
-                videos = [self.labelled_frames(self.fit_rows, looks), *unlabeled]
-            held_out = self.labelled_frames(self.held_out_rows, looks)
+                videos = [self.labelled_frames(self.fit_rows, seen=True), *unlabeled]
+            held_out = self.labelled_frames(self.held_out_rows, not config.plain)
             train_simvp(config, network, videos, held_out, folder, self.device, seed)
 
         data = {"data": self.all_content()} if config.plain else self.learned_from()

@@ -83,8 +83,8 @@ What differs, and why:
 - bfloat16 where the device multiplies it: for speed.
 - Gradients are cut to norm 1 and the EMA over 2 % of the steps is kept instead of the best epoch: the loop is that of
   all networks, and no score chooses weights.
-- The U-Net's classes are factored into shape, material and colour, and its cross-entropy into object or floor and
-  which object: a report's own U-Net is no part of the recipe for frames.
+- The U-Net's classes are factored into shape, material and colour, its cross-entropy into object or floor and which
+  object, and its last stage is a sub-pixel convolution: a report's own U-Net is no part of the recipe for frames.
 """
 
 REPORT_JEPA = Config(

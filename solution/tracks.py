@@ -194,7 +194,7 @@ def side(row: Tensor) -> Tensor:
 
 
 def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
-    """Return (N, P, 2) image points whose hull, larger by :func:`bevel` all around, is the silhouette of N solids."""
+    """Return (N, P, 2) image points in whose hull N solids without their softened edges are; see :func:`support`."""
     n, wide = len(position), RADIUS - BEVEL[shape]
     if shape == CUBE:
         turn = yaw[:, None] + QUARTER * torch.arange(4, device=yaw.device) + QUARTER / 2
@@ -222,10 +222,11 @@ def outline(shape: int, position: Tensor, yaw: Tensor) -> Tensor:
     return project(torch.cat((low, high), 1))
 
 
-def bevel(kind: int, position: Tensor) -> Tensor:
-    """Return (N, 1) pixels by which the softened edges of N solids at (N, 2) reach beyond :func:`outline`."""
+def support(kind: int, position: Tensor, yaw: Tensor, normal: Tensor, origin: Tensor | float = 0.0) -> Tensor:
+    """Return (N, M) pixels from image points (N, 1, 2) along normals (N or 1, M, 2) to the edges of N silhouettes."""
+    inner = ((outline(kind, position, yaw) - origin) @ normal.transpose(1, 2)).amax(1)
     depth = floor_depth(position)[:, None] + FORWARD[2] * RADIUS
-    return BEVEL[kind] * FOCAL / depth.clamp_min(0.1)
+    return inner + BEVEL[kind] * FOCAL / depth.clamp_min(0.1)
 
 
 def edge_normals(kind: int, position: Tensor, yaw: Tensor, around: Tensor) -> Tensor:
@@ -287,9 +288,8 @@ class Outlines:
 
     def radii(self, kind: int, position: Tensor, yaw: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, R) pixels from ``centre`` to the outline along every ray, and (N, R) which normal is met."""
-        points = outline(kind, position, yaw) - centre[:, None]
-        support = (points @ self.normal).amax(1) + bevel(kind, position)  # (N, M)
-        return (support[..., None] * self.slant).min(1)
+        reach = support(kind, position, yaw, self.normal.T[None], centre[:, None])  # (N, M)
+        return (reach[..., None] * self.slant).min(1)
 
     def centre(self, position: Tensor) -> Tensor:
         return project(torch.cat((position, torch.full_like(position[:, :1], RADIUS)), 1))
@@ -428,8 +428,7 @@ class Outlines:
     def supports(self, kind: int, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return centres (N, 1, 2), normals (N or 1, M, 2) and how far along each the outline reaches (N, M)."""
         centre, normal = self.centre(position)[:, None], edge_normals(kind, position, yaw, self.normal.T)
-        along = (outline(kind, position, yaw) - centre) @ normal.transpose(1, 2)
-        return centre, normal, along.amax(1) + bevel(kind, position)
+        return centre, normal, support(kind, position, yaw, normal, centre)
 
     def locate(self, box: Tensor, cut: Tensor, widths: Sequence[int], tries_yaws: bool = True) -> tuple[Tensor, Tensor]:
         """Return positions (N, 2) and yaws (N,) of outlines in :func:`boxes`; see :meth:`improve` for the widths."""

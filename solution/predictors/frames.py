@@ -44,8 +44,6 @@ SHOWN_PIXELS = 20
 LEAST_PROBABILITY = 1e-12
 PASTED = 0.75
 """Share of the clips into which another video's objects are put."""
-DRAWN_ABOVE = 0.5
-"""Probability above which evaluations draw an object: near what is fitted in the end."""
 GREY, CONTRAST = 0.47, 0.1
 """Roughly mean and standard deviation of frames."""
 
@@ -226,9 +224,7 @@ def drawn_and_read(
 ) -> tuple[Tensor, Tensor]:
     """Return (B, 3, H, W) frames 22 of B clips and their (B, H, W) uint8 masks, for evaluations."""
     drawn = last_frame(config, simvp, clip.frames)
-    logits = last_mask(config, segmenter, *drawn, clip.masks)
-    probability, label = logits.softmax(1)[:, 1:].max(1)
-    return drawn[0], torch.where(probability > DRAWN_ABOVE, label + 1, BACKGROUND).to(torch.uint8)
+    return drawn[0], last_mask(config, segmenter, *drawn, clip.masks).argmax(1).to(torch.uint8)
 
 
 def frame_batches(config: FramesConfig, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
