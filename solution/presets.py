@@ -64,7 +64,9 @@ SMOKE = Config(
 """Every stage of every member with networks that learn nothing: whether a change or a machine lets all of it run."""
 
 REPORT_SIMVP = Config(
-    segmenter=SegmenterConfig(crop=(160, 240), steps=6188, learning_rate=1e-4, region_weight=0.0, pasted=0.0),
+    segmenter=SegmenterConfig(
+        crop=(160, 240), steps=6188, learning_rate=1e-4, optimiser="adamw", region_weight=0.0, pasted=0.0
+    ),
     frames=FramesConfig("inception", downscale=1, plain=True, ssim_weight=0.0, steps=86_875, batch_size=4, tuned=()),
     ensemble=EnsembleConfig(members=("frames",), views=(), decode="argmax"),
 )

@@ -125,7 +125,7 @@ def train_segmenter(
         partial(crops_loss, config),
         crop_batches(config, frames, masks, fit_rows, seed),
         folder,
-        Recipe(config.steps, config.learning_rate),
+        Recipe(config.steps, config.learning_rate, muon=config.optimiser == "muon"),
         device,
         seed,
         evaluate if len(looked_at) else None,

@@ -103,8 +103,12 @@ def settle_shapes(masks: Tensor) -> Tensor:
     score.index_put_((video.repeat(3), shape, label - 1), overlap, True)
     score = score / count[:, None].clamp_min(1)
     kept = (count == 0) | (score.amax(1) < FITS) | three_bodies(labels).repeat(1, 2)  # (V, 32)
-    merit = (OUTLINE_WEIGHT * score + votes).unflatten(2, (2, LOOKALIKES))  # (V, 3, 2, 16)
-    both = merit[:, :, None, 0] + merit[:, None, :, 1] - 1e3 * torch.eye(3, device=device)[..., None]
+    merit = (area.sum(1, keepdim=True) * (OUTLINE_WEIGHT * score + votes)).unflatten(
+        2, (2, LOOKALIKES)
+    )  # (V, 3, 2, 16)
+    shown = (area > SHARE * size**2).unflatten(2, (2, LOOKALIKES)).all(2).sum(1)  # (V, 16) frames that show both bodies
+    alike = torch.eye(3, device=device)[..., None] * (shown > 1)[:, None, None]
+    both = merit[:, :, None, 0] + merit[:, None, :, 1] - 1e9 * alike
     winner = both.flatten(1, 2).argmax(1)  # (V, 16)
     winner = torch.cat((winner // 3, winner % 3), 1)  # (V, 32)
     table = 1 + LOOKALIKES * winner + torch.arange(LOOKALIKES, device=device).repeat(2)

@@ -29,6 +29,7 @@ from data_prep.deadline import time_is_up
 from data_prep.device import num_cores
 from solution import processes
 from solution.checkpoints import CHECKPOINTS, State, remove_checkpoints, save_weights
+from solution.muon import Muon
 
 CHECKPOINT_SECONDS = 60.0
 COMPILED_FROM = 3000
@@ -45,7 +46,11 @@ TIMES = ("data_s", "step_s", "data_share")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; AdamW, one cycle (linear warm-up, cosine to zero), EMA over a share of the run."""
+    """How a network is trained; one cycle (linear warm-up, cosine to zero), EMA over a share of the run.
+
+    Attributes:
+        muon: of ``solution.muon`` for kernels of convolutions, instead of AdamW for all.
+    """
 
     steps: int
     learning_rate: float = 1e-3
@@ -54,6 +59,7 @@ class Recipe:
     clip_norm: float = 1.0
     ema_share: float = 0.02
     evaluations: int = 4
+    muon: bool = False
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step from 0 to ``steps - 1``."""
@@ -243,7 +249,8 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
                 values = losses(tensors)
             values["loss"].backward()
             norm = nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
-            state.optimiser.step()
+            with autocast(device):  # Muon multiplies matrices
+                state.optimiser.step()
             state.optimiser.zero_grad(set_to_none=True)
             update_ema(step)
             last = step + 1 == recipe.steps
@@ -282,9 +289,12 @@ def _last_state(model: nn.Module, folder: Path, recipe: Recipe, device: torch.de
     model = processes.share_statistics(model.to(device, memory_format=torch.channels_last), device)
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay)
     ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    if recipe.muon:
+        optimiser = Muon(model, recipe.learning_rate, recipe.weight_decay)
+    else:
+        optimiser = torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
     state = State(model, ema, optimiser)
     with processes.first_goes_first():  # it removes what is damaged
         state.load(folder, device)

@@ -266,7 +266,7 @@ def shade_solids(
     return encode(light), pixel
 
 
-METAL_SHARE = 0.80
+METAL_SHARE = 0.83
 """How much darker a mirror is than rubber of the same colour under the same light."""
 
 
@@ -294,7 +294,7 @@ def matte(point: Tensor, normal: Tensor) -> Tensor:
     """Return (M, 1) light on (M, 3) points with (M, 3) normals; 1 is the floor at the origin."""
     # From above comes the area light; from below what the floor throws back, less close to it.
     sky = 0.5 + 0.5 * normal[:, 2]
-    total = (1 - sum(LAMP_SHARES)) * sky + 0.30 * (1 - sky) * (0.4 + 0.6 * (point[:, 2] / (2 * RADIUS)).clamp(0, 1))
+    total = (1 - sum(LAMP_SHARES)) * sky + 0.55 * (1 - sky) * (0.4 + 0.6 * (point[:, 2] / (2 * RADIUS)).clamp(0, 1))
     for lamp in range(len(LAMPS)):
         towards, light = lamp_light(point, lamp)
         # A wide lamp still lights surfaces turned slightly away from it.
@@ -322,10 +322,11 @@ def surroundings(
     ground = point[down] + way[:, None] * direction[down]
     at = project(ground.clamp(-9, 3.5))
     light[down] = decode(floor_colour(at[:, 0], at[:, 1])) * (1 - 0.45 * torch.exp(-way / 0.12))[:, None]
-    # Sky: dim, a bright area light overhead, hard lamps.
+    # Sky: dim, lighter opposite the camera, a bright area light overhead, hard lamps.
     up = (dz >= 0).nonzero()[:, 0]
     rising = dz[up]
     sky = SKY_DIM + 0.10 * ((rising - 0.55) / 0.3).clamp(0, 1) * ((1.0 - rising) / 0.1).clamp(0, 1)
+    sky += SKY_OPPOSITE * (-direction[up, 0]).clamp_min(0).square()
     for lamp, glare in enumerate(LAMP_GLARE):
         towards, _ = lamp_light(point[up], lamp)
         sky += glare * torch.exp((towards * direction[up]).sum(-1).sub_(1) * (2 / LAMP_SIZE))
@@ -349,11 +350,11 @@ def surroundings(
     return light
 
 
-SKY_DIM = 0.04
-"""Linear light of the dark room above the floor."""
-LAMP_GLARE = (3.0, 1.2, 2.2)
+SKY_DIM, SKY_OPPOSITE = 0.03, 0.11
+"""Linear light of the dark room above the floor, and what its far end adds to that: level tops mirror it."""
+LAMP_GLARE = (6.0, 0.6, 3.0)
 """Linear light of each lamp as a mirror shows it."""
-LAMP_SIZE = 0.012
+LAMP_SIZE = 0.02
 """Squared radius of a mirrored lamp, radians²."""
 
 

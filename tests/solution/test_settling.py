@@ -55,6 +55,22 @@ def test_a_body_keeps_its_label_when_another_of_its_material_and_colour_comes_in
     assert torch.equal(settle_shapes(mistaken), masks)
 
 
+def test_a_body_that_falls_apart_in_one_frame_and_goes_on_as_the_other_part_is_one_object():
+    position = torch.tensor([0.3, -0.3]).repeat(8, 1)
+    position[3:] = torch.tensor([0.3, 0.6])
+    masks = film(torch.tensor([[3]]), position[None, :, None], torch.full((1, 8, 1), 0.5))
+    masks[:, 3] = torch.where(masks[:, 2] > 0, masks[:, 2], masks[:, 3])
+    assert torch.equal(settle_shapes(masks), masks)
+
+
+def test_the_shape_of_what_is_long_seen_is_not_given_to_what_is_called_so_for_two_frames():
+    position = torch.tensor([[-0.5, -1.0], [0.7, 0.9]]).repeat(1, 11, 1, 1)
+    masks = film(torch.tensor([[47, 39]]), position, torch.zeros(1, 11, 2))
+    mistaken = masks.clone()
+    mistaken[:, 9:][masks[:, 9:] == 39] = 47
+    assert torch.equal(settle_shapes(mistaken) == 47, masks == 47)
+
+
 def test_three_bodies_of_one_material_and_colour_keep_their_labels():
     position = torch.tensor([[-0.5, -1.0], [0.5, 0.0], [-0.5, 1.2]]).expand(1, 6, 3, 2)
     masks = film(torch.tensor([[3, 19, 35]]), position, torch.full((1, 6, 3), 0.5))

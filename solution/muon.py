@@ -1,0 +1,62 @@
+"""Muon for convolutions: every step changes a kernel by its orthogonalised momentum, so that no direction lags behind.
+
+Keller Jordan et al., 2024: Muon, an optimizer for hidden layers in neural networks. PyTorch's own is for matrices only.
+"""
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+ITERATIONS = 5
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""The authors' coefficients, with which few iterations take all singular values near 1."""
+KERNEL_RATE = 10.0
+"""Learning rate of kernels over that of everything else."""
+COLOURS = 3
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the kernels of hidden convolutions, AdamW for all other parameters.
+
+    Hidden are all but those that see colours and the network's last, which makes its output.
+
+    Args:
+        model: whose parameters are optimised.
+        learning_rate: of AdamW; ``KERNEL_RATE`` times that is the spectral norm of a kernel's step.
+        weight_decay: of both, as a share of AdamW's learning rate.
+    """
+
+    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float):
+        kernels = [p for p in model.parameters() if p.ndim == 4][:-1]
+        self.kernels = [kernel for kernel in kernels if kernel.shape[1] > COLOURS]
+        super().__init__(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change every parameter that has a gradient; the gradients of kernels are used up."""
+        (group,) = self.param_groups
+        for kernel in self.kernels:
+            if kernel.grad is None:
+                continue
+            state, gradient = self.state[kernel], kernel.grad
+            if not state:  # of AdamW's names, for its loading
+                state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(kernel)}
+            state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
+            change = gradient.lerp(state["exp_avg"], MOMENTUM).flatten(1)
+            rows, columns = change.shape
+            change = orthogonalised(change).view_as(kernel) * max(1.0, rows / columns) ** 0.5
+            kernel.mul_(1 - group["lr"] * group["weight_decay"])
+            kernel.sub_(change, alpha=KERNEL_RATE * group["lr"])
+            kernel.grad = None
+        super().step()
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Return the (m, n) matrix with singular values from about 0.7 to 1.2, by Newton-Schulz iterations."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    a, b, c = QUINTIC
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = wide @ wide.T
+        wide = a * wide + (b * square + c * square @ square) @ wide
+    return wide if wide.shape == matrix.shape else wide.T
