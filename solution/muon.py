@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-ITERATIONS = 5
+ITERATIONS = 3
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """The authors' coefficients, with which few iterations take all singular values near 1."""
 KERNEL_RATE = 10.0
@@ -52,7 +52,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return the (m, n) matrix with singular values from about 0.7 to 1.2, by Newton-Schulz iterations."""
+    """Return the (m, n) matrix with its singular values, but for the smallest, near 1, by Newton-Schulz iterations."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     a, b, c = QUINTIC
     wide = wide / (wide.norm() + 1e-7)

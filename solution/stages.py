@@ -19,7 +19,7 @@ from data_prep.files import read_json, sole_maker, write_text
 from solution import processes
 from solution.machine import peak_gib, reset_peak
 
-VERSION = 5
+VERSION = 6
 """Raised when a stage would be made otherwise from the same data and config, so that older ones are made anew."""
 NEEDED = (".json", ".npy", ".safetensors")
 """Suffixes of the files of a stage without which it is not finished; what else lies there may be deleted."""
