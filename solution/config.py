@@ -36,7 +36,7 @@ class SegmenterConfig:
         decoder_channels: coarse to fine; the encoder has one stage more.
         downscale: 2 works at half resolution.
         crop: height and width of what a training step sees of a frame.
-        optimiser: Muon (``solution/muon.py``) learns as much in a third of the steps.
+        optimiser: Muon (``solution/muon.py``) learns more in as many steps.
         region_weight: of the Dice loss beside cross-entropy.
         pasted: share of the crops into which another frame's objects are put.
     """
