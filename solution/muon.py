@@ -12,7 +12,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 """The authors' coefficients, with which few iterations take all singular values near 1."""
 KERNEL_RATE = 10.0
 """Learning rate of kernels over that of everything else."""
-COLOURS = 3
+RGB = 3
 
 
 class Muon(torch.optim.AdamW):
@@ -28,7 +28,7 @@ class Muon(torch.optim.AdamW):
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float):
         kernels = [p for p in model.parameters() if p.ndim == 4][:-1]
-        self.kernels = [kernel for kernel in kernels if kernel.shape[1] > COLOURS]
+        self.kernels = [kernel for kernel in kernels if kernel.shape[1] > RGB]
         super().__init__(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()

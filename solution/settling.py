@@ -66,7 +66,8 @@ def settle_shapes(masks: Tensor) -> Tensor:
     """Return the (V, T, 160, 240) uint8 masks with one shape for each body of a material and colour in a video.
 
     Segmenters see colours well and shapes badly; the outline of the known solids tells the shape better. Two bodies of
-    one material and colour get different shapes, since no class is there twice; three keep what they were called.
+    one material and colour that two frames show get different shapes, since no class is there twice; three keep what
+    they were called.
     """
     bodies = split_bodies(masks)
     clip, labels = bodies[:, :CLIP_FRAMES].contiguous(), masks[:, :CLIP_FRAMES]
@@ -103,9 +104,8 @@ def settle_shapes(masks: Tensor) -> Tensor:
     score.index_put_((video.repeat(3), shape, label - 1), overlap, True)
     score = score / count[:, None].clamp_min(1)
     kept = (count == 0) | (score.amax(1) < FITS) | three_bodies(labels).repeat(1, 2)  # (V, 32)
-    merit = (area.sum(1, keepdim=True) * (OUTLINE_WEIGHT * score + votes)).unflatten(
-        2, (2, LOOKALIKES)
-    )  # (V, 3, 2, 16)
+    merit = area.sum(1, keepdim=True) * (OUTLINE_WEIGHT * score + votes)
+    merit = merit.unflatten(2, (2, LOOKALIKES))  # (V, 3, 2, 16)
     shown = (area > SHARE * size**2).unflatten(2, (2, LOOKALIKES)).all(2).sum(1)  # (V, 16) frames that show both bodies
     alike = torch.eye(3, device=device)[..., None] * (shown > 1)[:, None, None]
     both = merit[:, :, None, 0] + merit[:, None, :, 1] - 1e9 * alike
