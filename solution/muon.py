@@ -52,11 +52,16 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return the (m, n) matrix with its singular values, but for the smallest, near 1, by Newton-Schulz iterations."""
+    """Return the (m, n) matrix with its singular values, but for the smallest, near 1, by Newton-Schulz iterations.
+
+    These are polynomials of the product with its own transpose; all but the last step is done on that, as it is small.
+    """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    a, b, c = QUINTIC
     wide = wide / (wide.norm() + 1e-7)
+    square = wide @ wide.T
+    unit = whole = torch.eye(len(square), dtype=square.dtype, device=square.device)
+    a, b, c = QUINTIC
     for _ in range(ITERATIONS):
-        square = wide @ wide.T
-        wide = a * wide + (b * square + c * square @ square) @ wide
-    return wide if wide.shape == matrix.shape else wide.T
+        factor = a * unit + b * square + c * square @ square
+        square, whole = factor @ square @ factor, factor @ whole
+    return whole @ wide if wide.shape == matrix.shape else (whole @ wide).T

@@ -55,6 +55,9 @@ class SegmentationUNet(nn.Module):
             encoder_weights=None,
             decoder_channels=(*decoder_channels, decoder_channels[-1]),
         )
+        for module in self.unet.encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):  # timm's close their residual branches, which take long to open
+                nn.init.ones_(module.weight)
         self.unet.decoder.blocks = self.unet.decoder.blocks[:-1]
         head = nn.Conv2d(decoder_channels[-1], sum(GROUPS) * SUBPIXEL**2, 3, padding=1)
         self.unet.segmentation_head = nn.Sequential(head, nn.PixelShuffle(SUBPIXEL))
