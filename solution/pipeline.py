@@ -172,7 +172,7 @@ class Pipeline(Stages):
             return find_tracks(torch.from_numpy(train.masks[videos]).to(self.device))
 
         def build(folder: Path) -> None:
-            find_all(folder, rows, find)
+            find_all(folder, rows, find, self.device)
 
         return self.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
 
@@ -213,7 +213,7 @@ class Pipeline(Stages):
                 frames = None if train.frames is None else torch.from_numpy(train.frames[videos])
                 return track(network, torch.from_numpy(masks).to(self.device), frames)
 
-            find_all(folder, rows, find)
+            find_all(folder, rows, find, self.device)
 
         return self.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
 
@@ -382,7 +382,7 @@ class Pipeline(Stages):
                 return system.predict(make_clip(split.frames, masks, slice(first, last), self.device))
 
             shape = (len(split), HEIGHT, WIDTH)
-            fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
+            fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}", self.device)
 
         keys = {"decoding": decoding.key, "masks": self.seen_keys(split)}
         return self.stage(f"predictions_{split.name}", keys, build)
