@@ -121,9 +121,9 @@ def train_edges(
 
     Args:
         config: network and recipe.
-        truth: tracks of all frames of the videos ``rows``.
-        frames: (N, 22, 160, 240, 3) uint8.
-        masks: (N, 22, 160, 240) uint8, the segmenter's.
+        truth: tracks of the first T frames of the videos ``rows``.
+        frames: (N, at least T, 160, 240, 3) uint8.
+        masks: (N, at least T, 160, 240) uint8, the segmenter's.
         rows: (n,) of the videos to learn from.
         folder: of the stage.
         device: where to train.
