@@ -23,6 +23,7 @@ from solution.losses import share
 from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, OUTLINES_AT_ONCE, QUARTER, Outlines, Tracks, find_tracks, prior
 from solution.training import Recipe, autocast, fit
+from solution.workers import one_thread
 
 PROFILES = 64
 """Profiles across every outline."""
@@ -136,8 +137,9 @@ def train_edges(
     """
     torch.manual_seed(seed)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
-    recipe = Recipe(config.steps, config.learning_rate)
-    return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
+    recipe = Recipe(config.steps, config.learning_rate, ahead=True)
+    with one_thread():
+        return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
 
 
 def edges_loss(model: EdgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:

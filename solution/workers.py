@@ -5,6 +5,7 @@ Results come in order and are written by the process that asked for them; severa
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
@@ -51,10 +52,22 @@ def in_workers(job: Callable[[Item], Result], items: Sequence[Item], workers: in
         num_workers=workers,
         collate_fn=lambda result: result,
         multiprocessing_context="fork",  # a job is a closure over networks and memory-mapped arrays
-        worker_init_fn=_stand_alone,
+        worker_init_fn=stand_alone,
     )
 
 
-def _stand_alone(worker: int) -> None:
-    cv2.setNumThreads(0)  # PyTorch has one thread here already
+def stand_alone(worker: int) -> None:
+    """Begin a process that was forked by PyTorch, which gave it one thread."""
+    cv2.setNumThreads(0)
     os.setsid()  # a signal to the command's group ends only the command, which ends its workers at a checkpoint
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread inside, beside processes that have the other cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
