@@ -63,8 +63,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return says_so or isinstance(error, MemoryError)
 
 
-NO_MEMORY = ("allocate memory", "not enough memory", "std::bad_alloc", "STATUS_ALLOC_FAILED")
-"""Of which a ``RuntimeError`` of torch has one where memory ran out, on a CPU or in a library of a GPU."""
+NO_MEMORY = (
+    "allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+    "STATUS_ALLOC_FAILED",
+    "killed by signal: Killed",
+    "exited unexpectedly",
+)
+"""Of which a ``RuntimeError`` of torch has one where memory ran out, on a CPU or in a library of a GPU.
+
+The last two are of worker processes, which the system kills for it.
+"""
 MEMORY = "close other programs or make batches smaller"
 
 SPACE, PLACE = "free some space or choose another place", "change its permissions or choose another place"

@@ -23,9 +23,12 @@ from solution.losses import share
 from solution.models.edges import EdgeNetwork
 from solution.tracks import FINE, OUTLINES_AT_ONCE, QUARTER, Outlines, Tracks, find_tracks, prior
 from solution.training import Recipe, autocast, fit
+from solution.workers import one_thread
 
 PROFILES = 64
 """Profiles across every outline."""
+RAYS = (PROFILES, FINE[1])
+"""On which they lie, and normals of the convex hull."""
 REACH = 5
 """Pixels that a profile reaches to either side of the edge."""
 DECIDING = 2
@@ -60,7 +63,7 @@ def read_profiles(
     """Return the profiles across outlines in the (F, 160, 240, 3) uint8 frames whose labels ``fitted`` has.
 
     Args:
-        fitted: what the outlines belong to.
+        fitted: what the outlines belong to, with R rays.
         frames: the images.
         kind: shape of all outlines.
         position: (N, 2) of the outlines.
@@ -68,9 +71,8 @@ def read_profiles(
         chosen: (N,) which of ``fitted`` they are.
     """
     centre = fitted.centre(position)
-    radius, _ = fitted.radii(kind, position, yaw, centre)
-    every = radius.shape[1] // PROFILES
-    points = centre[:, None] + radius[:, ::every, None] * fitted.ray.T[::every]
+    radius = fitted.radii(kind, position, yaw, centre)
+    points = centre[:, None] + radius[..., None] * fitted.ray.T
     distance, slope, normal = fitted.distances(kind, position, yaw, points)
     points = points - distance[..., None] * normal  # corners are cut by the ray's few normals
     step = torch.arange(-REACH, REACH + 1, device=points.device)
@@ -80,7 +82,7 @@ def read_profiles(
     usable = (label != 0)[..., REACH - DECIDING : REACH + DECIDING + 1].all(-1)
     shape = torch.nn.functional.one_hot(torch.full_like(chosen, kind), 3).float()
     rubber = ((fitted.label[chosen] - 1) // 8 % 2).float()
-    of_object = torch.cat((shape, rubber[:, None]), 1)[:, None].expand(-1, PROFILES, -1)
+    of_object = torch.cat((shape, rubber[:, None]), 1)[:, None].expand(-1, points.shape[1], -1)
     height = points[..., 1:] / (HEIGHT / 2) - 1
     parts = (colour.flatten(2), (label != 0).float(), (label > 0).float(), usable[..., None].float())
     return Profiles(torch.cat((*parts, normal, of_object, height), -1), usable, points, slope)
@@ -103,7 +105,8 @@ def colours(frames: Tensor, image: Tensor, points: Tensor) -> Tensor:
         for right in (0, 1):
             weight = (1 - (row - top - down).abs()) * (1 - (column - left - right).abs())
             r, c = (top.long() + down).clamp(0, HEIGHT - 1), (left.long() + right).clamp(0, WIDTH - 1)
-            mixed = mixed + weight[..., None] * pixels[first + r * WIDTH + c]
+            corner = first + r * WIDTH + c
+            mixed = mixed + weight[..., None] * pixels.index_select(0, corner.flatten()).view(*corner.shape, 3)
     return 4 * (mixed / 255 - 0.45)
 
 
@@ -121,9 +124,9 @@ def train_edges(
 
     Args:
         config: network and recipe.
-        truth: tracks of all frames of the videos ``rows``.
-        frames: (N, 22, 160, 240, 3) uint8.
-        masks: (N, 22, 160, 240) uint8, the segmenter's.
+        truth: tracks of the first T frames of the videos ``rows``.
+        frames: (N, at least T, 160, 240, 3) uint8.
+        masks: (N, at least T, 160, 240) uint8, the segmenter's.
         rows: (n,) of the videos to learn from.
         folder: of the stage.
         device: where to train.
@@ -134,8 +137,9 @@ def train_edges(
     """
     torch.manual_seed(seed)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
-    recipe = Recipe(config.steps, config.learning_rate)
-    return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
+    recipe = Recipe(config.steps, config.learning_rate, ahead=True)
+    with one_thread():
+        return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
 
 
 def edges_loss(model: EdgeNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -175,7 +179,7 @@ def edge_batches(
             for part in (frames, masks)
         )
         label, shape = truth.classes[video, slot], truth.shape[video, slot]
-        outlines = Outlines(labels.reshape(-1), torch.arange(size), label, shape, size, *FINE)
+        outlines = Outlines(labels.reshape(-1), torch.arange(size), label, shape, size, *RAYS)
         image, other = truth.visible[video, frame].nonzero(as_tuple=True)
         outlines.remember(truth.position[video, frame][image, other], image, truth.classes[video][image, other])
         position = truth.position[video, frame, slot] * torch.stack((torch.ones_like(side), side), -1)
@@ -220,7 +224,7 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
     position, yaw = tracks.position[video, frame, slot], tracks.yaw[video, frame, slot]
     covariance = tracks.covariance[video, frame, slot]
     labels = masks.reshape(-1)
-    outlines = Outlines(labels, video * length + frame, label, shape, len(tracks) * length, *FINE)
+    outlines = Outlines(labels, video * length + frame, label, shape, len(tracks) * length, *RAYS)
     outlines.remember(position)
     images = frames.reshape(-1, HEIGHT, WIDTH, 3)
     for kind, chosen in enumerate(outlines.chosen):

@@ -20,7 +20,6 @@ from solution.pipeline import Pipeline
 from solution.predictors.baselines import BASELINES
 from solution.results_table import number
 from solution.segmenter import segment_in_chunks
-from solution.tracking import TRACKED_AT_ONCE
 from solution.tracks import find_tracks
 
 FORESIGHT = "true positions of seen objects"
@@ -54,7 +53,7 @@ def evaluate(
             return np.stack([*masks, system.decode(probabilities), presence], 1)
 
         shape = (len(split), len(names), HEIGHT, WIDTH)
-        fill_rows(folder / "methods.npy", shape, batch_size(device), rows, f"every method on {split.name}")
+        fill_rows(folder / "methods.npy", shape, batch_size(device), rows, f"every method on {split.name}", device)
 
     decided_by = {"decoding": pipeline.make("decoding").key, "masks": pipeline.seen_keys(split), "methods": names}
     folder = pipeline.stage(f"methods_{split.name}", decided_by, build).folder
@@ -112,8 +111,8 @@ def fates_of(pipeline: Pipeline, split: PackedSplit) -> np.ndarray:
 def foresight(masks: np.ndarray, groups: dict[str, np.ndarray] | None = None) -> Score:
     """Score outlines drawn where the objects of frames 1–11 truly are in frame 22 of (N, 22, 160, 240) uint8 masks."""
     drawn = []
-    for first in range(0, len(masks), TRACKED_AT_ONCE):
-        tracks = find_tracks(torch.from_numpy(np.array(masks[first : first + TRACKED_AT_ONCE])))
+    for first in range(0, len(masks), BASELINE_VIDEOS):
+        tracks = find_tracks(torch.from_numpy(np.array(masks[first : first + BASELINE_VIDEOS])))
         seen = tracks.visible[:, :CLIP_FRAMES].any(1)
         last, yaw, there = tracks.position[:, -1, :, None], tracks.yaw[:, -1, :, None], tracks.visible[:, -1] & seen
         drawn.append(decode(draw(last, yaw, tracks.classes, tracks.shape, there, 1), 0.5).numpy())

@@ -148,8 +148,8 @@ def table(title: str, tracks: Tracks, windows: Windows) -> str:
     ]
     foreseen_by = {
         "the stand-in's engine": moved_by_engine(windows),
-        "simulator, default constants": foreseen(windows, Constants()),
-        "simulator, fitted to these": foreseen(windows, fitted),
+        "simulator, default constants": foreseen(windows, [Constants()])[0],
+        "simulator, fitted to these": foreseen(windows, [fitted])[0],
     }
     for law, places in foreseen_by.items():
         cells, error_by_kind = [], errors(windows, places)

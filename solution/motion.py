@@ -7,6 +7,7 @@ laws is in ``solution.kalman`` and ``solution.rollout``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import FRAME_SECONDS, RADIUS
-from solution.physics import Constants, State, advance
+from solution.physics import Constants, State, advance, stacked
 from solution.tracks import QUARTER, Tracks
 
 HORIZON = 5
@@ -143,13 +144,15 @@ def find_windows(tracks: Tracks) -> Windows:
     return Windows(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def foreseen(windows: Windows, constants: Constants) -> Tensor:
-    """Return (W, HORIZON, K, 2) where the simulator says that the solids will be."""
-    state, places = windows.start(constants), []
+def foreseen(windows: Windows, laws: Sequence[Constants]) -> Tensor:
+    """Return (L, W, HORIZON, K, 2) where the simulator says, by each of the laws, that the solids will be."""
+    starts, places = [windows.start(law) for law in laws], []
+    state = State(**{f.name: torch.cat([getattr(start, f.name) for start in starts]) for f in fields(State)})
+    constants = stacked(laws, len(windows))
     for _ in range(HORIZON):
         state, _ = advance(state, constants)
-        places.append(state.position)
-    return torch.stack(places, 1)
+        places.append(state.position.unflatten(0, (len(laws), len(windows))))
+    return torch.stack(places, 2)
 
 
 def errors(windows: Windows, places: Tensor) -> dict[str, np.ndarray]:
@@ -210,18 +213,27 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
     weight = torch.where(windows.hit, 1 / STRUCK, 1 / FREE)[:, None, :, None]
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
-        places = foreseen(windows, constants_of(mean + deviation * scaled))[:, JUDGED_FRAMES]
-        error = ((places - windows.future[:, JUDGED_FRAMES]) * weight)[judged]
-        return np.concatenate((error.flatten().double().numpy(), scaled))
+        """Map (L, P) constants to (L, n): many small simulations at once cost hardly more than one."""
+        laws = [constants_of(mean + deviation * each) for each in scaled]
+        places = foreseen(windows, laws)[:, :, JUDGED_FRAMES]
+        error = ((places - windows.future[:, JUDGED_FRAMES]) * weight)[:, judged]
+        return np.concatenate((error.flatten(1).double().numpy(), scaled), 1)
 
     def slopes(scaled: np.ndarray) -> np.ndarray:
         """Hits make the errors rough: the steps are as wide as what is unknown, and one-sided ones get stuck."""
         steps = STEP * np.eye(len(scaled))
-        return np.stack([(residuals(scaled + s) - residuals(scaled - s)) / (2 * STEP) for s in steps], 1)
+        more, less = np.split(residuals(np.concatenate((scaled + steps, scaled - steps))), 2)
+        return (more - less).T / (2 * STEP)
 
     most = np.array([1.0 if name == "rolled" else np.inf for name, _ in names])  # a share; and none is negative
     bounds = -mean / deviation, (most - mean) / deviation
     found = least_squares(
-        residuals, np.zeros(len(mean)), slopes, bounds, ftol=GAIN, loss="soft_l1", max_nfev=MOST_ITERATIONS
+        lambda scaled: residuals(scaled[None])[0],
+        np.zeros(len(mean)),
+        slopes,
+        bounds,
+        ftol=GAIN,
+        loss="soft_l1",
+        max_nfev=MOST_ITERATIONS,
     )
     return constants_of(mean + deviation * found.x)

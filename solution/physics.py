@@ -7,6 +7,7 @@ in ``solution.rollout``, and how the constants are fitted in ``solution.motion``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -66,6 +67,13 @@ class Constants:
 
 PAIRS = ((CUBE, CUBE), (CUBE, SPHERE), (CUBE, CYLINDER), (SPHERE, SPHERE), (SPHERE, CYLINDER), (CYLINDER, CYLINDER))
 """Of shapes that hit each other; see ``Constants.restitution``."""
+PAIR_OF = [[PAIRS.index((min(a, b), max(a, b))) for b in range(len(SHAPES))] for a in range(len(SHAPES))]
+
+
+def stacked(laws: Sequence[Constants], scenes: int) -> Constants:
+    """Return the constants of so many scenes of each law, one law after the other: (S, 1) or, where parts, (S, n)."""
+    columns = {f.name: torch.tensor([getattr(law, f.name) for law in laws]) for f in fields(Constants)}
+    return Constants(**{n: c.view(len(laws), -1).repeat_interleave(scenes, 0) for n, c in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,21 @@ class State:
 def advance(
     state: State, constants: Constants, seconds: float = FRAME_SECONDS, substeps: int = SUBSTEPS
 ) -> tuple[State, Tensor]:
-    """Move all scenes on; also return (S, K) float32 how hard each solid was hit (units/s), 0 if it was not."""
+    """Move all scenes on; also return (S, K) float32 how hard each solid was hit (units/s), 0 if it was not.
+
+    All scenes have the same constants, or each its own of :func:`stacked`.
+    """
     dt = seconds / substeps
+    differ = torch.is_tensor(constants.size)
+
+    def parts(values, which: Tensor) -> Tensor:
+        """Return those of the constant's parts that solids or pairs ``which`` (S, n) of all scenes have."""
+        return values.gather(1, which) if differ else yaw.new_tensor(values)[which]
+
+    def at(value, scene: Tensor):
+        """Return a constant of the scenes of some pairs (N,)."""
+        return value[scene, 0] if differ else value
+
     position, velocity = state.position.clone(), state.velocity.clone()
     yaw, spin, roll = state.yaw.clone(), state.spin.clone(), state.roll
     scenes, solids = yaw.shape
@@ -122,19 +143,17 @@ def advance(
     hit = torch.zeros_like(yaw)
     kind, sphere = state.shape.clamp_min(0), (state.shape == SPHERE).to(yaw)
     disc = state.shape != CUBE
-    light = 1 / yaw.new_tensor(constants.mass)[kind]
+    light = 1 / parts(constants.mass, kind)
     turnable = light / (yaw.new_tensor(MOMENT)[kind] * RADIUS**2)
-    friction = dt * yaw.new_tensor(constants.deceleration)[kind]
-    restitution = yaw.new_zeros(len(SHAPES), len(SHAPES))
-    for (a, b), value in zip(PAIRS, constants.restitution, strict=True):
-        restitution[a, b] = restitution[b, a] = value
+    friction = dt * parts(constants.deceleration, kind)
+    restitution = parts(constants.restitution, kind.new_tensor(PAIR_OF)[kind[:, first], kind[:, second]])
     # Rubbing on the floor slows a sphere down and turns it, until it rolls.
     turned = sphere / MOMENT[SPHERE]
     grip = 1 / (1 + turned)
     touching = (REACH * constants.size) ** 2
     for _ in range(substeps):
         before = velocity
-        kept = 1 - dt * (constants.damping + constants.drag * velocity.norm(dim=-1, keepdim=True))
+        kept = (1 - dt * (constants.damping + constants.drag * velocity.norm(dim=-1)))[..., None]
         roll = roll * kept
         slip = velocity * kept - roll
         lost = (friction / slip.norm(dim=-1).clamp_min(1e-6)).minimum(grip)[..., None] * slip
@@ -143,15 +162,16 @@ def advance(
         spin = spin * (1 - braked).clamp_min(0)
         position = position + (before + velocity) * (dt / 2)
         yaw = yaw + spin * dt
-        away = position[:, second] - position[:, first]
+        away = position.index_select(1, second) - position.index_select(1, first)
         scene, pair = (both & (away.square().sum(-1) < touching)).nonzero(as_tuple=True)
         if len(scene) == 0:
             continue
         i, j = scene * solids + first[pair], scene * solids + second[pair]
         p, v, w, r = position.view(-1, 2), velocity.view(-1, 2), spin.view(-1), roll.view(-1, 2)
-        places = (p[i] / constants.size, yaw.view(-1)[i], disc.view(-1)[i])
-        normal, depth, point = contact(*places, p[j] / constants.size, yaw.view(-1)[j], disc.view(-1)[j])
-        depth, point = depth * constants.size, point * constants.size
+        size = constants.size[scene] if differ else constants.size
+        places = (p[i] / size, yaw.view(-1)[i], disc.view(-1)[i])
+        normal, depth, point = contact(*places, p[j] / size, yaw.view(-1)[j], disc.view(-1)[j])
+        depth, point = depth * at(constants.size, scene), point * size
         arm_i, arm_j = point - p[i], point - p[j]
         relative = v[j] + w[j, None] * perpendicular(arm_j) - v[i] - w[i, None] * perpendicular(arm_i)
         tangent = perpendicular(normal)
@@ -160,15 +180,14 @@ def advance(
         lever_i, lever_j = ((cross(arm, normal), cross(arm, tangent)) for arm in (arm_i, arm_j))
         give = [light_i + light_j + ease_i * a**2 + ease_j * b**2 for a, b in zip(lever_i, lever_j, strict=True)]
         approach, sliding = (relative * normal).sum(-1), (relative * tangent).sum(-1)
-        elastic = restitution[kind.view(-1)[i], kind.view(-1)[j]]
-        parting = (-elastic * approach - constants.dullness).clamp_min(0)
+        parting = (-restitution[scene, pair] * approach - at(constants.dullness, scene)).clamp_min(0)
         struck = (depth > 0) & (approach < 0)
         # Rubbing turns a square, which presses it closer or farther, and the other way round.
         crossed = ease_i * lever_i[0] * lever_i[1] + ease_j * lever_j[0] * lever_j[1]
         push = rub = torch.zeros_like(approach)
         for _ in range(SWEEPS):
             push = ((parting - approach - crossed * rub) / give[0]).clamp_min(0) * struck
-            limit = constants.friction * push
+            limit = at(constants.friction, scene) * push
             rub = (-(sliding + crossed * push) / give[1]).clamp(-limit, limit)
         impulse = push[:, None] * normal + rub[:, None] * tangent
         turn_i, turn_j = -ease_i * cross(arm_i, impulse), ease_j * cross(arm_j, impulse)
@@ -179,7 +198,7 @@ def advance(
         for one, kick, turn, ease, way in ((i, kick_i, turn_i, light_i, -1), (j, kick_j, turn_j, light_j, 1)):
             v.index_add_(0, one, kick)
             w.index_add_(0, one, turn)
-            r.index_add_(0, one, constants.rolled * sphere.view(-1)[one, None] * kick)
+            r.index_add_(0, one, (at(constants.rolled, scene) * sphere.view(-1)[one])[:, None] * kick)
             p.index_add_(0, one, kick * since[:, None] + way * apart)
             yaw.view(-1).index_add_(0, one, turn * since)
             hit.view(-1).index_add_(0, one, ease * push)

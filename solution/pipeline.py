@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_prep.competition import FRAMES_OF_SPLIT
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from data_prep.pack import PackedSplit
@@ -146,48 +147,62 @@ class Pipeline(Stages):
 
         return self.stage("segmenter", {"config": asdict(config), "seed": seed, "data": train.content}, build)
 
-    def segmented(self, split: PackedSplit) -> Stage:
-        """Segment all frames of a split once; every later stage reads these masks."""
+    def segmented(self, split: PackedSplit, whole: bool = False) -> Stage:
+        """Segment frames 1–11 of a split once, or its ``whole`` videos; every later stage reads these masks.
+
+        Those of frames 1–11 are the same in both.
+        """
         if split.frames is None:  # a stand-in of masks only, which are what a flawless segmenter would see
             return Stage(Path(split.masks.filename).parent, stage_key("masks", split.content), 0.0)
         segmenter = self.make("segmenter")
+        # Where a member needs whole videos, all read those.
+        whole |= split.name == "train" and any(MEMBERS[name].train for name in self.config.ensemble.members)
+        length = FRAMES_OF_SPLIT[split.name] if whole else CLIP_FRAMES
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
-            segment_split(network, split.frames, folder / "masks.npy", self.device, f"masks of {split.name}")
+            frames = split.frames[:, :length]
+            segment_split(network, frames, folder / "masks.npy", self.device, f"masks of {split.name}")
 
-        return self.stage(f"masks_{split.name}", {"segmenter": segmenter.key, "data": split.content}, build)
+        decided_by = {"segmenter": segmenter.key, "data": split.content, "frames": length}
+        return self.stage(f"{'whole_' if whole else ''}masks_{split.name}", decided_by, build)
 
-    def masks_of(self, split: PackedSplit) -> np.ndarray:
-        """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped."""
-        return np.load(self.segmented(split).folder / "masks.npy", mmap_mode="r")
+    def masks_of(self, split: PackedSplit, whole: bool = False) -> np.ndarray:
+        """Return the segmenter's (N, T, 160, 240) uint8 masks of a split, memory-mapped; T is at least 11."""
+        return np.load(self.segmented(split, whole).folder / "masks.npy", mmap_mode="r")
+
+    def segmenter_key(self) -> str | None:
+        """Return what, with a split's content, identifies its masks; None in a stand-in of masks only."""
+        return None if self.packed["train"].frames is None else self.make("segmenter").key
 
     # The member objects: masks and frames become places, places become motion.
 
     def mask_tracks(self) -> Stage:
-        """Find where the labelled videos' masks say that objects are."""
+        """Find where the labelled videos' masks say that objects are in frames 1–11."""
         train, rows = self.packed["train"], self.fit_rows
 
         def find(videos: np.ndarray) -> Tracks:
-            return find_tracks(torch.from_numpy(train.masks[videos]).to(self.device))
+            return find_tracks(torch.from_numpy(train.masks[videos, :CLIP_FRAMES]).to(self.device))
 
         def build(folder: Path) -> None:
-            find_all(folder, rows, find)
+            find_all(folder, rows, find, self.device)
 
-        return self.stage("mask_tracks", {"data": train.content, "fields": FIELDS}, build)
+        decided_by = {"data": train.content, "frames": CLIP_FRAMES, "fields": FIELDS}
+        return self.stage("mask_tracks", decided_by, build)
 
     def edges(self) -> Stage:
-        """Train the network that reads places off frames, with the masks' places as its truth."""
+        """Train the network that reads places off frames 1–11, with the masks' places as its truth."""
         config, train, seed = self.config.edges, with_frames(self.packed["train"]), self.config.seed
         if not config.steps:
             raise UserError("edges.steps leaves nothing to train; there is no such stage.")
-        truth, masks = self.make("mask_tracks"), self.segmented(train)
+        truth = self.make("mask_tracks")
+        self.segmented(train)
 
         def build(folder: Path) -> None:
             true, seen = load_tracks(truth.folder), self.masks_of(train)
             train_edges(config, true, train.frames, seen, self.fit_rows, folder, self.device, seed)
 
-        decided_by = {"config": asdict(config), "truth": truth.key, "masks": masks.key, "seed": seed}
+        decided_by = {"config": asdict(config), "truth": truth.key, "segmenter": self.segmenter_key(), "seed": seed}
         return self.stage("edges", decided_by, build)
 
     def needed_edges(self) -> Stage | None:
@@ -201,8 +216,9 @@ class Pipeline(Stages):
         Of frames 1–11 they are those of the segmenter's masks, of later ones those of the labels.
         """
         edges, train = self.needed_edges(), self.packed["train"]
+        self.segmented(train)
         rows = self.fit_rows[:FITTED_ON]
-        decided_by = {"train": self.segmented(train).key, "videos": len(rows)}
+        decided_by = {"data": train.content, "segmenter": self.segmenter_key(), "videos": len(rows)}
 
         def build(folder: Path) -> None:
             network = edges and load_edges(edges.folder / WEIGHTS, self.device)
@@ -213,7 +229,7 @@ class Pipeline(Stages):
                 frames = None if train.frames is None else torch.from_numpy(train.frames[videos])
                 return track(network, torch.from_numpy(masks).to(self.device), frames)
 
-            find_all(folder, rows, find)
+            find_all(folder, rows, find, self.device)
 
         return self.stage("tracks", decided_by | {"edges": edges and edges.key, "fields": FIELDS}, build)
 
@@ -254,7 +270,7 @@ class Pipeline(Stages):
             held_out = self.labelled_frames(self.held_out_rows, not config.plain)
             train_simvp(config, network, videos, held_out, folder, self.device, seed)
 
-        data = {"data": self.all_content()} if config.plain else self.learned_from()
+        data = {"data": self.all_content()} if config.plain else self.learned_from(whole=False)
         return self.stage("simvp", {"config": used_by_simvp(config), "seed": seed} | data, build)
 
     def frames(self) -> Stage:
@@ -279,7 +295,7 @@ class Pipeline(Stages):
 
         decided_by = {"config": used_in_tuning(config), "simvp": simvp.key, "segmenter": segmenter.key, "seed": seed}
         if unlabeled:
-            decided_by["pseudo"] = self.segmented(unlabeled).key
+            decided_by["pseudo"] = self.segmented(unlabeled, whole=True).key
         return self.stage("frames", decided_by, build)
 
     def jepa_encoder(self) -> Stage:
@@ -334,7 +350,7 @@ class Pipeline(Stages):
 
         decided_by = {"config": asdict(config.decoder), "generator": generator.key, "seed": seed}
         if unlabeled:
-            decided_by["pseudo"] = self.segmented(unlabeled).key
+            decided_by["pseudo"] = self.segmented(unlabeled, whole=True).key
         return self.stage("jepa", decided_by, build)
 
     # Members become one prediction.
@@ -382,7 +398,7 @@ class Pipeline(Stages):
                 return system.predict(make_clip(split.frames, masks, slice(first, last), self.device))
 
             shape = (len(split), HEIGHT, WIDTH)
-            fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}")
+            fill_rows(folder / "predictions.npy", shape, chunk, rows, f"predicting {split.name}", self.device)
 
         keys = {"decoding": decoding.key, "masks": self.seen_keys(split)}
         return self.stage(f"predictions_{split.name}", keys, build)
@@ -413,13 +429,13 @@ class Pipeline(Stages):
     def labelled(self, rows: np.ndarray) -> MaskVideos:
         """Return rows of the labelled training videos."""
         train = self.packed["train"]
-        return MaskVideos(self.masks_of(train), train.masks)[rows]
+        return MaskVideos(self.masks_of(train, whole=True), train.masks)[rows]
 
     def mask_videos(self) -> list[MaskVideos]:
         """Return what predictors learn from: labelled videos and, with the segmenter's masks, unlabeled ones."""
         videos = [self.labelled(self.fit_rows)]
         if "unlabeled" in self.packed:
-            pseudo = self.masks_of(self.packed["unlabeled"])
+            pseudo = self.masks_of(self.packed["unlabeled"], whole=True)
             videos.append(MaskVideos(pseudo, pseudo))
         return videos
 
@@ -432,10 +448,16 @@ class Pipeline(Stages):
             held_out_frames = self.labelled_frames(self.held_out_rows)
         return TrainingVideos(self.mask_videos(), frames, self.labelled(self.held_out_rows), held_out_frames)
 
-    def learned_from(self) -> dict:
-        """Return what decides :meth:`mask_videos`, for the keys of the stages that use them."""
-        splits = [split for split in ("train", "unlabeled") if split in self.packed]
-        return {split: self.segmented(self.packed[split]).key for split in splits}
+    def learned_from(self, whole: bool = True) -> dict:
+        """Segment what predictors learn from; return what decides these masks, for the keys of stages that use them.
+
+        Args:
+            whole: train's whole videos, not only their frames 1–11; unlabeled ones always are.
+        """
+        splits = [self.packed[name] for name in ("train", "unlabeled") if name in self.packed]
+        for split in splits:
+            self.segmented(split, whole or split.name == "unlabeled")
+        return {split.name: split.content for split in splits} | {"segmenter": self.segmenter_key()}
 
     def labelled_frames(self, rows: np.ndarray, seen: bool = False) -> FrameVideos:
         """Return rows of the labelled training videos with their true masks, and what the segmenter sees if wanted."""
@@ -445,7 +467,7 @@ class Pipeline(Stages):
     def unlabeled_frames(self) -> FrameVideos:
         """Return the unlabeled videos with the segmenter's masks."""
         split = self.packed["unlabeled"]
-        return FrameVideos(split.frames, self.masks_of(split), np.arange(len(split)))
+        return FrameVideos(split.frames, self.masks_of(split, whole=True), np.arange(len(split)))
 
     def all_content(self) -> list[dict]:
         """Return what identifies :meth:`all_frames`, for the keys of the stages that use them."""

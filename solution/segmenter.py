@@ -208,4 +208,4 @@ def segment_split(model: nn.Module, frames: np.ndarray, path: Path, device: torc
         masks = segment_in_chunks(model, flat, device).reshape(last - first, times, HEIGHT, WIDTH)
         return settle_in_chunks(masks, device)
 
-    return fill_rows(path, (videos, times, HEIGHT, WIDTH), VIDEOS_AT_ONCE[device.type], rows, label)
+    return fill_rows(path, (videos, times, HEIGHT, WIDTH), VIDEOS_AT_ONCE[device.type], rows, label, device)

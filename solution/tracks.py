@@ -286,10 +286,14 @@ class Outlines:
         self.chosen = [(shape == kind).nonzero()[:, 0] for kind in range(3)]
         self.depth = None
 
-    def radii(self, kind: int, position: Tensor, yaw: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, R) pixels from ``centre`` to the outline along every ray, and (N, R) which normal is met."""
+    def bounds(self, kind: int, position: Tensor, yaw: Tensor, centre: Tensor) -> Tensor:
+        """Return (N, M, R) pixels from ``centre`` along every ray to the edge that each normal is of."""
         reach = support(kind, position, yaw, self.normal.T[None], centre[:, None])  # (N, M)
-        return (reach[..., None] * self.slant).min(1)
+        return reach[..., None] * self.slant
+
+    def radii(self, kind: int, position: Tensor, yaw: Tensor, centre: Tensor) -> Tensor:
+        """Return (N, R) pixels from ``centre`` to the outline along every ray."""
+        return self.bounds(kind, position, yaw, centre).amin(1)
 
     def centre(self, position: Tensor) -> Tensor:
         return project(torch.cat((position, torch.full_like(position[:, :1], RADIUS)), 1))
@@ -313,15 +317,14 @@ class Outlines:
         column, row = points.floor().long().unbind(-1)
         inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT)
         image = self.image[chosen].view(-1, *[1] * (row.ndim - 1))
-        return self.labels[
-            (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
-        ].long(), inside
+        pixel = (image * HEIGHT + row.clamp(0, HEIGHT - 1)) * WIDTH + column.clamp(0, WIDTH - 1)
+        return self.labels.index_select(0, pixel.flatten()).view_as(pixel).long(), inside
 
     def edges(self, kind: int, position: Tensor, yaw: Tensor, width: int):
         """Return centre (N, 2), radius (N, R), normal (N, R), the seen edge's offset (N, R) and its weight (N, R)."""
         chosen = self.chosen[kind]
         centre = self.centre(position)
-        radius, normal = self.radii(kind, position, yaw, centre)
+        radius, normal = self.bounds(kind, position, yaw, centre).min(1)
         step = torch.arange(2 * width, device=radius.device) - width + 0.5
         reach = radius[..., None] + step  # (N, R, S)
         seen = self.look(centre[:, None, None] + reach[..., None] * self.ray.T[:, None], chosen) * (reach > 0)
@@ -350,7 +353,7 @@ class Outlines:
             for change, turn in ((p.new_tensor([0.01, 0]), 0.0), (p.new_tensor([0, 0.01]), 0.0), (0.0, 0.03)):
                 if turn and not (turns and kind == CUBE):
                     continue
-                moved, _ = self.radii(kind, p + change, a + turn, centre)
+                moved = self.radii(kind, p + change, a + turn, centre)
                 columns.append((moved - radius) / (turn or 0.01) * tilt)
             slope = torch.stack(columns, -1)  # (N, R, 2 or 3)
             residual = offset * tilt
@@ -392,7 +395,7 @@ class Outlines:
         yaw (N, Q, 3), both in pixels, and their labels (N, Q) as :meth:`look` gives them, 0 for repeated pixels.
         """
         centre = self.centre(position)
-        radius, _ = self.radii(kind, position, yaw, centre)
+        radius = self.radii(kind, position, yaw, centre)
         reach = radius[..., None] + radius.new_tensor(NEAR_EDGE)
         points = (centre[:, None, None] + reach[..., None] * self.ray.T[:, None]).flatten(1, 2)
         label = self.look(points, chosen)
@@ -462,7 +465,7 @@ class Outlines:
     def samples(self, kind: int, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, R, 6, 2) image points all over each inside and (N, R, 6) the pixels that each stands for."""
         centre = self.centre(position)
-        radius, _ = self.radii(kind, position, yaw, centre)
+        radius = self.radii(kind, position, yaw, centre)
         share = ((torch.arange(6, device=yaw.device) + 0.5) / 6).sqrt()  # equal areas
         points = centre[:, None, None] + (radius[..., None] * share)[..., None] * self.ray.T[:, None]
         pixels = math.pi * radius.square()[..., None] / (radius.shape[1] * len(share))

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import cv2
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from data_prep.device import num_cores
 from solution import processes
 from solution.checkpoints import CHECKPOINTS, State, remove_checkpoints, save_weights
 from solution.muon import Muon
+from solution.workers import stand_alone
 
 CHECKPOINT_SECONDS = 60.0
 COMPILED_FROM = 3000
@@ -50,6 +50,7 @@ class Recipe:
 
     Attributes:
         muon: of ``solution.muon`` for kernels of convolutions, instead of AdamW for all.
+        ahead: on a CPU too, another process makes the batches: for a network so small that they cost as much as steps.
     """
 
     steps: int
@@ -60,6 +61,7 @@ class Recipe:
     ema_share: float = 0.02
     evaluations: int = 4
     muon: bool = False
+    ahead: bool = False
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step from 0 to ``steps - 1``."""
@@ -129,10 +131,10 @@ class _Steps(Dataset):
         return self.batch(step)
 
 
-def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: torch.device):
+def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: torch.device, ahead: bool = False):
     """Yield ``batch(step)`` for every step in order, moved to the device, made ahead of time where cores are spare."""
     on_gpu = device.type == "cuda"
-    workers = num_workers(batch(steps.start)) if on_gpu and len(steps) else 0
+    workers = num_workers(batch(steps.start)) if (on_gpu or ahead) and len(steps) else 0
     loader = DataLoader(
         _Steps(batch),
         batch_size=None,
@@ -141,14 +143,10 @@ def batches(batch: Callable[[int], dict[str, Tensor]], steps: range, device: tor
         pin_memory=on_gpu,
         multiprocessing_context="fork" if workers else None,  # a batch is a closure over memory-mapped arrays
         prefetch_factor=AHEAD if workers else None,
-        worker_init_fn=_use_one_core,
+        worker_init_fn=stand_alone,
     )
     for tensors in loader:
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in processes.own_share(tensors).items()}
-
-
-def _use_one_core(worker: int) -> None:
-    cv2.setNumThreads(0)  # OpenCV, which augments, would start threads for all cores in every worker
 
 
 def num_workers(tensors: dict[str, Tensor]) -> int:
@@ -236,7 +234,7 @@ def _fit(model, loss, batch, folder, recipe, device, seed, evaluate, rate_share:
     timed_steps = 0
     stepped = saved = time.perf_counter()
     with tqdm(total=recipe.steps, initial=state.step, desc=title, disable=hidden, leave=False) as bar:
-        for step, tensors in zip(steps, batches(batch, steps, device), strict=True):
+        for step, tensors in zip(steps, batches(batch, steps, device, recipe.ahead), strict=True):
             received = time.perf_counter()
             waited += received - stepped
             torch.manual_seed((seed * 1_000_003 + step) * processes.count() + processes.rank())

@@ -13,6 +13,7 @@ from solution.config import EdgesConfig
 from solution.edges import (
     FEATURES,
     PROFILES,
+    RAYS,
     colours,
     edge_batches,
     load_edges,
@@ -22,7 +23,7 @@ from solution.edges import (
     train_edges,
 )
 from solution.models.edges import EdgeNetwork
-from solution.tracks import FINE, Outlines, find_tracks
+from solution.tracks import Outlines, find_tracks
 from solution.train import main as train
 from tests.conftest import TINY_OPTIONS, assert_one_sentence, call, simulate_many
 
@@ -59,7 +60,7 @@ def test_true_offsets_lead_back_to_the_truth():
     place, yaw = torch.tensor([[0.3, -0.6]]), torch.tensor([0.25])
     for kind in range(3):
         shape = torch.tensor([kind])
-        outlines = Outlines(torch.full((160 * 240,), kind + 1), torch.zeros(1).long(), shape + 1, shape, 1, *FINE)
+        outlines = Outlines(torch.full((160 * 240,), kind + 1), torch.zeros(1).long(), shape + 1, shape, 1, *RAYS)
         frames = torch.zeros(1, 160, 240, 3, dtype=torch.uint8)
         near, turned = place + torch.tensor([0.02, -0.015]), yaw + 0.08 * (kind == 0)
         for _ in range(4):

@@ -8,7 +8,7 @@ import torch
 
 from data_prep.classes import CUBE, CYLINDER, SPHERE
 from data_prep.scene import FRAME_SECONDS, RADIUS
-from solution.physics import PAIRS, Constants, State, advance, contact
+from solution.physics import PAIRS, Constants, State, advance, contact, stacked
 
 MASS = (1.2, 0.7, 1.0)
 
@@ -128,6 +128,24 @@ def test_a_hit_keeps_momentum_and_never_adds_energy():
     assert torch.allclose((mass * end.velocity).sum(1), (mass * state.velocity).sum(1), atol=1e-4)
     energy = lambda s: (mass * s.velocity.square()).sum((1, 2))  # noqa: E731
     assert (energy(end) <= energy(state) + 1e-4).all()
+
+
+def test_scenes_of_several_laws_move_as_those_of_each_alone():
+    torch.manual_seed(0)
+    shapes, where = torch.randint(3, (6, 4)), torch.tensor([[0.0, 0.0], [0.42, 0.05], [0.0, 0.45], [0.4, 0.5]])
+    still = torch.zeros(6, 4)
+    state = State(shapes, still == 0, where.repeat(6, 1, 1), torch.randn(6, 4, 2), still, still, torch.zeros(6, 4, 2))
+    other = Constants(
+        (0.3, 0.1, 0.2), 0.1, 0.2, 0.9, (1.3, 0.7, 1.0), (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 0.01, 0.3, 0.2, 1.1
+    )
+    laws = [Constants(), other]
+    both = State(**{name: torch.cat((part, part)) for name, part in vars(state).items()})
+    end, hit = advance(both, stacked(laws, 6))
+    assert (hit.view(2, -1) > 0).any(1).all()
+    for n, law in enumerate(laws):
+        alone, struck = advance(state, law)
+        assert torch.allclose(end[6 * n : 6 * n + 6].vector(), alone.vector(), atol=1e-5)
+        assert torch.allclose(hit[6 * n : 6 * n + 6], struck, atol=1e-5)
 
 
 def test_where_a_hit_leads_does_not_depend_on_when_a_step_of_the_simulator_ends():

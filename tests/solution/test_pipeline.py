@@ -111,3 +111,13 @@ def test_a_network_that_is_not_used_decides_nothing():
 def test_every_seed_and_every_split_makes_all_stages_anew():
     before, after = keys(), keys("seed=1")
     assert {name for name in before if before[name] == after[name]} == {"mask_tracks"}  # nothing random in it
+
+
+def test_a_member_beside_others_changes_nothing_that_they_are_made_of():
+    """Only where one learns from whole videos are they segmented."""
+    alone, fast, three = (keys(f"ensemble.members={m}") for m in ("objects", "objects,frames", "objects,frames,masks"))
+    assert "masks_train" in fast and "whole_masks_unlabeled" in fast and "whole_masks_train" in three
+    assert not {"whole_masks_train", "whole_masks_unlabeled"} & set(alone) and "masks_train" not in three
+    for fewer, more in ((alone, fast), (fast, three)):
+        kept = set(fewer) - {"decoding", "predictions_hidden", "masks_train"}
+        assert all(fewer[name] == more[name] for name in kept)

@@ -106,7 +106,7 @@ def work(folder: Path) -> None:
     torch.manual_seed(0)
     network, loss, batch = TRAININGS["masks"]
     often_stopped(lambda: fit(network(), loss, batch, folder / "stopped", Recipe(STEPS, learning_rate=1e-4), CPU))
-    often_stopped(lambda: fill_rows(folder / "rows.npy", (11, 2, 3), 2, values, "rows"))
+    often_stopped(lambda: fill_rows(folder / "rows.npy", (11, 2, 3), 2, values, "rows", CPU))
 
 
 def work_together(rank: int, folder: Path) -> None:

@@ -303,11 +303,21 @@ def test_a_loader_process_uses_one_core(monkeypatch):
     before, made = cv2.getNumThreads(), {}
     monkeypatch.setattr(training, "DataLoader", lambda *args, **options: made.update(options) or [])
     assert list(training.batches(batch, range(2), CPU)) == []
+    monkeypatch.setattr("solution.workers.os.setsid", lambda: None)
     try:
         made["worker_init_fn"](0)
         assert cv2.getNumThreads() == 1
     finally:
         cv2.setNumThreads(before)
+
+
+def test_on_a_cpu_batches_are_made_ahead_only_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(training, "num_cores", lambda: 2)
+    maker = lambda step: {"x": torch.tensor([step, os.getpid(), torch.get_num_threads()])}  # noqa: E731
+    for ahead in (False, True):
+        made = [tensors["x"].tolist() for tensors in training.batches(maker, range(3, 8), CPU, ahead)]
+        assert [step for step, *_ in made] == [3, 4, 5, 6, 7]
+        assert all((process != os.getpid()) == ahead and threads == 1 for _, process, threads in made)
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch):
