@@ -30,13 +30,14 @@ def exits_cleanly(command: Callable) -> Callable:
             try:
                 return command(*args, **kwargs)
             except (TimeIsUp, KeyboardInterrupt, BrokenExecutor):  # the last: workers that the same Ctrl-C reached
-                if not (number := stop_signal()):
+                if not stop_signal():
                     raise
-                click.echo("Stopped; the same command goes on from here, finished work is kept.", err=True)
-                raise SystemExit(128 + number) from None
+                stop()
             except (UserError, FloatingPointError) as error:
                 fail(str(error))
             except (OSError, RuntimeError, MemoryError) as error:
+                if isinstance(error, RuntimeError) and stop_signal():  # so do PyTorch's workers end
+                    stop()
                 if is_out_of_memory(error):
                     fail(f"there is not enough memory; {MEMORY} and run the same command again, finished work is kept.")
                 if getattr(error, "errno", None) not in ADVICE:
@@ -47,6 +48,12 @@ def exits_cleanly(command: Callable) -> Callable:
                 )
 
     return wrapped
+
+
+def stop() -> NoReturn:
+    """End a command that a signal told to stop, with the exit code that says which."""
+    click.echo("Stopped; the same command goes on from here, finished work is kept.", err=True)
+    raise SystemExit(128 + stop_signal()) from None
 
 
 def fail(sentence: str) -> NoReturn:
@@ -60,7 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if type(error).__name__ == "OutOfMemoryError" or getattr(error, "errno", None) == errno.ENOMEM:
         return True  # torch's, which need not be imported for it, or the system's
     says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
-    return says_so or isinstance(error, MemoryError)
+    return (says_so and not stop_signal()) or isinstance(error, MemoryError)
 
 
 NO_MEMORY = (
@@ -73,7 +80,7 @@ NO_MEMORY = (
 )
 """Of which a ``RuntimeError`` of torch has one where memory ran out, on a CPU or in a library of a GPU.
 
-The last two are of worker processes, which the system kills for it.
+The last two are of worker processes, which the system kills for it, if it is not a signal to stop that ended them.
 """
 MEMORY = "close other programs or make batches smaller"
 

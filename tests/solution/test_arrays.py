@@ -209,6 +209,7 @@ def rows(first, last):
     a @ a
     if first >= 20:
         os.killpg(os.getpgid(os.getppid()), NUMBER)
+        ALSO
     return values(first, last)
 
 @click.command()
@@ -220,11 +221,12 @@ main([])
 """
 
 
+@pytest.mark.parametrize("also", ["pass", "os.kill(os.getpid(), NUMBER)"], ids=["command", "workers too"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_workers_at_a_checkpoint(tmp_path, number, code):
+def test_a_signal_ends_workers_at_a_checkpoint(tmp_path, number, code, also):
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     root = Path(__file__).resolve().parents[2]
-    script = STOPPED.replace("NUMBER", str(int(number)))
+    script = STOPPED.replace("ALSO", also).replace("NUMBER", str(int(number)))
     command = [sys.executable, "-c", script, str(tmp_path / "a.npy")]
     options = {"env": environment, "capture_output": True, "text": True, "start_new_session": True}
     found = subprocess.run(command, cwd=root, **options)
