@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from data_prep.classes import NUM_CLASSES, class_parts
@@ -95,3 +96,9 @@ def test_shapes(downscale):
     with torch.inference_mode():
         assert network.logits(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
         assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64 // downscale, 64 // downscale)
+
+
+def test_residual_branches_of_an_untrained_encoder_are_open():
+    encoder = SegmentationUNet("tu-resnet18d", (32, 24)).unet.encoder
+    weights = [module.weight for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert weights and all((weight == 1).all() for weight in weights), "timm starts the last of each branch at 0"
