@@ -266,6 +266,8 @@ def shade_solids(
     return encode(light), pixel
 
 
+BOUNCED = 0.3
+"""Light that the floor throws back onto a surface that faces it."""
 METAL_SHARE = 0.83
 """How much darker a mirror is than rubber of the same colour under the same light."""
 
@@ -292,9 +294,9 @@ def normals(shape: Tensor, position: Tensor, yaw: Tensor, point: Tensor) -> Tens
 
 def matte(point: Tensor, normal: Tensor) -> Tensor:
     """Return (M, 1) light on (M, 3) points with (M, 3) normals; 1 is the floor at the origin."""
-    # From above comes the area light; from below what the floor throws back, less close to it.
+    # From above comes the area light; from below what the floor throws back.
     sky = 0.5 + 0.5 * normal[:, 2]
-    total = (1 - sum(LAMP_SHARES)) * sky + 0.55 * (1 - sky) * (0.4 + 0.6 * (point[:, 2] / (2 * RADIUS)).clamp(0, 1))
+    total = (1 - sum(LAMP_SHARES)) * sky + BOUNCED * (1 - sky)
     for lamp in range(len(LAMPS)):
         towards, light = lamp_light(point, lamp)
         # A wide lamp still lights surfaces turned slightly away from it.
@@ -316,20 +318,22 @@ def surroundings(
     """
     dz = direction[:, 2]
     light = torch.empty_like(point)
-    # Floor: what the camera would see there, darker under the solid itself.
+    # Floor: what the camera would see there, darker beneath the solid itself, lighter where it mirrors the key lamp.
     down = (dz < 0).nonzero()[:, 0]
     way = (-point[down, 2] / dz[down].clamp_max(-1e-3)).clamp_max(20)
     ground = point[down] + way[:, None] * direction[down]
     at = project(ground.clamp(-9, 3.5))
-    light[down] = decode(floor_colour(at[:, 0], at[:, 1])) * (1 - 0.45 * torch.exp(-way / 0.12))[:, None]
-    # Sky: dim, lighter opposite the camera, a bright area light overhead, hard lamps.
+    beneath = 0.6 * torch.exp((ground[:, :2] - position[solid[down]]).square().sum(-1) * (-5 / RADIUS))
+    towards, _ = lamp_light(point[down], 0)
+    shine = FLOOR_SHINE * lobe(direction[down] * direction.new_tensor((1, 1, -1)), towards, HALO)
+    light[down] = decode(floor_colour(at[:, 0], at[:, 1])) * ((1 - beneath) * (1 + shine))[:, None]
+    # Sky: dim, lighter near the horizon and opposite the camera, with lamps that roughness gives a halo.
     up = (dz >= 0).nonzero()[:, 0]
-    rising = dz[up]
-    sky = SKY_DIM + 0.10 * ((rising - 0.55) / 0.3).clamp(0, 1) * ((1.0 - rising) / 0.1).clamp(0, 1)
-    sky += SKY_OPPOSITE * (-direction[up, 0]).clamp_min(0).square()
-    for lamp, glare in enumerate(LAMP_GLARE):
-        towards, _ = lamp_light(point[up], lamp)
-        sky += glare * torch.exp((towards * direction[up]).sum(-1).sub_(1) * (2 / LAMP_SIZE))
+    looking = direction[up]
+    sky = SKY_DIM + HORIZON * torch.exp(dz[up] / -0.11) + SKY_OPPOSITE * (-looking[:, 0]).clamp_min(0).square()
+    for lamp, (core, halo) in GLARE.items():
+        towards = looking.new_tensor(AREA_LIGHT) if lamp is None else lamp_light(point[up], lamp)[0]
+        sky += core * lobe(looking, towards, CORE) + halo * lobe(looking, towards, HALO)
     light[up] = sky[:, None]
     # Neighbours: as upright cylinders, which is what a small reflection shows of them.
     nearest = torch.full_like(dz, torch.inf)
@@ -350,12 +354,24 @@ def surroundings(
     return light
 
 
-SKY_DIM, SKY_OPPOSITE = 0.03, 0.11
-"""Linear light of the dark room above the floor, and what its far end adds to that: level tops mirror it."""
-LAMP_GLARE = (6.0, 0.6, 3.0)
-"""Linear light of each lamp as a mirror shows it."""
-LAMP_SIZE = 0.02
-"""Squared radius of a mirrored lamp, radians²."""
+def lobe(direction: Tensor, towards: Tensor, sharpness: float) -> Tensor:
+    """Return (M,) von Mises-Fisher lobes, 1 where the unit ``direction`` (M, 3) is ``towards`` (M, 3) or (3,)."""
+    return torch.exp(((direction * towards).sum(-1) - 1) * sharpness)
+
+
+SKY_DIM, SKY_OPPOSITE, HORIZON = 0.02, 0.10, 0.13
+"""Linear light of the dark room above the floor, and what its far end and its horizon add; level tops mirror these.
+
+What metal mirrors was fitted to metal spheres and cylinders in real video and in videos rendered with CLEVR's scene.
+"""
+AREA_LIGHT = (0.343, -0.196, 0.918)
+"""Unit direction of the large light above."""
+CORE, HALO = 75.0, 12.0
+"""Sharpness of a mirrored lamp, and of what the metal's roughness spreads around it."""
+GLARE = {0: (0.63, 0.19), 2: (1.0, 0.15), None: (1.2, 0.36)}
+"""Linear light of core and halo of the key lamp, of the back lamp and of the large light; the fill lamp shows none."""
+FLOOR_SHINE = 0.18
+"""What the key lamp, mirrored in the floor, adds to the floor's light."""
 
 
 def grain(seed: int, length: int, device: str) -> Tensor:

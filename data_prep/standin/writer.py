@@ -59,7 +59,7 @@ class Settings:
     kind: str
     labels: str = "exact"
     tracks: str = ""
-    version: int = 7
+    version: int = 8
 
     def numbers(self) -> dict[str, range]:
         """Return the video numbers of every split that has videos; no number is in two splits."""
