@@ -49,6 +49,8 @@ GREY = 124
 LAYOUT = 2
 """Raised when the packed arrays change, so that older ones are packed again."""
 
+SHORT_FIRST = ("hidden", "val", "train", "unlabeled")
+"""The order of packing, in which most of what is wrong with a competition shows early."""
 ROW_KEPT_ALWAYS = ("val", "hidden")
 LEFT_OUT, NOT_SCORED, GREY_ROW = "video left out", "row kept, not scored", "row kept, plain grey"
 """What is done with a video that cannot be used, of train and unlabeled, of val and of hidden."""
@@ -183,10 +185,10 @@ def pack(
         if split not in competition.splits and (out_dir / split).is_dir():
             raise UserError(f"{out_dir / split} exists, but {data_dir} has no {split}; delete it or pack elsewhere.")
     with sole_maker(out_dir):
-        for split in ("hidden", "val", "train", "unlabeled"):  # the short ones first: what is wrong shows early
-            if split in competition.splits and split in wanted:
-                pack_split(competition, split, out_dir / split)
-        packed = open_packed(out_dir)
+        here = [split for split in SPLITS if split in competition.splits and split in wanted]
+        for split in sorted(here, key=SHORT_FIRST.index):
+            pack_split(competition, split, out_dir / split)
+        packed = {split: open_split(out_dir / split) for split in here}
         problems = [problem for split in wanted for problem in competition.problems.get(split, ())]
         problems += [problem for split in packed.values() for problem in split.problems]
         write_text(out_dir / "problems.json", json.dumps([asdict(problem) for problem in problems], indent=1))

@@ -12,7 +12,7 @@ from data_prep.classes import BACKGROUND, NUM_CLASSES, class_name
 from data_prep.errors import UserError
 from solution import processes
 from solution.evaluation import compare, print_table
-from solution.pipeline import Pipeline, configured
+from solution.pipeline import Pipeline, configured, needed_splits
 from solution.report import record_run
 from solution.runs import (
     STAGES,
@@ -70,8 +70,9 @@ def submit(
     run_name = run_name or preset
     folder = run_folder(run_name)
     with processes.first_goes_first():
-        data = data or standin_data(device)
-        packed = pack_and_report(data, allow_gaps=allow_gaps, run=run_name)
+        splits = needed_splits(config)
+        data = data or standin_data(device, splits)
+        packed = pack_and_report(data, allow_gaps=allow_gaps, run=run_name, wanted=splits)
     click.echo(f"Preset {preset} on {device}, run {folder}:")
     pipeline = Pipeline(config, packed, STAGES, device)
     hidden = packed["hidden"]

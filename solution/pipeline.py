@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_prep.competition import FRAMES_OF_SPLIT
+from data_prep.competition import FRAMES_OF_SPLIT, SPLITS
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from data_prep.pack import PackedSplit
@@ -90,6 +90,12 @@ def check_possible(config: Config, label: str) -> None:
             failed = error
     text = str(failed.args[0] if failed.args else failed).splitlines()[0]
     raise UserError(f"{label}: its networks cannot be built: {text[:100].rstrip('.')}.")
+
+
+def needed_splits(config: Config) -> tuple[str, ...]:
+    """Return the splits from which a config's members learn or on which they are scored."""
+    unlabeled = any(MEMBERS[name].reads_unlabeled for name in config.ensemble.members)
+    return tuple(split for split in SPLITS if split != "unlabeled" or unlabeled)
 
 
 class Pipeline(Stages):

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -64,10 +65,11 @@ def default_preset(data: Path | None, device: torch.device) -> str:
     return "full" if data and device.type == "cuda" else "quick"
 
 
-def standin_data(device: torch.device) -> Path:
-    """Make a small stand-in competition unless it exists, and return its folder."""
+def standin_data(device: torch.device, splits: Collection[str] = SPLITS) -> Path:
+    """Make these splits of a small stand-in competition unless they exist, and return its folder."""
     click.echo(f"No --data and no competition in ./data: making a small stand-in competition in {STANDIN}.")
-    make_standin(STANDIN, STANDIN_SETTINGS, device.type)
+    without = {split: 0 for split in SPLITS if split not in splits}
+    make_standin(STANDIN, replace(STANDIN_SETTINGS, **without), device.type)
     return STANDIN
 
 

@@ -134,8 +134,8 @@ def make_standin(out: Path, settings: Settings, device: str = "cpu", files: tupl
     """
     Source(settings, files).check()
     settings = replace(settings, tracks=digest(files))
+    settings = claim(out, settings)
     source = Source(settings, files)
-    claim(out, settings)
     made = 0
     all_here = settings.kind == "raw" and torch.device(device).type == "cuda"  # a GPU has one user
     with ExitStack() as stack:
@@ -175,22 +175,31 @@ def write_truth(out: Path, source: Source, device: str, pool: ProcessPoolExecuto
     write_saved(out / "hidden_truth.pt", lambda file: torch.save(truth, file))
 
 
-def claim(out: Path, settings: Settings) -> None:
-    """Make ``out`` the folder of these settings, or raise a ``UserError`` where it is something else already."""
+def claim(out: Path, settings: Settings) -> Settings:
+    """Make ``out`` the folder of these settings and of the splits that are there already, and return these together.
+
+    Raises:
+        UserError: it is something else already.
+    """
     record = out / STANDIN
     wanted = asdict(settings)
     if record.is_file():
         recorded = read_json(record, f"remove {out} or choose another folder")
-        if recorded != wanted:
+        if not settings.tracks:  # which videos of a file a split has depends on the other splits
+            wanted |= {split: recorded.get(split) for split in SPLITS if not wanted[split]}
+        added = {} if settings.tracks else {split: wanted[split] for split in SPLITS if recorded.get(split) == 0}
+        same = recorded | added == wanted
+        if not (same and Settings(**recorded).numbers().items() <= Settings(**wanted).numbers().items()):
             other = ", ".join(f"{key} {recorded.get(key)}" for key in wanted if recorded.get(key) != wanted[key])
             raise UserError(
                 f"{out} holds a stand-in competition made with {other}; use the same, remove it or choose another."
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        settings = Settings(**wanted)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is no stand-in competition; choose another folder or empty this one.")
     out.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(wanted, indent=1))
+    return settings
 
 
 def paint_videos(videos: list[Trajectories]) -> np.ndarray:

@@ -73,6 +73,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def test_splits_that_are_not_wanted_are_neither_packed_nor_opened(data, tmp_path):
+    assert set(pack(data, tmp_path / "out", wanted=("train", "hidden"))) == {"train", "hidden"}
+    assert not (tmp_path / "out" / "unlabeled").exists()
+    (tmp_path / "out" / "unlabeled").mkdir()  # as after an interruption
+    assert set(pack(data, tmp_path / "out", wanted=("train", "hidden"))) == {"train", "hidden"}
+    assert set(pack(data, tmp_path / "out")) == {"train", "val", "unlabeled", "hidden"}
+
+
 def test_arrays_equal_the_files(data, tmp_path):
     packed = pack(data, tmp_path / "out")
     assert {name: len(split) for name, split in packed.items()} == {"train": 12, "val": 2, "unlabeled": 3, "hidden": 2}

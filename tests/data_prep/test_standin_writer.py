@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,23 @@ def test_other_settings_and_other_folders_are_refused(packed, tmp_path):
     (tmp_path / "mine.txt").rename(tmp_path / "standin.json")
     with pytest.raises(UserError, match="standin.json is damaged, it holds no JSON; remove"):
         make_standin(tmp_path, Settings(1, 0, 0, 0, 0, "raw"))
+
+
+def test_a_split_can_be_added_later(tmp_path):
+    whole = Settings(2, 1, 1, 2, 4, "raw")
+    assert make_standin(tmp_path / "out", replace(whole, unlabeled=0, val=0)) == 2 * 22 + 2 * 11
+    assert make_standin(tmp_path / "out", replace(whole, train=0)) == 2 * 22
+    assert make_standin(tmp_path / "out", replace(whole, unlabeled=0, hidden=0)) == 0
+    make_standin(tmp_path / "whole", whole)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    with pytest.raises(UserError, match="unlabeled 1"):
+        make_standin(tmp_path / "out", replace(whole, unlabeled=2))
+
+
+def test_a_split_that_would_give_others_new_numbers_cannot_be_added(tmp_path):
+    (tmp_path / "standin.json").write_text(json.dumps(asdict(Settings(1, 0, 1, 0, 4, "raw"))))
+    with pytest.raises(UserError, match="val 0"):
+        make_standin(tmp_path, Settings(0, 1001, 0, 0, 4, "raw"))
 
 
 def test_numbers_never_collide():
