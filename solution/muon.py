@@ -1,4 +1,4 @@
-"""Muon for convolutions: every step changes a kernel by its orthogonalised momentum, so that no direction lags behind.
+"""Muon for convolutions: a step changes a kernel by its orthogonalised momentum, so that no direction lags behind.
 
 Keller Jordan et al., 2024: Muon, an optimizer for hidden layers in neural networks. PyTorch's own is for matrices only.
 """
@@ -12,6 +12,8 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 """The authors' coefficients, with which few iterations take all singular values near 1."""
 KERNEL_RATE = 10.0
 """Learning rate of kernels over that of everything else."""
+EVERY = 2
+"""Steps between two changes of a kernel, which are so many times as large; kernels take turns."""
 RGB = 3
 
 
@@ -22,7 +24,7 @@ class Muon(torch.optim.AdamW):
 
     Args:
         model: whose parameters are optimised.
-        learning_rate: of AdamW; ``KERNEL_RATE`` times that is the spectral norm of a kernel's step.
+        learning_rate: of AdamW; ``KERNEL_RATE`` times that is the spectral norm by which a kernel changes, a step.
         weight_decay: of both, as a share of AdamW's learning rate.
     """
 
@@ -33,21 +35,25 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every parameter that has a gradient; the gradients of kernels are used up."""
+        """Change what has a gradient, of kernels those whose turn it is; their gradients are used up."""
         (group,) = self.param_groups
-        for kernel in self.kernels:
-            if kernel.grad is None:
+        for turn, kernel in enumerate(self.kernels):
+            gradient, kernel.grad = kernel.grad, None
+            if gradient is None:
                 continue
-            state, gradient = self.state[kernel], kernel.grad
+            state = self.state[kernel]
             if not state:  # of AdamW's names, for its loading
                 state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(kernel)}
+            state["step"] += 1
             state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
+            if (state["step"] + turn) % EVERY:
+                continue
             change = gradient.lerp(state["exp_avg"], MOMENTUM).flatten(1)
             rows, columns = change.shape
             change = orthogonalised(change).view_as(kernel) * max(1.0, rows / columns) ** 0.5
-            kernel.mul_(1 - group["lr"] * group["weight_decay"])
-            kernel.sub_(change, alpha=KERNEL_RATE * group["lr"])
-            kernel.grad = None
+            rate = EVERY * group["lr"]
+            kernel.mul_(1 - rate * group["weight_decay"])
+            kernel.sub_(change, alpha=KERNEL_RATE * rate)
         super().step()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from solution.muon import KERNEL_RATE, Muon, orthogonalised
+from solution.muon import EVERY, KERNEL_RATE, Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16), (1, 9)])
@@ -35,18 +35,21 @@ def test_hidden_kernels_follow_muon_and_all_else_adamw():
         torch.optim.AdamW(other.parameters(), rate, weight_decay=decay, fused=True),
     )
     frames = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
-    for each in (model, other):
-        each(frames).square().sum().backward()
-    gradient = other[1].weight.grad.clone()
-    for optimiser in optimisers:
-        optimiser.step()
-    for name, value in model.state_dict().items():
-        if name != "1.weight":
-            assert torch.equal(value, other.state_dict()[name]), name
-    change = orthogonalised(gradient.flatten(1)).view_as(gradient)  # any share of it is as long
+    other(frames).square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in other.parameters()]
+    for _ in range(EVERY):
+        assert torch.equal(model[1].weight, before["1.weight"])  # which waits for its turn
+        for each, optimiser in zip((model, other), optimisers, strict=True):
+            for parameter, gradient in zip(each.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimiser.step()
+        assert model[1].weight.grad is None
+    for (name, value), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(value, theirs) == (name != "1.weight"), name
+    change = orthogonalised(gradients[2].flatten(1)).view_as(gradients[2])  # any share of it is as long
+    rate *= EVERY
     expected = before["1.weight"] * (1 - rate * decay) - KERNEL_RATE * rate * change
     assert torch.allclose(model[1].weight, expected, atol=1e-4)
-    assert model[1].weight.grad is None
 
 
 def test_its_state_can_be_kept_and_taken_over():
