@@ -35,7 +35,7 @@ SETTLING_COSTS = 0.05
 """Jaccard that settling may cost so few frames by chance, though the camera is right."""
 FRAMES_AT_ONCE = {"cuda": 512, "cpu": 16}
 """What the network is shown at a time, by type of device."""
-VIDEOS_AT_ONCE = {"cuda": 128, "cpu": 2}
+VIDEOS_AT_ONCE = {"cuda": 128, "cpu": 4}
 """What is settled at a time, by tens of thousands of small operations, however many videos there are."""
 
 

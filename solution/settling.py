@@ -215,10 +215,11 @@ def _centroids(owner: Tensor, point: Tensor, owners: int) -> tuple[Tensor, Tenso
 
 def _votes(bodies: Tensor, masks: Tensor) -> Tensor:
     """Return (V, 3, 32) float32 pixels of every body in the classes of each shape."""
-    video = torch.arange(len(masks), device=masks.device)[:, None, None, None]
-    key = (video * len(SHAPES) + (masks.long() - 1).clamp_min(0) // LOOKALIKES) * 2 * LOOKALIKES + bodies.long() - 1
+    place = bodies.nonzero(as_tuple=True)
+    shape, body = (masks[place].long() - 1) // LOOKALIKES, bodies[place].long() - 1
+    key = (place[0] * len(SHAPES) + shape) * 2 * LOOKALIKES + body
     length = len(masks) * len(SHAPES) * 2 * LOOKALIKES
-    return torch.bincount(key[bodies > 0], minlength=length).view(len(masks), len(SHAPES), -1).float()
+    return torch.bincount(key, minlength=length).view(len(masks), len(SHAPES), -1).float()
 
 
 def absorb_ghosts(masks: Tensor) -> Tensor:

@@ -80,10 +80,13 @@ class SegmentationUNet(nn.Module):
 
         The arg max of :meth:`logits` takes for floor what is surely an object but whose shape is undecided.
         """
-        background, *groups = enlarge(self(frames).float(), self.downscale).split(GROUPS, 1)
-        shape, material, colour = (group.argmax(1) for group in groups)
+        factors = self(frames).float()
+        background, *groups = factors.split(GROUPS, 1)
+        thing = enlarge((anything(groups) - background[:, 0])[:, None], self.downscale)[:, 0] > 0
+        logits = enlarge(factors, self.downscale).permute(0, 2, 3, 1)[thing]  # of few pixels
+        shape, material, colour = (group.argmax(1) for group in logits.split(GROUPS, 1)[1:])
         chosen = 1 + (shape * len(MATERIALS) + material) * len(COLOURS) + colour
-        return torch.where(anything(groups) > background[:, 0], chosen, 0).to(torch.uint8)
+        return torch.zeros_like(thing, dtype=torch.uint8).masked_scatter_(thing, chosen.to(torch.uint8))
 
     def log_likelihood(self, factors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parts of what softmax over the 49 logits says of given classes, without making 49 channels.
