@@ -137,7 +137,7 @@ def train_edges(
     """
     torch.manual_seed(seed)
     batch = edge_batches(config, truth, frames, masks, rows, seed)
-    recipe = Recipe(config.steps, config.learning_rate, ahead=True)
+    recipe = Recipe(config.steps, config.learning_rate, muon=True, ahead=True)
     with one_thread():
         return fit(EdgeNetwork(FEATURES, config.width), edges_loss, batch, folder, recipe, device, seed)
 

@@ -1,4 +1,4 @@
-"""Muon for convolutions: a step changes a kernel by its orthogonalised momentum, so that no direction lags behind.
+"""Muon: a step changes a kernel or matrix by its orthogonalised momentum, so that no direction lags behind.
 
 Keller Jordan et al., 2024: Muon, an optimizer for hidden layers in neural networks. PyTorch's own is for matrices only.
 """
@@ -18,7 +18,7 @@ RGB = 3
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the kernels of hidden convolutions, AdamW for all other parameters.
+    """Muon for the kernels of hidden convolutions and matrices of hidden layers, AdamW for all other parameters.
 
     Hidden are all but those that see colours and the network's last, which makes its output.
 
@@ -29,7 +29,7 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float):
-        kernels = [p for p in model.parameters() if p.ndim == 4][:-1]
+        kernels = [p for p in model.parameters() if p.ndim > 1][:-1]
         self.kernels = [kernel for kernel in kernels if kernel.shape[1] > RGB]
         super().__init__(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
 

@@ -49,7 +49,7 @@ class Recipe:
     """How a network is trained; one cycle (linear warm-up, cosine to zero), EMA over a share of the run.
 
     Attributes:
-        muon: of ``solution.muon`` for kernels of convolutions, instead of AdamW for all.
+        muon: of ``solution.muon`` for hidden kernels and matrices, instead of AdamW for all.
         ahead: on a CPU too, another process makes the batches: for a network so small that they cost as much as steps.
     """
 
