@@ -173,10 +173,8 @@ def edge_batches(
         video, frame, slot = found[torch.randint(len(found), (size,), generator=random)].unbind(1)
         row = rows[video.numpy()]
         side = torch.where(torch.rand(size, generator=random) < 0.5, -1.0, 1.0)
-        picked = list(zip(row.tolist(), frame.tolist(), (side < 0).tolist(), strict=True))
         seen, labels = (
-            torch.from_numpy(np.stack([cv2.flip(part[r, t], 1) if turned else part[r, t] for r, t, turned in picked]))
-            for part in (frames, masks)
+            torch.from_numpy(mirrored(part, row, frame.numpy(), side.numpy() < 0)) for part in (frames, masks)
         )
         label, shape = truth.classes[video, slot], truth.shape[video, slot]
         outlines = Outlines(labels.reshape(-1), torch.arange(size), label, shape, size, *RAYS)
@@ -199,6 +197,17 @@ def edge_batches(
         return {"features": features, "offset": offset, "known": known}
 
     return batch
+
+
+def mirrored(images: np.ndarray, row: np.ndarray, frame: np.ndarray, turned: np.ndarray) -> np.ndarray:
+    """Return the images[row, frame], mirrored left to right where (B,) bool ``turned`` says so."""
+    picked = np.empty((len(row), *images.shape[2:]), images.dtype)
+    for image, r, t, flips in zip(picked, row, frame, turned, strict=True):
+        if flips:
+            cv2.flip(images[r, t], 1, image)
+        else:
+            image[:] = images[r, t]
+    return picked
 
 
 def track(network: EdgeNetwork | None, masks: Tensor, frames: Tensor | None) -> Tracks:
