@@ -52,15 +52,16 @@ GREY, CONTRAST = 0.47, 0.1
 class Sliding(nn.Module):
     """Draws frames in which a clip's objects have slid on: (B, 11, 3, H, W) → (B, T, 3, H, W).
 
-    SimVP sees frames around 0, how they differ from those before them, and how fast each object is. It draws the floor
-    that comes to light, and says how an object's motion differs from slowing down steadily: by a share of it and by
-    pixels a frame, as the mean of what it says at the object's pixels. Its last layer, ``readout``, starts at zero.
+    Each object moves as a whole from where frame 11 shows it. SimVP sees frames around 0, how they differ from those
+    before them, and how fast each object is. It draws the floor that comes to light, and says at each of an object's
+    pixels, of which the mean counts, how its way differs from a steady slowing down: by a share of what it would be
+    without that, and by pixels a frame. Its last layer, ``readout``, starts at zero.
     """
 
     MOTION = 3
     """Channels that say it."""
     SLOWING = 0.5
-    """Of the way that objects would go in eleven frames at the speed of frame 11, the share that they do not go."""
+    """Of the way that objects would go in eleven frames at the speed of frame 11, the share that friction takes."""
     FAST = 5.0
     """Pixels a frame."""
     LEAST = 1e-3
@@ -109,10 +110,10 @@ class Sliding(nn.Module):
         floor = behind[:, None] + CONTRAST * F.pixel_shuffle(floor, self.patch)
         classes = visible_objects(seen[:, -1])
         share = coverage(seen[:, -1], classes, self.downscale * self.patch)  # (B, K, 1, h', w')
-        motion = (motion[:, :, None] * share[:, None]).sum((4, 5)) / share.sum((2, 3, 4)).clamp_min(self.LEAST)[
-            :, None, :, None
-        ]
+        share = share / share.sum((3, 4), keepdim=True).clamp_min(self.LEAST)
+        motion = (motion[:, :, None] * share[:, None]).sum((4, 5))  # (B, T, K, 3)
         latest = velocity[:, -1].gather(1, classes[..., None].expand(-1, -1, 2))  # (B, K, 2)
+        # In both of the last steps: where another object passes, flow is at times wrong.
         moves = velocity[:, -2:].norm(dim=-1).amin(1).gather(1, classes) > STILL
         steps = torch.arange(1, CLIP_FRAMES + 1, device=clip.device)
         steps = (steps if horizons is None else steps[horizons])[:, None, None]
@@ -248,12 +249,12 @@ def train_simvp(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Teach SimVP frames 12–22 of any videos, into ``folder``.
+    """Teach SimVP frames 12–22 of videos, into ``folder``.
 
     Args:
         config: the network and its recipe.
         segmenter: trained on true frames; it only takes part in the evaluations.
-        videos: need no masks.
+        videos: need no masks if ``plain``.
         held_out: labelled videos that are not among them; every epoch ends with scoring them.
         folder: made if missing; training resumes there.
         device: where to train.
