@@ -116,11 +116,12 @@ class FramesConfig:
         size: hid_S, hid_T, N_S and N_T.
         downscale: SimVP sees and draws frames whose sides are this many times smaller.
         patch: side in these pixels of the squares that SimVP sees as one pixel, but for ``plain`` and ``convlstm``.
-        plain: draws whole frames instead of an overlay of frame 11, all as important as the last, with the optimiser of
-            the published SimVP + U-Net; learns from videos as they are and looks at no masks of the clip.
+        plain: draws whole frames instead of sliding the objects of frame 11 on, all as important as the last, with the
+            optimiser of the published SimVP + U-Net; learns from videos as they are and looks at no masks of the clip.
         ssim_weight: of 1 − SSIM beside the squared error.
         tuned: what is tuned through the mask loss, one after the other: the U-Net (``segmenter``) on predicted frames,
-            both networks (``joint``), both with unlabeled videos and the segmenter's masks of them too (``pseudo``).
+            both networks (``joint``), both with unlabeled videos and the segmenter's masks of them too (``pseudo``,
+            with which SimVP learns from them as well, as it does when ``plain``).
         tuning_steps: of each.
     """
 

@@ -22,6 +22,8 @@ from solution.config import EnsembleConfig
 from solution.predictors import VIEWS, Clip, Predictor
 
 THRESHOLDS = np.arange(0.02, 0.98, 0.02)
+EVEN = 0.5
+"""The threshold of most probable classes."""
 WEIGHT_STEPS = 4
 """Weights of an ensemble are multiples of 1 / this."""
 CLIP_BYTES = 160 * 2**20
@@ -135,7 +137,9 @@ class ThresholdTable:
         self.objects.append(((truth != BACKGROUND) & (truth != IGNORE)).sum((1, 2)).cpu().numpy())
 
     def best(self) -> Fit:
-        """Return the threshold with the largest Jaccard pooled over all object classes.
+        """Return the threshold with the largest Jaccard pooled over all object classes, or ``EVEN``.
+
+        It gives way to one that is better by more than chance.
 
         By symmetry every colour and material has the same expected Jaccard; pooling them says so with far less noise
         than the mean over 48 classes of a few videos would.
@@ -144,9 +148,13 @@ class ThresholdTable:
         hits = kept[:, :, 1]
         union = kept.sum(2) + np.concatenate(self.objects)[:, None] - hits
         jaccard = hits.sum(0) / np.maximum(union.sum(0), 1)
-        best = int(jaccard.argmax())
-        influence = (hits[:, best] - jaccard[best] * union[:, best]) / max(union[:, best].mean(), 1)
-        return Fit(float(THRESHOLDS[best]), float(jaccard[best]), influence)
+
+        def fit(index: int) -> Fit:
+            influence = (hits[:, index] - jaccard[index] * union[:, index]) / max(union[:, index].mean(), 1)
+            return Fit(float(THRESHOLDS[index]), float(jaccard[index]), influence)
+
+        best, even = fit(int(jaccard.argmax())), fit(int(np.abs(THRESHOLDS - EVEN).argmin()))
+        return best if best.is_better(even) else even
 
 
 def fit_decoding(

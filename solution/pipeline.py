@@ -266,17 +266,18 @@ class Pipeline(Stages):
     def simvp(self) -> Stage:
         """Train what draws the frames to come; masks say what of a video is put into another, or only score."""
         segmenter, config, seed = self.make("segmenter"), self.config.frames, self.config.seed
+        unlabeled = "unlabeled" in self.packed and "pseudo" in config.tuned
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
             videos = self.all_frames()
             if not config.plain:
-                unlabeled = [self.unlabeled_frames()] if "unlabeled" in self.packed else []
-                videos = [self.labelled_frames(self.fit_rows, seen=True), *unlabeled]
+                others = [self.unlabeled_frames()] if unlabeled else []
+                videos = [self.labelled_frames(self.fit_rows, seen=True), *others]
             held_out = self.labelled_frames(self.held_out_rows, not config.plain)
             train_simvp(config, network, videos, held_out, folder, self.device, seed)
 
-        data = {"data": self.all_content()} if config.plain else self.learned_from(whole=False)
+        data = {"data": self.all_content()} if config.plain else self.learned_from(whole=False, unlabeled=unlabeled)
         return self.stage("simvp", {"config": used_by_simvp(config), "seed": seed} | data, build)
 
     def frames(self) -> Stage:
@@ -454,13 +455,14 @@ class Pipeline(Stages):
             held_out_frames = self.labelled_frames(self.held_out_rows)
         return TrainingVideos(self.mask_videos(), frames, self.labelled(self.held_out_rows), held_out_frames)
 
-    def learned_from(self, whole: bool = True) -> dict:
+    def learned_from(self, whole: bool = True, unlabeled: bool = True) -> dict:
         """Segment what predictors learn from; return what decides these masks, for the keys of stages that use them.
 
         Args:
             whole: train's whole videos, not only their frames 1–11; unlabeled ones always are.
+            unlabeled: whether they are among them, where there are any.
         """
-        splits = [self.packed[name] for name in ("train", "unlabeled") if name in self.packed]
+        splits = [self.packed[name] for name in ("train", "unlabeled")[: 1 + unlabeled] if name in self.packed]
         for split in splits:
             self.segmented(split, whole or split.name == "unlabeled")
         return {split.name: split.content for split in splits} | {"segmenter": self.segmenter_key()}

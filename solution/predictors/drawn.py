@@ -60,8 +60,9 @@ def video_batches(
 ) -> Callable[[int], dict[str, Tensor]]:
     """Return the function of the step that draws videos, mirrors half of them, and puts others' objects into some.
 
-    A share ``pasted`` of the videos gets objects. Tensors are uint8: ``clip`` (B, 11, H, W, 3), and either ``future``
-    (B, 11, H, W, 3) or, for fine-tuning, the clip's masks ``seen`` (B, 11, H, W) and ``mask`` (B, 1, H, W) of frame 22.
+    A share ``pasted`` of the videos gets objects. Tensors are uint8: ``clip`` (B, 11, H, W, 3), its masks ``seen``
+    (B, 11, H, W) if videos have any, and ``future`` (B, 11, H, W, 3) or, for fine-tuning, ``mask`` (B, 1, H, W) of
+    frame 22.
     """
     lengths = [len(part.rows) for part in videos]
     times = np.arange(NUM_FRAMES) if with_future else np.r_[:CLIP_FRAMES, NUM_FRAMES - 1]
@@ -77,12 +78,10 @@ def video_batches(
         for video in drawn(batch_size):
             if rng.random() < pasted:
                 video = pasted_video(*video, *drawn(1)[0])
-            tensors.setdefault("clip", []).append(video[0][:CLIP_FRAMES])
-            if with_future:
-                tensors.setdefault("future", []).append(video[0][CLIP_FRAMES:])
-            else:
-                tensors.setdefault("seen", []).append(video[1][:CLIP_FRAMES])
-                tensors.setdefault("mask", []).append(video[1][-1:])
+            parts = dict(zip(("clip", "seen"), (array[:CLIP_FRAMES] for array in video), strict=False))
+            parts |= {"future": video[0][CLIP_FRAMES:]} if with_future else {"mask": video[1][-1:]}
+            for name, part in parts.items():
+                tensors.setdefault(name, []).append(part)
         return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in tensors.items()}
 
     return batch

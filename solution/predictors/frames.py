@@ -1,7 +1,7 @@
 """The frame-space predictor: SimVP draws frame 22, the U-Net segments what it drew, and both are tuned together.
 
-The masks of frames 1–11 say which classes there are, and the one of frame 11 stays where nothing is drawn over it.
-Unless ``plain``, objects of other videos are put into those that both learn from.
+Unless ``plain``, what is drawn are the objects of frame 11, slid on. The masks of frames 1–11 say which there are, and
+the one of frame 11 stays where nothing moved. Objects of other videos are put into those that both learn from.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import WEIGHTS, load_weights, save_weights
 from solution.clips import FrameVideos
 from solution.config import FramesConfig, SegmenterConfig
+from solution.layers import STILL, coverage, painted, slide, velocities, visible_objects
 from solution.losses import frame_loss, mask_loss
 from solution.models.convlstm import ConvLSTM
 from solution.models.simvp import SimVP
@@ -48,42 +49,77 @@ GREY, CONTRAST = 0.47, 0.1
 """Roughly mean and standard deviation of frames."""
 
 
-class Overlay(nn.Module):
-    """Lays what a network draws, as opaque as it says, over a clip's last frame: (B, 11, 3, H, W) → (B, T, 3, H, W).
+class Sliding(nn.Module):
+    """Draws frames in which a clip's objects have slid on: (B, 11, 3, H, W) → (B, T, 3, H, W).
 
-    The network sees frames around 0, and how they differ from those before them, which tells what stands still; it
-    draws a fourth channel. Its last layer, ``readout``, starts at zero: untrained, a hint of grey lies over the last
-    frame, and what stands still needs no drawing later either.
+    Each object moves as a whole from where frame 11 shows it. SimVP sees frames around 0, how they differ from those
+    before them, and how fast each object is. It draws the floor that comes to light, and says at each of an object's
+    pixels, of which the mean counts, how its way differs from a steady slowing down: by a share of what it would be
+    without that, and by pixels a frame. Its last layer, ``readout``, starts at zero.
     """
 
-    TRANSPARENT = -4.0
-    """Logit of the opacity at the start."""
+    MOTION = 3
+    """Channels that say it."""
+    SLOWING = 0.5
+    """Of the way that objects would go in eleven frames at the speed of frame 11, the share that friction takes."""
+    FAST = 5.0
+    """Pixels a frame."""
+    LEAST = 1e-3
+    """Squares of SimVP that an object covers."""
+    UNSEEN = 0.1
+    """Frames of plain grey that count among those in which the floor was to be seen."""
 
     def __init__(self, config: FramesConfig):
         super().__init__()
-        self.patch = config.patch
+        self.downscale, self.patch = config.downscale, config.patch
         hid_S, hid_T, N_S, N_T = config.size
-        channels = 6 * config.patch**2, 4 * config.patch**2
+        channels = 8 * config.patch**2, 3 * config.patch**2 + self.MOTION
         self.network = SimVP(*channels, hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
         for parameter in self.network.readout.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
-        return laid_over(clip[:, -1:], self.layer(clip, horizons))
+    def forward(
+        self, clip: Tensor, seen: Tensor, velocity: Tensor, horizons: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        classes, moves, *plan = self.plan(clip, seen, velocity, horizons)
+        return slide(clip[:, -1], coverage(seen[:, -1], classes, self.downscale), moves, *plan)[0]
 
-    def layer(self, clip: Tensor, horizons: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Return (B, T, 4, H, W) float32 colours and opacity."""
+    def plan(
+        self, clip: Tensor, seen: Tensor, velocity: Tensor, horizons: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return what there is to slide and where to, for :func:`slide`.
+
+        Args:
+            clip: (B, 11, 3, h, w), sides ``downscale`` times smaller than those of the masks.
+            seen: (B, 11, H, W) uint8 masks.
+            velocity: (B, 11, 49, 2), see :func:`velocities`.
+            horizons: see :meth:`SimVP.forward`.
+
+        Returns:
+            (B, K) classes of objects and whether they move, (B, T, K, 2) pixels to the right and down that they do, in
+            the sizes of ``clip``, and the (B, T, 3, h, w) floor.
+        """
+        small = seen[..., :: self.downscale, :: self.downscale]
         before = torch.cat((clip[:, :1], clip[:, :-1]), 1)
-        seen = torch.cat((clip - GREY, clip - before), 2) / CONTRAST
-        drawn = self.network(F.pixel_unshuffle(seen, self.patch), horizons)
-        colours, opacity = F.pixel_shuffle(drawn.float(), self.patch).split((3, 1), 2)
-        return torch.cat((GREY + CONTRAST * colours, (opacity + self.TRANSPARENT).sigmoid()), 2)
-
-
-def laid_over(frame: Tensor, layer: Tensor) -> Tensor:
-    """Return (..., 3, H, W): a (..., 4, H, W) layer of colours and opacity over a frame."""
-    colours, opacity = layer.split((3, 1), -3)
-    return frame + opacity * (colours - frame)
+        speeds = painted(velocity, small) / self.FAST
+        images = torch.cat(((clip - GREY) / CONTRAST, (clip - before) / CONTRAST, speeds), 2)
+        said = self.network(F.pixel_unshuffle(images, self.patch), horizons).float()
+        motion, floor = said.split((self.MOTION, said.shape[2] - self.MOTION), 2)
+        free = (small == BACKGROUND)[:, :, None]
+        behind = ((clip * free).sum(1) + self.UNSEEN * GREY) / (free.sum(1) + self.UNSEEN)
+        floor = behind[:, None] + CONTRAST * F.pixel_shuffle(floor, self.patch)
+        classes = visible_objects(seen[:, -1])
+        share = coverage(seen[:, -1], classes, self.downscale * self.patch)  # (B, K, 1, h', w')
+        share = share / share.sum((3, 4), keepdim=True).clamp_min(self.LEAST)
+        motion = (motion[:, :, None] * share[:, None]).sum((4, 5))  # (B, T, K, 3)
+        latest = velocity[:, -1].gather(1, classes[..., None].expand(-1, -1, 2))  # (B, K, 2)
+        # In both of the last steps: where another object passes, flow is at times wrong.
+        moves = velocity[:, -2:].norm(dim=-1).amin(1).gather(1, classes) > STILL
+        steps = torch.arange(1, CLIP_FRAMES + 1, device=clip.device)
+        steps = (steps if horizons is None else steps[horizons])[:, None, None]
+        way = 1 - self.SLOWING * steps / CLIP_FRAMES + motion[..., :1]
+        shift = steps * (latest[:, None] * way + motion[..., 1:]) / self.downscale
+        return classes, moves, shift * moves[:, None, :, None], floor
 
 
 def build_simvp(config: FramesConfig) -> nn.Module:
@@ -93,7 +129,7 @@ def build_simvp(config: FramesConfig) -> nn.Module:
         return ConvLSTM(hid_S, N_S, residual=not config.plain)
     if config.plain:
         return SimVP(hid_S=hid_S, hid_T=hid_T, N_S=N_S, N_T=N_T, translator=config.network)
-    return Overlay(config)
+    return Sliding(config)
 
 
 class FramePipeline(nn.Module):
@@ -118,46 +154,63 @@ class FramePipeline(nn.Module):
 
     def forward(self, clip: Clip) -> Tensor:
         """Map B clips to (B, 49, H, W) logits of frame 22."""
-        drawn = last_frame(self.config, self.simvp, clip.frames)
+        drawn = last_frame(self.config, self.simvp, clip.frames, clip.masks)
         return last_mask(self.config, self.segmenter, *drawn, clip.masks)
 
 
-def last_frame(config: FramesConfig, simvp: nn.Module, clip: Tensor) -> tuple[Tensor, Tensor]:
+def last_frame(
+    config: FramesConfig, simvp: nn.Module, clip: Tensor, seen: Tensor, velocity: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the (B, 3, H, W) frame 22 in [0, 1] that ``simvp`` draws after a (B, 11, H, W, 3) uint8 clip.
 
-    Where it draws smaller frames, an overlay is laid over frame 11 at full size, and a change added to it, so that
-    what stands still stays as sharp as it was. The second is the (B, 1, H, W) opacity of the overlay, 1 without one.
+    Where it sees smaller frames, objects slide at full size, and another network's change is added to frame 11, so that
+    what stands still stays as sharp as it was.
+
+    Args:
+        config, simvp, clip: see above.
+        seen: (B, 11, H, W) uint8 masks.
+        velocity: see :func:`velocities`; found where it is not given.
+
+    Returns:
+        The frame, the (B, 1, H, W) share of each pixel that shows what moved, and (B, 49) bool, what that may be. A
+        network that does not say so has drawn everything anew, and it may be any class of the clip.
     """
     small, frame_11 = as_clip(clip, config.downscale), as_clip(clip[:, -1:], 1)[:, 0]
-    if isinstance(simvp, Overlay):
-        layer = enlarged(simvp.layer(small, LAST)[:, 0], config.downscale)
-        return laid_over(frame_11, layer).clamp(0, 1), layer[:, 3:]
+    if isinstance(simvp, Sliding):
+        if velocity is None:
+            velocity = velocities(clip, seen).to(clip.device)
+        classes, moves, shift, floor = simvp.plan(small, seen, velocity, LAST)
+        floor = enlarged(floor[:, 0], config.downscale)[:, None]
+        frame, moved = slide(frame_11, coverage(seen[:, -1], classes, 1), moves, config.downscale * shift, floor)
+        movable = torch.zeros_like(velocity[:, 0, :, 0], dtype=torch.bool).scatter(1, classes, moves)
+        movable[:, BACKGROUND] = True
+        return frame[:, 0].clamp(0, 1), moved[:, 0].clamp(0, 1), movable
     drawn = simvp(small, LAST)[:, 0]
     if config.plain:
         frame = enlarged(drawn, config.downscale)
     else:
         frame = frame_11 + enlarged(drawn - small[:, -1], config.downscale)
-    return frame.clamp(0, 1), torch.ones_like(frame[:, :1])
+    return frame.clamp(0, 1), torch.ones_like(frame[:, :1]), shown_classes(seen)
 
 
 def last_mask(
-    config: FramesConfig, segmenter: SegmentationUNet, frame: Tensor, opacity: Tensor, seen: Tensor
+    config: FramesConfig, segmenter: SegmentationUNet, frame: Tensor, moved: Tensor, movable: Tensor, seen: Tensor
 ) -> Tensor:
     """Return the (B, 49, H, W) logits of frame 22.
 
-    Unless ``plain``, what ``segmenter`` reads of the frame counts as much as the overlay is opaque: where it draws
-    nothing, the mask of frame 11 is that of frame 22 too.
+    Unless ``plain``, what ``segmenter`` reads of the frame counts where something moved; elsewhere the mask of frame 11
+    is that of frame 22 too.
 
     Args:
-        frame, opacity: see :func:`last_frame`.
+        frame, moved, movable: see :func:`last_frame`.
         seen: (B, 11, H, W) uint8 masks of the clip.
     """
     if config.plain:
         return segmenter.logits(frame).float()
     shown = shown_classes(seen)
-    probabilities = opacity.float() * read(segmenter, frame, shown).softmax(1)
+    probabilities = moved.float() * read(segmenter, frame, movable).softmax(1)
     mask_11 = without_absent(seen[:, -1:], shown, BACKGROUND).long()
-    probabilities.scatter_add_(1, mask_11, 1 - opacity.float())
+    probabilities.scatter_add_(1, mask_11, 1 - moved.float())
     return probabilities.clamp_min(LEAST_PROBABILITY).log().masked_fill(~shown[:, :, None, None], -torch.inf)
 
 
@@ -196,12 +249,12 @@ def train_simvp(
     device: torch.device,
     seed: int = 0,
 ) -> None:
-    """Teach SimVP frames 12–22 of any videos, into ``folder``.
+    """Teach SimVP frames 12–22 of videos, into ``folder``.
 
     Args:
         config: the network and its recipe.
         segmenter: trained on true frames; it only takes part in the evaluations.
-        videos: need no masks.
+        videos: need no masks if ``plain``.
         held_out: labelled videos that are not among them; every epoch ends with scoring them.
         folder: made if missing; training resumes there.
         device: where to train.
@@ -214,7 +267,10 @@ def train_simvp(
         return evaluate_frames(partial(drawn_and_read, config, simvp, segmenter), held_out, folder, device)
 
     epochs = count_epochs(config.steps, config.batch_size, videos)
-    recipe = (OneCycle if config.plain else Recipe)(config.steps, config.learning_rate, evaluations=epochs)
+    if config.plain:
+        recipe = OneCycle(config.steps, config.learning_rate, evaluations=epochs)
+    else:
+        recipe = Recipe(config.steps, config.learning_rate, evaluations=epochs, muon=True)
     batch = frame_batches(config, videos, seed)
     fit(simvp, partial(frames_loss, config), batch, folder, recipe, device, seed, evaluate)
 
@@ -223,8 +279,27 @@ def drawn_and_read(
     config: FramesConfig, simvp: nn.Module, segmenter: SegmentationUNet, clip: Clip
 ) -> tuple[Tensor, Tensor]:
     """Return (B, 3, H, W) frames 22 of B clips and their (B, H, W) uint8 masks, for evaluations."""
-    drawn = last_frame(config, simvp, clip.frames)
+    drawn = last_frame(config, simvp, clip.frames, clip.masks)
     return drawn[0], last_mask(config, segmenter, *drawn, clip.masks).argmax(1).to(torch.uint8)
+
+
+def slides(config: FramesConfig) -> bool:
+    """Tell whether the config's network is a :class:`Sliding`."""
+    return not config.plain and config.network != "convlstm"
+
+
+def with_velocity(
+    config: FramesConfig, batch: Callable[[int], dict[str, Tensor]]
+) -> Callable[[int], dict[str, Tensor]]:
+    """Return the function of the step that adds ``velocity`` to a batch, where the config's network looks at it."""
+    if not slides(config):
+        return batch
+
+    def wider(step: int) -> dict[str, Tensor]:
+        tensors = batch(step)
+        return tensors | {"velocity": velocities(tensors["clip"], tensors["seen"])}
+
+    return wider
 
 
 def frame_batches(config: FramesConfig, videos: Sequence[FrameVideos], seed: int) -> Callable[[int], dict[str, Tensor]]:
@@ -237,7 +312,7 @@ def frame_batches(config: FramesConfig, videos: Sequence[FrameVideos], seed: int
         others = np.random.default_rng((seed, step, last)).permutation(last)[:OTHER_HORIZONS]
         return drawn(step) | {"horizons": torch.tensor([*others, last]).repeat(batch_size, 1)}
 
-    return batch
+    return with_velocity(config, batch)
 
 
 def frames_loss(config: FramesConfig, simvp: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -249,7 +324,8 @@ def frames_loss(config: FramesConfig, simvp: nn.Module, tensors: dict[str, Tenso
     future = future[:, horizons]
     moved = (future - clip[:, -1:]).abs().amax(2, keepdim=True) > MOVED  # (B, T, 1, H, W)
     weights = future.new_tensor([1.0] * OTHER_HORIZONS + [LAST_WEIGHT])
-    return frame_loss(simvp(clip, horizons), future, config.ssim_weight, weights, 1 + MOVED_WEIGHT * moved)
+    more = (tensors["seen"], tensors["velocity"]) if slides(config) else ()
+    return frame_loss(simvp(clip, *more, horizons), future, config.ssim_weight, weights, 1 + MOVED_WEIGHT * moved)
 
 
 def train_frames(
@@ -329,11 +405,10 @@ def tune(
     def loss(part: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         simvp, segmenter = networks(part)
         with torch.set_grad_enabled(whole):
-            frame, _ = last_frame(config, simvp, tensors["clip"])
-        shown = shown_classes(tensors["seen"])
-        logits = read(segmenter, frame, shown, coarse=True)
+            frame, _, movable = last_frame(config, simvp, *(tensors.get(name) for name in ("clip", "seen", "velocity")))
+        logits = read(segmenter, frame, movable, coarse=True)
         every = WIDTH // logits.shape[-1]
-        target = without_absent(tensors["mask"][..., ::every, ::every], shown, IGNORE)
+        target = without_absent(tensors["mask"][..., ::every, ::every], movable, IGNORE)
         return mask_loss(logits[:, None], target, config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
@@ -342,7 +417,7 @@ def tune(
     steps = config.tuning_steps
     recipe = Recipe(steps, config.tuning_rate, evaluations=count_epochs(steps, config.batch_size, videos))
     batch = video_batches(config.batch_size, videos, seed, False, pasted=0.0 if config.plain else PASTED)
-    fit(part, loss, batch, folder, recipe, device, seed, evaluate)
+    fit(part, loss, with_velocity(config, batch), folder, recipe, device, seed, evaluate)
 
 
 MEMBER = Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)))

@@ -75,9 +75,9 @@ class Split:
 
 
 def keys(*settings: str) -> dict[str, str]:
-    members = "ensemble.members=objects,masks,frames,jepa"
+    defaults = "ensemble.members=objects,masks,frames,jepa", "frames.tuned=pseudo"
     packed = {name: Split(name, 40) for name in ("train", "unlabeled", "hidden")}
-    pipeline = Keys(override(QUICK, [members, *settings]), packed, Path("stages"), torch.device("cpu"))
+    pipeline = Keys(override(QUICK, [*defaults, *settings]), packed, Path("stages"), torch.device("cpu"))
     pipeline.predicted(packed["hidden"])
     return {name: stage.key for name, stage in pipeline.done.items()}
 
@@ -118,6 +118,7 @@ def test_a_member_beside_others_changes_nothing_that_they_are_made_of():
     alone, fast, three = (keys(f"ensemble.members={m}") for m in ("objects", "objects,frames", "objects,frames,masks"))
     assert "masks_train" in fast and "whole_masks_unlabeled" in fast and "whole_masks_train" in three
     assert not {"whole_masks_train", "whole_masks_unlabeled"} & set(alone) and "masks_train" not in three
+    assert "whole_masks_unlabeled" not in keys("ensemble.members=objects,frames", "frames.tuned=joint")
     for fewer, more in ((alone, fast), (fast, three)):
         kept = set(fewer) - {"decoding", "predictions_hidden", "masks_train"}
         assert all(fewer[name] == more[name] for name in kept)

@@ -4,6 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from data_prep.scene import CLIP_FRAMES, HEIGHT, NUM_FRAMES, WIDTH
 from solution.checkpoints import load_weights
 from solution.clips import FrameVideos
 from solution.config import FramesConfig, SegmenterConfig
+from solution.layers import velocities
 from solution.losses import frame_loss, mask_loss
 from solution.predictors import Clip
 from solution.predictors.drawn import FramesPredictor, as_clip, count_epochs, evaluate_frames, save_strip, video_batches
@@ -75,7 +77,7 @@ def test_as_clip_scales_and_averages():
 def test_batches_depend_on_nothing_but_seed_and_step_and_mirror_all_alike(videos):
     with_future = video_batches(2, [videos], 5, with_future=True)
     first, again = with_future(3), video_batches(2, [videos], 5, with_future=True)(3)
-    assert first.keys() == {"clip", "future"} and first["clip"].shape == (2, CLIP_FRAMES, HEIGHT, WIDTH, 3)
+    assert first.keys() == {"clip", "seen", "future"} and first["clip"].shape == (2, CLIP_FRAMES, HEIGHT, WIDTH, 3)
     assert all(torch.equal(first[name], again[name]) for name in first)
     only_second = FrameVideos(np.arange(3 * 22, dtype=np.uint8).reshape(3, 22, 1, 1, 1), videos.masks, np.array([1]))
     assert video_batches(1, [only_second], 0, with_future=True)(0)["clip"][0, 0].item() == 22
@@ -122,32 +124,67 @@ def test_what_the_segmenter_sees_of_frames_1_to_11_goes_before_the_truth(videos)
 def test_predicts_frame_22(videos, network, downscale):
     model = pipeline(replace(TINY, network=network, downscale=downscale))
     clip = torch.from_numpy(videos.frames[:1, :CLIP_FRAMES])
-    frame, opacity = last_frame(model.config, model.simvp, clip)
-    assert frame.shape == (1, 3, HEIGHT, WIDTH) and opacity.shape == (1, 1, HEIGHT, WIDTH)
+    frame, moved, movable = last_frame(
+        model.config, model.simvp, clip, torch.from_numpy(videos.masks[:1, :CLIP_FRAMES])
+    )
+    assert frame.shape == (1, 3, HEIGHT, WIDTH) and moved.shape == (1, 1, HEIGHT, WIDTH)
+    assert movable.nonzero().tolist() == [[0, 0], [0, 7]]
 
 
 @pytest.mark.parametrize("downscale", [1, 2, 4])
 @pytest.mark.parametrize("network", ["inception", "convlstm"])
 def test_what_does_not_change_stays_as_sharp_as_in_frame_11(downscale, network):
     model = pipeline(replace(TINY, downscale=downscale, network=network))
-    frames = np.random.default_rng(0).integers(0, 256, (2, CLIP_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
-    clip = torch.from_numpy(frames)
     if network == "inception":
-        torch.nn.init.constant_(model.simvp.network.readout.bias, -30)  # transparent
-    drawn, _ = last_frame(model.config, model.simvp, clip)
-    torch.testing.assert_close(drawn, as_clip(clip[:, -1:], 1)[:, 0], atol=1e-6, rtol=0)
+        torch.nn.init.normal_(model.simvp.network.readout.weight)
+    frame = np.random.default_rng(0).integers(0, 256, (2, 1, HEIGHT, WIDTH, 3), np.uint8)
+    clip, seen = torch.from_numpy(frame.repeat(CLIP_FRAMES, 1)), torch.zeros(2, CLIP_FRAMES, HEIGHT, WIDTH)
+    seen[:, :, 30:60, 30:60], seen[:, :, 50:80, 50:80] = 7, 9
+    drawn, moved, _ = last_frame(model.config, model.simvp, clip, seen.to(torch.uint8))
+    torch.testing.assert_close(drawn, as_clip(clip[:, -1:], 1)[:, 0], atol=1e-4, rtol=0)
+    if network == "inception":
+        assert not moved.any()
+        probabilities = FramesPredictor(model).predict(Clip(clip, seen.to(torch.uint8)))
+        assert torch.equal(probabilities.argmax(1), seen[:, -1].long())
+
+
+@pytest.mark.parametrize("downscale", [1, 4])
+def test_an_object_goes_where_its_flow_and_the_network_say(videos, downscale):
+    rng, simvp = np.random.default_rng(0), pipeline(replace(TINY, downscale=downscale)).simvp
+    frames, masks = videos.frames[:1].copy(), videos.masks[:1]
+    frames[masks == 7] = np.tile(cv2.blur(rng.integers(0, 256, (48, 48, 3), np.uint8), (5, 5)).reshape(-1, 3), (22, 1))
+    clip, seen = (torch.from_numpy(array[:, :CLIP_FRAMES]) for array in (frames, masks))
+    with torch.no_grad():
+        simvp.network.readout.bias[0] = simvp.SLOWING  # it does not slow down at all
+    frame, moved, movable = last_frame(replace(TINY, downscale=downscale), simvp, clip, seen)
+    truth = torch.from_numpy(masks[0, -1] == 7)
+    old = torch.from_numpy(masks[0, CLIP_FRAMES - 1] == 7)
+    at = (moved[0, 0] > 0.5) & ~old
+    assert (at & truth).sum() > 0.9 * (at | (truth & ~old)).sum()
+    by_hand = torch.from_numpy(frames[0, -1]).movedim(2, 0) / 255
+    assert (frame[0] - by_hand).abs().mean() < 0.3 * (as_clip(clip, 1)[0, -1] - by_hand).abs().mean()
+    assert movable[0].nonzero().flatten().tolist() == [0, 7]
+
+
+def test_gradients_reach_what_the_network_says_of_motion_and_floor(videos):
+    simvp = pipeline().simvp
+    frames_loss(TINY, simvp, frame_batches(TINY, [videos], 0)(0))["loss"].backward()
+    assert (simvp.network.readout.bias.grad != 0).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("downscale", [1, 2])
 def test_training_and_prediction_draw_the_same_frame_22(videos, plain, downscale):
     config = replace(TINY, downscale=downscale, plain=plain)
-    model, clip = pipeline(config), torch.from_numpy(videos.frames[:2, :CLIP_FRAMES])
+    model = pipeline(config)
+    clip, seen = (torch.from_numpy(array[:2, :CLIP_FRAMES]) for array in (videos.frames, videos.masks))
     network = model.simvp if plain else model.simvp.network
     torch.nn.init.normal_(network.readout.weight, std=0.1)
-    torch.nn.init.constant_(network.readout.bias, 0.5 if plain else 4.0)  # 4: opaque
-    drawn = model.simvp(as_clip(clip, downscale))[:, -1]
-    full, _ = last_frame(config, model.simvp, clip)
+    if plain:
+        torch.nn.init.constant_(network.readout.bias, 0.5)
+    more = () if plain else (seen, velocities(clip, seen))
+    drawn = model.simvp(as_clip(clip, downscale), *more)[:, -1]
+    full, *_ = last_frame(config, model.simvp, clip, seen)
     assert full.shape == (2, 3, HEIGHT, WIDTH) and full.min() >= 0 and full.max() <= 1
     pooled = torch.nn.functional.avg_pool2d(full, downscale)
     apart = (pooled - drawn.clamp(0, 1)).abs().mean()
@@ -157,22 +194,12 @@ def test_training_and_prediction_draw_the_same_frame_22(videos, plain, downscale
 def test_what_moved_weighs_more(videos):
     config, simvp = replace(TINY, ssim_weight=0.0), pipeline().simvp
     values = frames_loss(config, simvp, frame_batches(config, [videos], 0)(0))
-    # Untrained it nearly repeats frame 11: it errs where something moved, of three frames with a mean error in ``mse``
-    # and a loss in which frame 22 weighs three times as much.
+    # It errs where something moved, of three frames with a mean error in ``mse`` and a loss in which frame 22 weighs
+    # three times as much.
     assert (1 + MOVED_WEIGHT) * values["mse"].item() <= values["loss"].item() * 1.05
     still = FrameVideos(np.repeat(videos.frames[:, :1], NUM_FRAMES, 1), videos.masks, videos.rows)
     values = frames_loss(config, simvp, frame_batches(config, [still], 0)(0))
     assert values["loss"].item() == pytest.approx(values["mse"].item(), rel=1e-5)
-
-
-def test_an_overlay_of_patches_is_drawn_pixel_by_pixel(videos):
-    model = pipeline(replace(TINY, downscale=2, patch=2))
-    torch.nn.init.normal_(model.simvp.network.readout.weight, std=0.1)
-    clip = as_clip(torch.from_numpy(videos.frames[:1, :CLIP_FRAMES]), 2)
-    layer = model.simvp.layer(clip, [-1])
-    assert layer.shape == (1, 1, 4, HEIGHT // 2, WIDTH // 2) and 0 < layer[:, :, 3].min() < layer[:, :, 3].max() < 1
-    by_hand = clip[:, -1:] * (1 - layer[:, :, 3:]) + layer[:, :, :3] * layer[:, :, 3:]
-    torch.testing.assert_close(model.simvp(clip, [-1]), by_hand)
 
 
 def test_a_class_that_the_clip_does_not_show_has_no_probability(videos):
@@ -187,18 +214,18 @@ def test_a_class_that_the_clip_does_not_show_has_no_probability(videos):
     assert (everything > 0).all()  # the published recipe looks at no masks
 
 
-def test_the_mask_of_the_overlay_is_laid_over_that_of_frame_11():
+def test_the_mask_of_what_moved_is_laid_over_that_of_frame_11():
     class Sure(torch.nn.Module):
         def logits(self, frames, coarse):
             return 20 * torch.nn.functional.one_hot(torch.full((1, HEIGHT, WIDTH), 3), NUM_CLASSES).movedim(3, 1)
 
     seen = torch.zeros(1, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
     seen[0, :, :80], seen[0, 0, 80:] = 7, 3
-    opacity = torch.linspace(0, 1, WIDTH).repeat(1, 1, HEIGHT, 1)
-    found = last_mask(TINY, Sure(), torch.zeros(1, 3, HEIGHT, WIDTH), opacity, seen).softmax(1)[0]
-    torch.testing.assert_close(found[3], opacity[0, 0], atol=1e-4, rtol=0)
+    moved, any_class = torch.linspace(0, 1, WIDTH).repeat(1, 1, HEIGHT, 1), torch.ones(1, NUM_CLASSES, dtype=torch.bool)
+    found = last_mask(TINY, Sure(), torch.zeros(1, 3, HEIGHT, WIDTH), moved, any_class, seen).softmax(1)[0]
+    torch.testing.assert_close(found[3], moved[0, 0], atol=1e-4, rtol=0)
     for label, part in ((7, np.s_[:80]), (0, np.s_[80:])):  # what frame 11 shows below is floor
-        torch.testing.assert_close(found[label][part], 1 - opacity[0, 0, part], atol=1e-4, rtol=0)
+        torch.testing.assert_close(found[label][part], 1 - moved[0, 0, part], atol=1e-4, rtol=0)
 
 
 def test_tuning_leaves_the_statistics_of_the_u_net_alone(videos, tmp_path):
@@ -225,7 +252,8 @@ def test_clips_are_predicted_alike_in_whatever_parts(videos):
 def test_initial_losses_are_those_of_repeating_frame_11_and_of_guessing_a_class(videos):
     model = pipeline(replace(TINY, downscale=1))
     clip, future = (torch.from_numpy(videos.frames[:1, part]) for part in (np.s_[:CLIP_FRAMES], np.s_[CLIP_FRAMES:]))
-    predicted, truth = model.simvp(as_clip(clip, 1)), as_clip(future, 1)
+    still = torch.zeros(1, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)  # nothing is known to slide
+    predicted, truth = model.simvp(as_clip(clip, 1), still, velocities(clip, still)), as_clip(future, 1)
     repeated = (as_clip(clip, 1)[:, -1:] - truth).square().mean().item()
     assert frame_loss(predicted, truth)["mse"].item() == pytest.approx(repeated, rel=0.05)
     target = torch.randint(NUM_CLASSES, (1, 1, HEIGHT, WIDTH))
