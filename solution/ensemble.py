@@ -21,9 +21,9 @@ from solution.arrays import Portions
 from solution.config import EnsembleConfig
 from solution.predictors import VIEWS, Clip, Predictor
 
-THRESHOLDS = np.arange(0.02, 0.98, 0.02)
-EVEN = 0.5
-"""The threshold of most probable classes."""
+THRESHOLDS = np.arange(0.02, 0.51, 0.02)
+"""Of calibrated probabilities the best is J / (1 + J), J being the Jaccard that is reached, so at most a half (after
+Lipton et al., Optimal Thresholding of Classifiers to Maximize F1 Measure, 2014; F1 is 2 J / (1 + J))."""
 WEIGHT_STEPS = 4
 """Weights of an ensemble are multiples of 1 / this."""
 CLIP_BYTES = 160 * 2**20
@@ -137,9 +137,7 @@ class ThresholdTable:
         self.objects.append(((truth != BACKGROUND) & (truth != IGNORE)).sum((1, 2)).cpu().numpy())
 
     def best(self) -> Fit:
-        """Return the threshold with the largest Jaccard pooled over all object classes, or ``EVEN``.
-
-        It gives way to one that is better by more than chance.
+        """Return the threshold with the largest Jaccard pooled over all object classes.
 
         By symmetry every colour and material has the same expected Jaccard; pooling them says so with far less noise
         than the mean over 48 classes of a few videos would.
@@ -148,13 +146,9 @@ class ThresholdTable:
         hits = kept[:, :, 1]
         union = kept.sum(2) + np.concatenate(self.objects)[:, None] - hits
         jaccard = hits.sum(0) / np.maximum(union.sum(0), 1)
-
-        def fit(index: int) -> Fit:
-            influence = (hits[:, index] - jaccard[index] * union[:, index]) / max(union[:, index].mean(), 1)
-            return Fit(float(THRESHOLDS[index]), float(jaccard[index]), influence)
-
-        best, even = fit(int(jaccard.argmax())), fit(int(np.abs(THRESHOLDS - EVEN).argmin()))
-        return best if best.is_better(even) else even
+        best = int(jaccard.argmax())
+        influence = (hits[:, best] - jaccard[best] * union[:, best]) / max(union[:, best].mean(), 1)
+        return Fit(float(THRESHOLDS[best]), float(jaccard[best]), influence)
 
 
 def fit_decoding(

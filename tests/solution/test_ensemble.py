@@ -201,12 +201,6 @@ def test_what_one_video_gains_is_chance():
     assert best_fit(better, truth).is_better(best_fit(one, truth))
 
 
-def test_a_threshold_that_gains_by_chance_gives_way_to_a_half():
-    probabilities, truth = mixed_case((0.6, 0.6), 8)
-    low = 0.4 * probabilities["a"]  # nothing exceeds a half
-    assert best_fit(low, truth).threshold < 0.4 and best_fit(low[:1], truth[:1]).threshold == pytest.approx(0.5)
-
-
 def test_argmax_needs_no_fit():
     decoding = fit_decoding(("a", "b"), iter(()), "argmax")
     assert decoding.threshold is None and decoding.weights == {"a": 0.5, "b": 0.5}
