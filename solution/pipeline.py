@@ -94,7 +94,7 @@ def check_possible(config: Config, label: str) -> None:
 
 def needed_splits(config: Config) -> tuple[str, ...]:
     """Return the splits from which a config's members learn or on which they are scored."""
-    unlabeled = any(MEMBERS[name].reads_unlabeled for name in config.ensemble.members)
+    unlabeled = any(MEMBERS[name].reads_unlabeled(config) for name in config.ensemble.members)
     return tuple(split for split in SPLITS if split != "unlabeled" or unlabeled)
 
 

@@ -69,7 +69,7 @@ class Member:
         train: leaves in a folder what ``load`` finds there, given config, videos, folder, device and seed; None where
             ``solution.pipeline`` has methods for its stages.
         used: what of a config decides the result of ``train``, as JSON.
-        reads_unlabeled: whether unlabeled videos teach it anything.
+        reads_unlabeled: whether unlabeled videos teach it anything in a config.
         at_once: clips that it is shown at a time, at most; the largest tensors of 32 in any preset stay below the
             2**31 elements that convolutions on a GPU can be relied on to index.
         readers: by name, loads from the last stage's folder what it reads masks off frames with, where that is not the
@@ -80,7 +80,7 @@ class Member:
     networks: Callable[[Config], object] = lambda config: None
     train: Callable[[Config, TrainingVideos, Path, torch.device, int], object] | None = None
     used: Callable[[Config], dict] = lambda config: {}
-    reads_unlabeled: bool = True
+    reads_unlabeled: Callable[[Config], bool] = lambda config: True
     at_once: int = 32
     readers: dict[str, Callable[[Path, torch.device], nn.Module]] | None = None
 

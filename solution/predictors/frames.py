@@ -420,4 +420,8 @@ def tune(
     fit(part, loss, with_velocity(config, batch), folder, recipe, device, seed, evaluate)
 
 
-MEMBER = Member(load_frames, lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)))
+MEMBER = Member(
+    load_frames,
+    lambda config: FramePipeline(config.frames, build_segmenter(config.segmenter)),
+    reads_unlabeled=lambda config: config.frames.plain or "pseudo" in config.frames.tuned,
+)
