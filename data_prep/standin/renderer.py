@@ -52,8 +52,6 @@ SHADOW_STEP = 2
 """Side in pixels of the squares in which shadows are computed."""
 SHADOW_DEPTH = 0.75
 """Share of the light lost in full shadow; the rest is bounced in from the bright floor."""
-SOFTNESS = (0.06, 0.10)
-"""Along columns and along rows; makes edges as soft as in real video."""
 FINE_GRAIN, COARSE_GRAIN = 0.7, 0.55
 """Standard deviations in display levels of the grain from pixel to pixel, and of that over some eight pixels."""
 
@@ -99,20 +97,10 @@ def film(videos: list[Trajectories], seeds: list[int], times: range, device: str
     share = 1.0 / SAMPLES**2
     pixels *= 1 - share * covered[:, None]
     pixels.index_add_(0, ray_pixel, share * colour)
-    frames = softened(floor).view(len(videos), length, HEIGHT, WIDTH, 3)
+    frames = floor.view(len(videos), length, HEIGHT, WIDTH, 3)
     for index, seed in enumerate(seeds):
         frames[index] += grain(seed, length, device)
     return frames.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
-
-
-def softened(images: Tensor) -> Tensor:
-    """Return (I, 160, 240, 3) images of which every pixel gives ``SOFTNESS`` of itself to each neighbour."""
-    for axis, share in enumerate(SOFTNESS, 1):
-        size = images.shape[axis]
-        padded = torch.cat((images.narrow(axis, 0, 1), images, images.narrow(axis, size - 1, 1)), axis)
-        sides = padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)
-        images = torch.lerp(images, sides / 2, 2 * share)
-    return images
 
 
 def encode(light: Tensor) -> Tensor:
