@@ -145,6 +145,7 @@ SHOWN = (
     ("200 videos moved by Bullet, exact masks", "`objects`", "bullet-exact-masks", "objects"),
     ("200 videos moved by Bullet, exact masks", "the same before", "bullet-exact-masks-before", "objects"),
     ("100 videos of the stand-in", "copy frame 11", "quick-standin", "copy frame 11"),
+    ("100 videos of the stand-in", "`frames` at `quick`'s size: SimVP + U-Net", "frames-standin", "submission"),
     ("100 videos of the stand-in", "`quick`", "quick-standin", "submission"),
 )
 """The rows that README shows: scored on what, what README calls the method, the experiment, and its name there."""
@@ -166,7 +167,9 @@ measured at. Videos are real (`real-…`), moved by Bullet (`bullet-…`), rende
 
 - Columns from `late` to `still`: mean IoU of objects by fate, the first that fits: in none of frames 1–11, course
   broken near another object, over a quarter hidden, moved, none of these.
-- Scores are comparable within one commit and one data set only. Before c3da361 metal of the stand-in was a third as
+- Scores are comparable within one commit and one data set only. Before 1b7c01f metal of the stand-in mirrored the
+  lamps smaller, sharper and without the large light above, and its sides were darker at the bottom and alike all
+  around; before 493e397 AdamW trained the edge network. Before c3da361 metal of the stand-in was a third as
   light on its top as real metal, which taught the U-Net to tell metal by that. Before f51597a outlines of cubes and
   cylinders were sharp, half a pixel too large at the top and bottom. Before 128af1b the stand-in was moved by a
   planar engine, the simulator had the same laws, and neither had those of real video: scores on invented videos of
