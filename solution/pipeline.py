@@ -266,7 +266,7 @@ class Pipeline(Stages):
     def simvp(self) -> Stage:
         """Train what draws the frames to come; masks say what of a video is put into another, or only score."""
         segmenter, config, seed = self.make("segmenter"), self.config.frames, self.config.seed
-        unlabeled = "unlabeled" in self.packed and "pseudo" in config.tuned
+        unlabeled = "unlabeled" in self.packed and MEMBERS["frames"].reads_unlabeled(self.config)
 
         def build(folder: Path) -> None:
             network = load_segmenter(self.config.segmenter, segmenter.folder, self.device)
