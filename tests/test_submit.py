@@ -247,7 +247,7 @@ def test_a_few_bad_files_are_reported_and_done_without(data, empty):
     replace_bytes(data / "hidden" / "video_15001" / "image_0.png", b"")
     found = run_submit("--data", data)
     assert found.exit_code == 0, found.output
-    assert "6 train, 2 val, 2 unlabeled, 5 hidden" in found.output and "2 problems" in found.output
+    assert "6 train, 2 val, 5 hidden" in found.output and "2 problems" in found.output
     assert "1 × not a PNG: video left out" in found.output
     assert "1 × empty file: nearest readable frame repeated" in found.output
     assert torch.load("submission.pt", weights_only=True).shape == (5, 160, 240)
