@@ -208,8 +208,11 @@ def visible_rays(
         chosen = (fits & in_view.all(1)).nonzero()[:, 0]
         smallest = window
         if len(chosen):
-            solids = silhouettes(shape[chosen], position[chosen], yaw[chosen], window, samples)
-            drawn.append(fragments(*solids, label[chosen], image[chosen], samples))
+            # What rests looks the same in every image.
+            state = torch.column_stack((shape.to(position), position, yaw))[chosen]
+            state, which = torch.unique(state, dim=0, return_inverse=True)
+            depth, corner = silhouettes(state[:, 0].long(), state[:, 1:3], state[:, 3], window, samples)
+            drawn.append(fragments(depth[which], corner[which], label[chosen], image[chosen], samples))
     return nearest(drawn, num_images, samples)
 
 

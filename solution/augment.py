@@ -26,7 +26,7 @@ class FrameAugmentation:
     def __init__(self, crop: tuple[int, int]):
         self.compose = A.Compose(
             [
-                A.CropNonEmptyMaskIfExists(*crop, ignore_values=[BACKGROUND, IGNORE]),
+                A.CropNonEmptyMaskIfExists(*crop),
                 A.HorizontalFlip(p=0.5),
                 A.Affine(scale=(0.8, 1.25), rotate=(-8, 8), shear=(-5, 5), fill_mask=IGNORE, p=0.5),
                 A.RandomBrightnessContrast(0.08, 0.08, p=0.5),

@@ -53,8 +53,8 @@ class Profiles:
     """(N, R) bool."""
     points: Tensor
     """(N, R, 2) on the outline, in the image."""
-    slope: Tensor
-    """(N, R, 3) pixels by which the outline moves along the normal with x, y and yaw."""
+    met: Tensor
+    """(N, R) which of the outline's normals these are, for :meth:`Outlines.slopes`."""
 
 
 def read_profiles(
@@ -73,7 +73,7 @@ def read_profiles(
     centre = fitted.centre(position)
     radius = fitted.radii(kind, position, yaw, centre)
     points = centre[:, None] + radius[..., None] * fitted.ray.T
-    distance, slope, normal = fitted.distances(kind, position, yaw, points)
+    distance, met, normal = fitted.outside(kind, position, yaw, points)
     points = points - distance[..., None] * normal  # corners are cut by the ray's few normals
     step = torch.arange(-REACH, REACH + 1, device=points.device)
     sampled = points[:, :, None] + step[:, None] * normal[:, :, None]  # (N, R, S, 2)
@@ -85,7 +85,7 @@ def read_profiles(
     of_object = torch.cat((shape, rubber[:, None]), 1)[:, None].expand(-1, points.shape[1], -1)
     height = points[..., 1:] / (HEIGHT / 2) - 1
     parts = (colour.flatten(2), (label != 0).float(), (label > 0).float(), usable[..., None].float())
-    return Profiles(torch.cat((*parts, normal, of_object, height), -1), usable, points, slope)
+    return Profiles(torch.cat((*parts, normal, of_object, height), -1), usable, points, met)
 
 
 def colours(frames: Tensor, image: Tensor, points: Tensor) -> Tensor:
@@ -242,8 +242,10 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
                 read = read_profiles(outlines, images, kind, position[some], yaw[some], some)
                 with autocast(position.device):
                     offset, log_scale = network(read.features)
-                weighted = read.slope * (read.usable * torch.exp(-2 * log_scale))[..., None]
-                information = weighted.transpose(1, 2) @ read.slope + prior(read.slope, KEPT)
+                on_edge = torch.zeros_like(offset)
+                slope = outlines.slopes(kind, position[some], yaw[some], read.points, read.met, on_edge)
+                weighted = slope * (read.usable * torch.exp(-2 * log_scale))[..., None]
+                information = weighted.transpose(1, 2) @ slope + prior(slope, KEPT)
                 step = torch.linalg.solve(information, (weighted * offset[..., None]).sum(1))
                 position[some] += step[:, :2].clamp(-0.1, 0.1)
                 yaw[some] += step[:, 2].clamp(-0.2, 0.2)

@@ -402,31 +402,36 @@ class Outlines:
         pixel = points.floor()
         index, order = (pixel[..., 1] * WIDTH + pixel[..., 0]).sort(1)
         again = torch.zeros_like(index, dtype=torch.bool).scatter(1, order[:, 1:], index[:, 1:] == index[:, :-1])
-        distance, slope, _ = self.distances(kind, position, yaw, pixel + 0.5)
+        distance, met, _ = self.outside(kind, position, yaw, pixel + 0.5)
+        slope = self.slopes(kind, position, yaw, pixel + 0.5, met, distance)
         return distance, slope, label * ~again * (distance.abs() < 1.6)
-
-    def distances(self, kind: int, position: Tensor, yaw: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return of image points (N, Q, 2) how far outside the outline they are (N, Q), how fast the edge there moves
-        with x, y and yaw (N, Q, 3), both in pixels, and the normal of the edge there (N, Q, 2).
-        """
-        distance, met, normal = self.outside(kind, position, yaw, points)
-        index = met[..., None].expand(-1, -1, 2)
-        ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == CUBE else 2]
-        slope = []
-        for way in ways:  # the edge that is met stays the same
-            centre, moved, support = self.supports(kind, position + position.new_tensor(way[:2]), yaw + way[2])
-            moved = moved.expand(len(yaw), -1, -1).gather(1, index)
-            after = ((points - centre) * moved).sum(-1) - support.gather(1, met)
-            slope.append((distance - after) / max(way))
-        slope = torch.stack((*slope, *[torch.zeros_like(distance)] * (3 - len(slope))), -1)
-        return distance, slope, normal.expand(len(yaw), -1, -1).gather(1, index)
 
     def outside(self, kind: int, position: Tensor, yaw: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return of image points (N, Q, 2) how many pixels outside the outline they are (N, Q) and which normal is that
-        of the edge there (N, Q), and the normals (N, M, 2).
+        of the edge there (N, Q), and that normal (N, Q, 2).
         """
         centre, normal, support = self.supports(kind, position, yaw)
-        return *((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1), normal
+        distance, met = ((points - centre) @ normal.transpose(1, 2) - support[:, None]).max(-1)
+        return distance, met, self.normals_at(normal, met)
+
+    def slopes(self, kind: int, position: Tensor, yaw: Tensor, points: Tensor, met: Tensor, distance: Tensor) -> Tensor:
+        """Return (N, Q, 3) how many pixels outwards the edge at image points (N, Q, 2) moves with x, y and yaw.
+
+        Args:
+            kind, position, yaw, points: as for :meth:`outside`, which tells ``met`` and ``distance`` (N, Q).
+        """
+        ways = ((0.002, 0.0, 0.0), (0.0, 0.002, 0.0), (0.0, 0.0, 0.005))[: 3 if kind == CUBE else 2]
+        slope = []
+        for way in ways:  # the edge that is met stays the same
+            centre, normal, support = self.supports(kind, position + position.new_tensor(way[:2]), yaw + way[2])
+            after = ((points - centre) * self.normals_at(normal, met)).sum(-1) - support.gather(1, met)
+            slope.append((distance - after) / max(way))
+        return torch.stack((*slope, *[torch.zeros_like(distance)] * (3 - len(slope))), -1)
+
+    @staticmethod
+    def normals_at(normal: Tensor, met: Tensor) -> Tensor:
+        """Return (N, Q, 2) those of the (N or 1, M, 2) normals that (N, Q) points met."""
+        return normal.expand(len(met), -1, -1).gather(1, met[..., None].expand(-1, -1, 2))
 
     def supports(self, kind: int, position: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return centres (N, 1, 2), normals (N or 1, M, 2) and how far along each the outline reaches (N, M)."""

@@ -67,8 +67,9 @@ def test_true_offsets_lead_back_to_the_truth():
         near, turned = place + torch.tensor([0.02, -0.015]), yaw + 0.08 * (kind == 0)
         for _ in range(4):
             read = read_profiles(outlines, frames, kind, near, turned, torch.tensor([0]))
-            offset = -outlines.distances(kind, place, yaw, read.points)[0]
-            step = torch.linalg.lstsq(read.slope[0], offset[0][:, None], driver="gelsd").solution[:, 0]
+            offset = -outlines.outside(kind, place, yaw, read.points)[0]
+            slope = outlines.slopes(kind, near, turned, read.points, read.met, torch.zeros_like(offset))
+            step = torch.linalg.lstsq(slope[0], offset[0][:, None], driver="gelsd").solution[:, 0]
             near, turned = near + step[:2], turned + step[2]
         assert (near - place).norm() < 2e-4 and (turned - yaw).abs() < 2e-3
     assert read.features.shape == (1, PROFILES, FEATURES)

@@ -74,12 +74,13 @@ def test_slopes_foretell_distances_from_a_moved_outline(kind):
     outlines = Outlines(torch.zeros(160 * 240), torch.zeros(1, dtype=torch.long), shape + 1, shape, 1, *FINE)
     place, yaw = torch.tensor([[0.4, -0.7]]), torch.tensor([0.2])
     points = outlines.centre(place)[:, None] + 11.0 * outlines.ray.T
-    before, slope, normal = outlines.distances(kind, place, yaw, points)
+    before, met, normal = outlines.outside(kind, place, yaw, points)
+    slope = outlines.slopes(kind, place, yaw, points, met, before)
     step = torch.tensor([0.004, -0.006, 0.02 * (kind == 0)])
-    after, *_ = outlines.distances(kind, place + step[:2], yaw + step[2], points)
+    after, *_ = outlines.outside(kind, place + step[:2], yaw + step[2], points)
     error = (before - slope @ step - after).abs()
     assert (before - after).abs().max() > 0.2 and error.median() < 0.01 and error.quantile(0.9) < 0.03
-    outward, *_ = outlines.distances(kind, place, yaw, points + 0.1 * normal)
+    outward, *_ = outlines.outside(kind, place, yaw, points + 0.1 * normal)
     assert torch.allclose(outward, before + 0.1, atol=0.02)
 
 
