@@ -14,7 +14,7 @@ from solution.config import (
 FULL = Config()
 
 QUICK = Config(
-    segmenter=SegmenterConfig("tu-resnet18d", (96, 64, 48), 2, (96, 96), steps=1000, batch=24, learning_rate=5e-3),
+    segmenter=SegmenterConfig("tu-resnet18d", (48,), 1, (64, 64), steps=1000, batch=24, learning_rate=5e-3),
     edges=EdgesConfig(width=96, steps=1500, batch=48),
     masks=MasksConfig(
         patch=4,
