@@ -34,7 +34,6 @@ class SegmenterConfig:
     Attributes:
         encoder: of segmentation-models-pytorch.
         decoder_channels: coarse to fine; the encoder has one stage more.
-        downscale: 2 works at half resolution.
         crop: height and width of what a training step sees of a frame.
         optimiser: Muon (``solution/muon.py``) learns more in as many steps.
         region_weight: of the Dice loss beside cross-entropy.
@@ -43,7 +42,6 @@ class SegmenterConfig:
 
     encoder: str = "resnet34"
     decoder_channels: tuple[Count, ...] = (256, 128, 64, 64)
-    downscale: Count = 1
     crop: tuple[Count, Count] = (128, 128)
     steps: Count = 6000
     batch: Count = 64

@@ -14,7 +14,7 @@ from solution.config import (
 FULL = Config()
 
 QUICK = Config(
-    segmenter=SegmenterConfig("tu-resnet18d", (48,), 1, (64, 64), steps=1000, batch=24, learning_rate=5e-3),
+    segmenter=SegmenterConfig("tu-resnet18d", (48,), (64, 64), steps=1000, batch=24, learning_rate=5e-3),
     edges=EdgesConfig(width=96, steps=1500, batch=48),
     masks=MasksConfig(
         patch=4,
@@ -52,7 +52,7 @@ take. No stage learns from the segmenter's masks of unlabeled videos, which woul
 """
 
 SMOKE = Config(
-    segmenter=SegmenterConfig("tu-resnet18", (32, 24), 4, (96, 96), steps=6, batch=4, learning_rate=3e-3),
+    segmenter=SegmenterConfig("tu-resnet18", (32, 24), (96, 96), steps=6, batch=4, learning_rate=3e-3),
     edges=EdgesConfig(width=8, steps=6, batch=4),
     objects=ObjectsConfig(modes=1, samples=4),
     masks=MasksConfig(patch=4, horizons=1, translator="inception", size=(8, 16, 2, 2), steps=2, batch_size=2),

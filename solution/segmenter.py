@@ -25,7 +25,7 @@ from solution.checkpoints import load_weights
 from solution.config import SegmenterConfig
 from solution.losses import share
 from solution.metrics import confusion_matrix, jaccard
-from solution.models.unet import SegmentationUNet, enlarge
+from solution.models.unet import SegmentationUNet
 from solution.processes import total
 from solution.settling import settle
 from solution.training import Recipe, autocast, fit
@@ -43,13 +43,11 @@ def build_segmenter(config: SegmenterConfig) -> SegmentationUNet:
     """Return the untrained network of a config.
 
     Raises:
-        ValueError: its crops do not fit into frames, or frames or crops cannot be made smaller as asked.
+        ValueError: its crops do not fit into frames.
     """
     if any(side > whole for side, whole in zip(config.crop, (HEIGHT, WIDTH), strict=True)):
         raise ValueError(f"crops fit into frames of {HEIGHT} by {WIDTH} pixels, {config.crop} does not")
-    if any(side % config.downscale for side in (*config.crop, HEIGHT, WIDTH)):
-        raise ValueError(f"downscale divides crops and frames, {config.downscale} does not")
-    return SegmentationUNet(config.encoder, config.decoder_channels, config.downscale)
+    return SegmentationUNet(config.encoder, config.decoder_channels)
 
 
 def load_segmenter(config: SegmenterConfig, folder: Path, device: torch.device) -> SegmentationUNet:
@@ -61,8 +59,7 @@ def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_
     """Return cross-entropy plus Dice of object against floor; mask values of 255 are ignored.
 
     The cross-entropy over 49 classes is taken apart: object or floor over all pixels, and which object over the
-    objects' pixels only, which are few and would otherwise hardly count. A network of half resolution is asked which
-    object at every second pixel of a row and of a column.
+    objects' pixels only, which are few and would otherwise hardly count.
 
     Args:
         model: the segmenter.
@@ -71,15 +68,12 @@ def factored_loss(model: SegmentationUNet, frames: Tensor, mask: Tensor, region_
         region_weight: of the Dice loss.
     """
     factors = model(frames).float()
-    every = mask.shape[-1] // factors.shape[-1]
     known, thing = mask != IGNORE, (mask != IGNORE) & (mask > 0)
-    asked, coarse = thing[:, ::every, ::every], mask[:, ::every, ::every]
     with torch.autocast(factors.device.type, enabled=False):
-        odds, given = model.log_likelihood(factors, torch.where(asked, coarse, 1).long())
-        odds = enlarge(odds[:, None], every)[:, 0]
+        odds, given = model.log_likelihood(factors, torch.where(thing, mask, 1).long())
         where = F.binary_cross_entropy_with_logits(odds, thing.float(), reduction="none")
         where = share((where * known).sum(), known.sum())  # not odds[known]: to count them a GPU would wait
-        which = -share((given.sum(1) * asked).sum(), asked.sum())
+        which = -share((given.sum(1) * thing).sum(), thing.sum())
         probability = odds.sigmoid() * known
         region = 1 - 2 * share((probability * thing).sum(), probability.sum() + thing.sum(), 1e-6)
         region = region * (total(thing.sum()) > 0)

@@ -25,7 +25,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
 TINY = {
     "segmenter.encoder": "resnet18",
     "segmenter.decoder_channels": "32,24",
-    "segmenter.downscale": "4",
     "segmenter.steps": "40",
     "segmenter.batch": "4",
     "edges.width": "8",

@@ -279,7 +279,6 @@ def test_two_train_videos_one_hidden_and_nothing_else_are_enough(data, empty):
         (["--set", "segmenter.encoder=resnet19"], ["segmenter.encoder=resnet19", "cannot be built", "resnet19"]),
         (["--set", "masks.size=16,20,4,2", "--members", "masks"], ["masks.size=16,20", "cannot be built"]),
         (["--set", "segmenter.crop=200,300"], ["segmenter.crop=200,300", "frames of 160 by 240", "(200, 300)"]),
-        (["--set", "segmenter.downscale=3"], ["segmenter.downscale=3", "downscale divides", "3 does not"]),
         (["--set", "frames.downscale=3", "--members", "frames"], ["frames.downscale=3", "downscale × patch divides"]),
         (["--members", "objects,luck"], ["different members of objects, masks, frames", "luck"]),
         (["--members", "objects,objects"], ["different members"]),

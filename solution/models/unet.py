@@ -35,12 +35,10 @@ class SegmentationUNet(nn.Module):
     Args:
         encoder: name of an smp encoder; it starts from random weights.
         decoder_channels: widths of the decoder stages, coarse to fine; the encoder has one stage more.
-        downscale: the U-Net sees frames whose sides are this many times smaller; its logits are interpolated back.
     """
 
-    def __init__(self, encoder: str, decoder_channels: tuple[int, ...], downscale: int = 1):
+    def __init__(self, encoder: str, decoder_channels: tuple[int, ...]):
         super().__init__()
-        self.downscale = downscale
         attributes = torch.zeros(NUM_CLASSES, sum(GROUPS))
         attributes[0, 0] = 1
         for c in range(1, NUM_CLASSES):
@@ -63,17 +61,12 @@ class SegmentationUNet(nn.Module):
         self.unet.segmentation_head = nn.Sequential(head, nn.PixelShuffle(SUBPIXEL))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map (N, 3, H, W) frames in [0, 1] to (N, 14, H/d, W/d) logits of background, shape, material and colour.
+        """Map (N, 3, H, W) frames in [0, 1] to (N, 14, H, W) logits of background, shape, material and colour."""
+        return self.unet((frames - self.mean) / self.std)
 
-        d is ``downscale``; :func:`enlarge` gives them the frames' size.
-        """
-        frames = (frames - self.mean) / self.std
-        return self.unet(frames if self.downscale == 1 else F.avg_pool2d(frames, self.downscale))
-
-    def logits(self, frames: Tensor, coarse: bool = False) -> Tensor:
-        """Map (N, 3, H, W) frames in [0, 1] to the (N, 49, H, W) logits of the classes, (N, 49, H/d, W/d) if coarse."""
-        factors = self(frames)
-        return F.conv2d(factors if coarse else enlarge(factors, self.downscale), self.attributes[:, :, None, None])
+    def logits(self, frames: Tensor) -> Tensor:
+        """Map (N, 3, H, W) frames in [0, 1] to the (N, 49, H, W) logits of the classes."""
+        return F.conv2d(self(frames), self.attributes[:, :, None, None])
 
     def classes(self, frames: Tensor) -> Tensor:
         """Return the (N, H, W) uint8 most probable object where there is rather one than floor, and 0 elsewhere.
@@ -82,8 +75,8 @@ class SegmentationUNet(nn.Module):
         """
         factors = self(frames).float()
         background, *groups = factors.split(GROUPS, 1)
-        thing = enlarge((anything(groups) - background[:, 0])[:, None], self.downscale)[:, 0] > 0
-        logits = enlarge(factors, self.downscale).permute(0, 2, 3, 1)[thing]  # of few pixels
+        thing = anything(groups) > background[:, 0]
+        logits = factors.permute(0, 2, 3, 1)[thing]  # of few pixels
         shape, material, colour = (group.argmax(1) for group in logits.split(GROUPS, 1)[1:])
         chosen = 1 + (shape * len(MATERIALS) + material) * len(COLOURS) + colour
         return torch.zeros_like(thing, dtype=torch.uint8).masked_scatter_(thing, chosen.to(torch.uint8))
@@ -104,11 +97,6 @@ class SegmentationUNet(nn.Module):
         parts = rest // 16, rest // 8 % 2, rest % 8
         given = [group.log_softmax(1).gather(1, part[:, None]) for group, part in zip(groups, parts, strict=True)]
         return anything(groups) - background[:, 0], torch.cat(given, 1)
-
-
-def enlarge(maps: Tensor, factor: int) -> Tensor:
-    """Return (N, C, H, W) maps interpolated to (N, C, factor H, factor W)."""
-    return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def anything(groups: list[Tensor]) -> Tensor:

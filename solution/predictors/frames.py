@@ -214,9 +214,9 @@ def last_mask(
     return probabilities.clamp_min(LEAST_PROBABILITY).log().masked_fill(~shown[:, :, None, None], -torch.inf)
 
 
-def read(segmenter: SegmentationUNet, frame: Tensor, shown: Tensor, coarse: bool = False) -> Tensor:
+def read(segmenter: SegmentationUNet, frame: Tensor, shown: Tensor) -> Tensor:
     """Return what ``segmenter`` reads of frames, -inf for classes that are not among the (B, 49) ``shown``."""
-    return segmenter.logits(frame, coarse).float().masked_fill(~shown[:, :, None, None], -torch.inf)
+    return segmenter.logits(frame).float().masked_fill(~shown[:, :, None, None], -torch.inf)
 
 
 def shown_classes(seen: Tensor) -> Tensor:
@@ -406,10 +406,8 @@ def tune(
         simvp, segmenter = networks(part)
         with torch.set_grad_enabled(whole):
             frame, _, movable = last_frame(config, simvp, *(tensors.get(name) for name in ("clip", "seen", "velocity")))
-        logits = read(segmenter, frame, movable, coarse=True)
-        every = WIDTH // logits.shape[-1]
-        target = without_absent(tensors["mask"][..., ::every, ::every], movable, IGNORE)
-        return mask_loss(logits[:, None], target, config.jaccard_weight)
+        target = without_absent(tensors["mask"], movable, IGNORE)
+        return mask_loss(read(segmenter, frame, movable)[:, None], target, config.jaccard_weight)
 
     def evaluate(part: nn.Module) -> dict[str, float]:
         return evaluate_frames(partial(drawn_and_read, config, *networks(part)), held_out, folder, device)

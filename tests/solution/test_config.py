@@ -89,7 +89,7 @@ def test_there_are_no_more_settings_than_somebody_needs():
     def count(values: dict) -> int:
         return sum(count(value) if isinstance(value, dict) else 1 for value in values.values())
 
-    assert count(dataclasses.asdict(Config())) <= 42
+    assert count(dataclasses.asdict(Config())) <= 41
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])

@@ -30,7 +30,7 @@ from tests.conftest import TINY_OPTIONS
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 STEPS = 5
-SEGMENTER = SegmenterConfig("resnet18", (16,), 1)
+SEGMENTER = SegmenterConfig("resnet18", (16,))
 MASKS = MasksConfig("rollout", patch=2, size=(8, 16, 2, 2))
 
 

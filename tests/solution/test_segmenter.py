@@ -28,7 +28,7 @@ from solution.segmenter import (
 from solution.settling import settle
 
 CPU = torch.device("cpu")
-TINY = SegmenterConfig("resnet18", (32, 24), downscale=2, crop=(64, 64), steps=4, batch=4)
+TINY = SegmenterConfig("resnet18", (32, 24), crop=(64, 64), steps=4, batch=4)
 
 
 class Fixed:
@@ -69,18 +69,6 @@ def test_loss_equals_plain_formulas():
     assert found["where"].item() == pytest.approx(where.item(), rel=1e-5)
     assert found["which"].item() == pytest.approx(which.item(), rel=1e-5)
     assert found["loss"].item() == pytest.approx((where + which + 0.7 * dice).item(), rel=1e-4)
-
-
-def test_a_network_of_half_resolution_is_judged_by_whole_masks():
-    factors, mask = case()
-    whole = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    found, coarse = (factored_loss(Fixed(factors), None, m, region_weight=0.7) for m in (whole, mask))
-    assert found["which"] == coarse["which"]
-    odds = Fixed(factors).log_likelihood(factors, torch.ones_like(mask).long())[0]
-    odds = torch.nn.functional.interpolate(odds[:, None], scale_factor=2, mode="bilinear")[:, 0].double()
-    known, thing = whole != IGNORE, (whole > 0).double()
-    where = -(thing * odds.sigmoid().log() + (1 - thing) * (-odds).sigmoid().log())[known].mean()
-    assert found["where"].item() == pytest.approx(where.item(), rel=1e-5)
 
 
 def test_no_step_waits_for_what_is_in_a_mask():

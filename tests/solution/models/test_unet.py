@@ -14,7 +14,7 @@ from solution.models.unet import GROUPS, SegmentationUNet
 @pytest.fixture(scope="module")
 def network() -> SegmentationUNet:
     torch.manual_seed(0)
-    return SegmentationUNet("resnet18", (32, 24), 2).eval()
+    return SegmentationUNet("resnet18", (32, 24)).eval()
 
 
 @pytest.fixture
@@ -35,7 +35,6 @@ def logits_by_hand(factors: torch.Tensor) -> torch.Tensor:
 
 def with_factors(network: SegmentationUNet, factors: torch.Tensor, monkeypatch) -> SegmentationUNet:
     monkeypatch.setattr(network, "forward", lambda frames: factors)
-    monkeypatch.setattr(network, "downscale", 1)
     return network
 
 
@@ -90,12 +89,11 @@ def test_knowing_nothing_costs_the_logarithms_of_the_choices(network):
     torch.testing.assert_close(-given, expected)
 
 
-@pytest.mark.parametrize("downscale", [1, 2, 4])
-def test_shapes(downscale):
-    network = SegmentationUNet("resnet18", (16, 12), downscale).eval()
+def test_shapes():
+    network = SegmentationUNet("resnet18", (16, 12)).eval()
     with torch.inference_mode():
         assert network.logits(torch.rand(1, 3, 160, 240)).shape == (1, 49, 160, 240)
-        assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64 // downscale, 64 // downscale)
+        assert network(torch.rand(1, 3, 64, 64)).shape == (1, 14, 64, 64)
 
 
 def test_residual_branches_of_an_untrained_encoder_are_open():

@@ -216,7 +216,7 @@ def test_a_class_that_the_clip_does_not_show_has_no_probability(videos):
 
 def test_the_mask_of_what_moved_is_laid_over_that_of_frame_11():
     class Sure(torch.nn.Module):
-        def logits(self, frames, coarse):
+        def logits(self, frames):
             return 20 * torch.nn.functional.one_hot(torch.full((1, HEIGHT, WIDTH), 3), NUM_CLASSES).movedim(3, 1)
 
     seen = torch.zeros(1, CLIP_FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
