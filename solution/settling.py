@@ -150,8 +150,8 @@ def split_bodies(masks: Tensor) -> Tensor:
     width = side(centre[..., 0])  # (V, T, 16, 2)
     apart = (centre[..., 0, :] - centre[..., 1, :]).norm(dim=-1) / width.mean(-1)
     two = (pixels > SHARE * width**2).all(-1) & (apart > APART)  # (V, T, 16)
-    seen = pixels.sum(-1) >= MIN_PIXELS
     whole = (centre * pixels[..., None]).sum(-2) / pixels.sum(-1, keepdim=True).clamp_min(1)
+    seen = pixels.sum(-1) > SHARE * side(whole[..., 0]).square()  # a few pixels do not say where a body went
     main = torch.where(two[..., None], centre[..., 0, :], whole)
     other = centre[..., 1, :]
 

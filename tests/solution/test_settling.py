@@ -63,6 +63,23 @@ def test_a_body_that_falls_apart_in_one_frame_and_goes_on_as_the_other_part_is_o
     assert torch.equal(settle_shapes(masks), masks)
 
 
+def test_a_few_pixels_far_off_are_not_where_a_body_went():
+    """In one frame the body is called another material, and of what comes in then only a corner shows."""
+    position = torch.tensor([[-0.5, -1.0], [0.7, 0.9]]).repeat(1, 8, 1, 1)
+    masks = film(torch.tensor([[3, 35]]), position, torch.full((1, 8, 2), 0.5))
+    masks[:, :5][masks[:, :5] == 35] = 0
+    corner = torch.zeros_like(masks[0, 5], dtype=torch.bool)
+    row, column = (masks[0, 5] == 35).nonzero()[0]
+    corner[row : row + 4, column : column + 4] = True
+    masks[0, 5] = torch.where((masks[0, 5] == 35) & ~corner, 0, masks[0, 5])
+    assert 8 < (masks[0, 5] == 35).sum() < 17
+    mistaken = masks.clone()
+    mistaken[masks == 35] = 3
+    mistaken[0, 5][masks[0, 5] == 3] = 11
+    others = [0, 1, 2, 3, 4, 6, 7]
+    assert torch.equal(settle_shapes(mistaken)[:, others], masks[:, others])
+
+
 def test_the_shape_of_what_is_long_seen_is_not_given_to_what_is_called_so_for_two_frames():
     position = torch.tensor([[-0.5, -1.0], [0.7, 0.9]]).repeat(1, 11, 1, 1)
     masks = film(torch.tensor([[47, 39]]), position, torch.zeros(1, 11, 2))
