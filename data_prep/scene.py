@@ -199,6 +199,7 @@ def visible_rays(
         labels and (M,) float32 depths.
     """
     side = window_side(shape, position, yaw)
+    state = torch.column_stack((shape.to(position), position, yaw))
     drawn = [fragments(*silhouettes(shape[:0], position[:0], yaw[:0]), label[:0], image[:0])]
     smallest = 0
     for window in WINDOWS:
@@ -209,9 +210,8 @@ def visible_rays(
         smallest = window
         if len(chosen):
             # What rests looks the same in every image.
-            state = torch.column_stack((shape.to(position), position, yaw))[chosen]
-            state, which = torch.unique(state, dim=0, return_inverse=True)
-            depth, corner = silhouettes(state[:, 0].long(), state[:, 1:3], state[:, 3], window, samples)
+            once, which = torch.unique(state[chosen], dim=0, return_inverse=True)
+            depth, corner = silhouettes(once[:, 0].long(), once[:, 1:3], once[:, 3], window, samples)
             drawn.append(fragments(depth[which], corner[which], label[chosen], image[chosen], samples))
     return nearest(drawn, num_images, samples)
 
