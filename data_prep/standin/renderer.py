@@ -52,6 +52,15 @@ SHADOW_STEP = 2
 """Side in pixels of the squares in which shadows are computed."""
 SHADOW_DEPTH = 0.75
 """Share of the light lost in full shadow; the rest is bounced in from the bright floor."""
+DARKEST = 0.06
+"""Least share of its light that the floor keeps."""
+CONTACT, CONTACT_EDGE = 0.105, 0.015
+"""How far from its axis the floor below a sphere is dark, and the scale of that darkness's edge, units; read off real
+video and videos rendered with CLEVR's scene, as is what follows."""
+CORNER = 0.12
+"""Share of the sky that a cube hides from the floor beside it."""
+BESIDE = 0.01
+"""How far from a cube or cylinder the floor is that stands for what it stands on, units."""
 FINE_GRAIN, COARSE_GRAIN = 0.7, 0.55
 """Standard deviations in display levels of the grain from pixel to pixel, and of that over some eight pixels."""
 
@@ -177,7 +186,8 @@ def shadows(shape: Tensor, position: Tensor, yaw: Tensor, image: Tensor, num_ima
 
     lamps = [lamp_light(F.pad(floor, (0, 1)), lamp) for lamp in range(len(LAMPS))]
     taken = torch.zeros(num_images, len(floor), device=device)
-    sky_share = 1 - sum(LAMP_SHARES)
+    # What the floor throws back is hidden as the sky is.
+    sky_share = 1 - sum(LAMP_SHARES) + 1 - SHADOW_DEPTH
     sources = [(None, sky_share)] + [
         (towards[:, :2] / towards[:, 2:], light * towards[:, 2]) for towards, light in lamps
     ]
@@ -186,7 +196,7 @@ def shadows(shape: Tensor, position: Tensor, yaw: Tensor, image: Tensor, num_ima
         passed = torch.log1p(blocked.mul_(-0.999))
         light = torch.zeros_like(taken).index_add_(0, image[near], passed[which]).exp_()
         taken += share * (1 - light)
-    factor = (1 - SHADOW_DEPTH * taken) ** (1 / 2.2)
+    factor = (1 - SHADOW_DEPTH * taken).clamp_min(DARKEST) ** (1 / 2.2)
     factor = factor.view(num_images, 1, len(rows), len(columns))
     return F.interpolate(factor, size=(HEIGHT, WIDTH), mode="bilinear").view(num_images, HEIGHT, WIDTH, 1)
 
@@ -196,6 +206,8 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
 
     Seen from above, the way to the lamp is a segment from the point along ``slant`` up to the solid's top. How deep it
     cuts into the footprint (of a sphere: the ray into the ball), against the width of the half-shadow, gives the share.
+    What a cube or cylinder stands on is as light as the floor beside it: nobody sees it, but pixels at the edge would be
+    darker for it.
 
     Args:
         kind: index into ``classes.SHAPES``.
@@ -210,13 +222,16 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
         cos, sin = state[:, 2:].cos(), state[:, 2:].sin()
         x, y = x * cos + y * sin, y * cos - x * sin
         sx, sy = sx * cos + sy * sin, sy * cos - sx * sin
+    if kind == SPHERE:
+        below = torch.sigmoid((CONTACT - torch.hypot(x, y)) / CONTACT_EDGE)
+    else:
+        reach = torch.maximum(x.abs(), y.abs()) if kind == CUBE else torch.hypot(x, y)
+        out = ((RADIUS + BESIDE) / reach.clamp_min_(1e-6)).clamp_min_(1)
+        x, y = x * out, y * out
     if slant is None:
-        if kind == CUBE:
-            gap = torch.hypot((x.abs() - RADIUS).clamp_min_(0), (y.abs() - RADIUS).clamp_min_(0))
-        else:
-            gap = torch.hypot(x, y)
-            gap = gap * gap * (0.5 / RADIUS) if kind == SPHERE else (gap - RADIUS).clamp_min_(0)
-        return 0.6 * torch.exp(-10 * gap)
+        if kind != CUBE:
+            return below if kind == SPHERE else torch.zeros_like(x)
+        return CORNER * torch.exp(-10 * torch.hypot((x.abs() - RADIUS).clamp_min_(0), (y.abs() - RADIUS).clamp_min_(0)))
     way = x * sx + y * sy
     height = (-way / squared).clamp_(0, 2 * RADIUS)
     if kind == CUBE:
@@ -231,7 +246,8 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
         outside = torch.hypot(x + height * sx, y + height * sy) - RADIUS
     softness = 0.015 + height * (PENUMBRA * (1 + squared).sqrt())
     inside = (0.5 - outside / softness).clamp_(0, 1)
-    return inside * inside * (3 - 2 * inside)
+    inside = inside * inside * (3 - 2 * inside)
+    return inside + below - inside * below if kind == SPHERE else inside
 
 
 def shade_solids(

@@ -62,7 +62,7 @@ class Settings:
     kind: str
     labels: str = "exact"
     tracks: str = ""
-    version: int = 8
+    version: int = 9
 
     def numbers(self) -> dict[str, range]:
         """Return the video numbers of every split that has videos; no number is in two splits."""

@@ -117,20 +117,43 @@ def lamp_is_hidden(shape: int, yaw: float, points: np.ndarray, lamp: tuple) -> n
     return inside.any(0)
 
 
+def under_the_solid(shape: int, yaw: float, points: np.ndarray) -> np.ndarray:
+    """Return which (P, 2) floor points a solid at the origin stands on or, a sphere, darkens by being so near."""
+    if shape == 0:
+        x, y = points.T
+        return np.maximum(*np.abs([x * np.cos(yaw) + y * np.sin(yaw), y * np.cos(yaw) - x * np.sin(yaw)])) < 0.2
+    return np.hypot(*points.T) < (0.15 if shape == 1 else 0.2)
+
+
 @pytest.mark.parametrize("shape", [0, 1, 2])
 @pytest.mark.parametrize("lamp", [0, 1, 2])
 def test_half_shadows_run_along_the_hard_shadow_s_edge(shape, lamp):
     random = np.random.default_rng(shape)
-    points = random.uniform(-1.2, 1.2, (600, 2))
+    points = random.uniform(-1.2, 1.2, (1200, 2))
+    points = points[~under_the_solid(shape, 0.4, points)]
     state = torch.tensor([[0.0, 0.0, 0.4]])
     floor = torch.tensor(points, dtype=torch.float32)
     towards, _ = renderer.lamp_light(torch.nn.functional.pad(floor, (0, 1)), lamp)
     slant = towards[:, :2] / towards[:, 2:]
     share = renderer.blocked_share(shape, state, floor, slant)[0].numpy()
     hidden = lamp_is_hidden(shape, 0.4, points, renderer.LAMPS[lamp])
-    assert 10 < hidden.sum() < 300
+    assert 10 < hidden.sum() < 600
     assert ((share > 0.5) == hidden).mean() > 0.985
     assert share[hidden].mean() > 0.8 and share[~hidden].mean() < 0.05
+
+
+@pytest.mark.parametrize("shape, least, most", [(0, 0.88, 0.98), (1, 0.5, 0.78), (2, 0.94, 1.03)])
+def test_the_floor_in_front_of_a_solid_is_as_light_as_the_real_one(shape, least, most):
+    """One and two pixels below the outline, against the empty floor: dark below spheres alone."""
+    kind = torch.tensor([shape])
+    place = torch.tensor([[-1.0, 0.0]]), torch.tensor([np.pi / 4])
+    mask = scene.paint_solids(kind, *place, torch.tensor([1]), torch.tensor([0]), 1)[0]
+    factor = renderer.shadows(kind, *place, torch.tensor([0]), 1)[0, ..., 0]
+    columns = (mask > 0).any(0).nonzero()[:, 0]
+    inner = columns[len(columns) // 4 : -len(columns) // 4]
+    below = 1 + torch.stack([mask[:, column].nonzero().max() for column in inner])
+    light = (factor[below, inner] + factor[below + 1, inner]) / 2
+    assert least < light.mean() < most
 
 
 def test_a_mirror_shows_the_dark_room_above_and_the_floor_below():
