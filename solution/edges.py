@@ -39,6 +39,9 @@ LEARNT_FROM = 0.2
 ERRORS = ((0.75, 0.01), (0.25, 0.04))
 """Shares of the outlines to learn from, and by how many units (five times as many radians) they are moved."""
 ROUNDS = 2
+IN_COMMON = 0.3
+"""Standard deviation in pixels of what the edges of one object are all off by, and of that at top and bottom more than
+at its sides: what the network was not trained on it does not see where it is."""
 KEPT = (400.0, 400.0, 8.0)
 """Information on x, y and yaw (per unit² and radian²) that keeps an outline in place where no edge is seen."""
 
@@ -53,6 +56,8 @@ class Profiles:
     """(N, R) bool."""
     points: Tensor
     """(N, R, 2) on the outline, in the image."""
+    normal: Tensor
+    """(N, R, 2) outwards, along which the profiles lie."""
     met: Tensor
     """(N, R) which of the outline's normals these are, for :meth:`Outlines.slopes`."""
 
@@ -85,7 +90,7 @@ def read_profiles(
     of_object = torch.cat((shape, rubber[:, None]), 1)[:, None].expand(-1, points.shape[1], -1)
     height = points[..., 1:] / (HEIGHT / 2) - 1
     parts = (colour.flatten(2), (label != 0).float(), (label > 0).float(), usable[..., None].float())
-    return Profiles(torch.cat((*parts, normal, of_object, height), -1), usable, points, met)
+    return Profiles(torch.cat((*parts, normal, of_object, height), -1), usable, points, normal, met)
 
 
 def colours(frames: Tensor, image: Tensor, points: Tensor) -> Tensor:
@@ -226,7 +231,12 @@ def track(network: EdgeNetwork | None, masks: Tensor, frames: Tensor | None) -> 
 
 @torch.no_grad()
 def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) -> Tracks:
-    """Return the tracks with places, yaws and their covariances as the frames show them; see :func:`track`."""
+    """Return the tracks with places, yaws and their covariances as the frames show them; see :func:`track`.
+
+    What an object's edges in all frames are off by in common is solved for together with its places. It does not matter
+    where both its top and bottom show, but where one is hidden, or outside the image, the object would seem to be
+    elsewhere, and so faster or slower than it is.
+    """
     length = frames.shape[1]
     video, frame, slot = tracks.visible.nonzero(as_tuple=True)
     label, shape = tracks.classes[video, slot], tracks.shape[video, slot]
@@ -236,6 +246,10 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
     outlines = Outlines(labels, video * length + frame, label, shape, len(tracks) * length, *RAYS)
     outlines.remember(position)
     images = frames.reshape(-1, HEIGHT, WIDTH, 3)
+    owner = video * tracks.classes.shape[1] + slot
+    precision = torch.eye(2, device=yaw.device).repeat(tracks.classes.numel(), 1, 1) / IN_COMMON**2
+    total = yaw.new_zeros(tracks.classes.numel(), 2)
+    lever = yaw.new_zeros(len(yaw), 3, 2)  # what x, y and yaw follow of what is in common
     for kind, chosen in enumerate(outlines.chosen):
         for some in chosen.split(OUTLINES_AT_ONCE[position.device.type]):
             for _ in range(ROUNDS):
@@ -244,12 +258,23 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
                     offset, log_scale = network(read.features)
                 on_edge = torch.zeros_like(offset)
                 slope = outlines.slopes(kind, position[some], yaw[some], read.points, read.met, on_edge)
-                weighted = slope * (read.usable * torch.exp(-2 * log_scale))[..., None]
+                weight = (read.usable * torch.exp(-2 * log_scale))[..., None]
+                weighted = slope * weight
                 information = weighted.transpose(1, 2) @ slope + prior(slope, KEPT)
                 step = torch.linalg.solve(information, (weighted * offset[..., None]).sum(1))
                 position[some] += step[:, :2].clamp(-0.1, 0.1)
                 yaw[some] += step[:, 2].clamp(-0.2, 0.2)
                 covariance[some] = torch.linalg.inv(information)
+            common = torch.stack((torch.ones_like(offset), read.normal[..., 1].square() - 0.5), -1)
+            heavy = (common * weight).transpose(1, 2)
+            lever[some] = covariance[some] @ (weighted.transpose(1, 2) @ common)
+            left = offset - (slope @ step[..., None])[..., 0]
+            precision.index_add_(0, owner[some], heavy @ common - heavy @ slope @ lever[some])
+            total.index_add_(0, owner[some], (heavy @ left[..., None])[..., 0])
+    in_common = torch.linalg.solve(precision, total)[owner]
+    step = -(lever @ in_common[..., None])[..., 0]
+    position += step[:, :2].clamp(-0.3, 0.3)
+    yaw += step[:, 2].clamp(-0.2, 0.2)
     found = {"position": position, "covariance": covariance}
     found["yaw"] = (torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2) * (shape == CUBE)
     for name, values in found.items():
