@@ -292,9 +292,9 @@ def _slopes(state: State, reach: Tensor, constants: Constants, asked: Tensor | N
     struck = (hit.any(1) if asked is None else hit.any(1) | asked).nonzero()[:, 0]
     if len(struck):
         slope[struck] = _differences(state[struck], reach[struck], constants)
-    drift, jolt = (reach.new_tensor(deviations) for deviations in (DRIFT, JOLT))
-    drift[list(SPEEDS)] *= constants.drift
-    jolt[list(SPEEDS)] *= constants.hit_noise
+    drift, jolt = (reach.new_tensor(deviations).repeat(scenes, solids, 1) for deviations in (DRIFT, JOLT))
+    drift[..., SPEEDS] *= reach.new_tensor(constants.drift)[state.shape.clamp_min(0)][..., None]
+    jolt[..., SPEEDS] *= constants.hit_noise
     added = drift.square() + (jolt * hit.double()[..., None]).square()
     return after, slope, added.flatten(1)
 

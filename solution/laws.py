@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.classes import CYLINDER, SPHERE
+from data_prep.classes import CUBE, CYLINDER, SHAPES, SPHERE
 from data_prep.errors import UserError, exits_cleanly
 from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, HEIGHT, RADIUS, WIDTH, project
 from data_prep.standin.engine import LAW, Law, slide
@@ -103,8 +103,8 @@ def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tra
     return join(parts)
 
 
-def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
-    """Return (n,) errors of the filter's velocities after the clip, over the standard deviations that it states.
+def deviations(tracks: Tracks, constants: Constants) -> dict[str, np.ndarray]:
+    """Return by shape (n,) errors of the filter's velocities after the clip, over the standard deviations it states.
 
     The truth is the mean velocity from one frame after the clip to four, without what friction and air took until
     then, of cubes and cylinders whose course is smooth there and that touch nothing around the clip's last frame.
@@ -128,13 +128,14 @@ def deviations(tracks: Tracks, constants: Constants) -> np.ndarray:
     both = visible[:, :, :, None] & visible[:, :, None] & ~torch.eye(gap.shape[-1], dtype=torch.bool)
     smooth &= ~(both & (gap < NEAR)).any(-1).any(1)
     deviation = belief.variance()[..., 2:4].sqrt()
-    return ((belief.state.velocity - before) / deviation)[smooth].abs().flatten().numpy()
+    error = ((belief.state.velocity - before) / deviation).abs()
+    return {SHAPES[kind]: error[smooth & (tracks.shape == kind)].flatten().numpy() for kind in (CUBE, CYLINDER)}
 
 
 def constants_text(constants: Constants) -> str:
     """Return the constants that can be fitted in one line."""
     values = asdict(constants)
-    return ", ".join(f"{name} {' '.join(f'{v:.3f}' for v in np.ravel(values[name]))}" for name in PRIOR)
+    return ", ".join(f"{name} {' '.join(f'{v:.3f}' for v in np.ravel(values[name]))}" for name in (*PRIOR, "drift"))
 
 
 def table(title: str, tracks: Tracks, windows: Windows) -> str:
@@ -159,10 +160,12 @@ def table(title: str, tracks: Tracks, windows: Windows) -> str:
             cells.append(f" {len(error):>11} " + " ".join(f"{value:6.4f}" for value in values))
         lines.append(f"{law:30}" + "".join(cells))
     lines += [f"default: {constants_text(Constants())}", f"fitted:  {constants_text(fitted)}"]
-    error = deviations(tracks, fitted)
-    if len(error):
-        shares = " ".join(f"{value:.2f}" for value in np.percentile(error, PERCENTILES))
-        lines.append(f"velocity at frame 11, errors in stated deviations: {shares} ({len(error)}; normally {NORMAL})")
+    lines.append(f"velocity at frame 11, errors in stated deviations, normally {NORMAL}:")
+    for law, constants in {"default": Constants(), "fitted": fitted}.items():
+        for shape, error in deviations(tracks, constants).items():
+            if len(error):
+                shares = " ".join(f"{value:.2f}" for value in np.percentile(error, PERCENTILES))
+                lines.append(f"  {law + ', ' + shape:30} {shares} ({len(error)})")
     return "\n".join(lines)
 
 

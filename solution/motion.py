@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -158,12 +159,14 @@ def foreseen(windows: Windows, laws: Sequence[Constants]) -> Tensor:
 def errors(windows: Windows, places: Tensor) -> dict[str, np.ndarray]:
     """Return the distances (n,) between foreseen and measured places in the last frame, of solids that move."""
     error = (places[:, -1] - windows.future[:, -1]).norm(dim=-1)
+    judged = windows.judged[:, -1]
+    return {"hit": error[judged & windows.hit].numpy(), "free": error[judged & unhit(windows)].numpy()}
+
+
+def unhit(windows: Windows) -> Tensor:
+    """Return (W, K) bool: the solid moves and nothing hits it."""
     moved = (windows.future[:, -1] - windows.position).norm(dim=-1) > RADIUS / 4
-    judged = windows.judged[:, -1] & (moved | windows.hit)
-    return {
-        "hit": error[judged & windows.hit].numpy(),
-        "free": error[judged & ~windows.hit].numpy(),
-    }
+    return moved & ~windows.hit
 
 
 PRIOR = {
@@ -196,7 +199,7 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
     """Return the constants most likely after what was seen in windows, and before (maximum a posteriori).
 
     Errors are least squares of a robust loss (Huber's, smoothed: scipy's ``soft_l1``), so that what no law explains,
-    such as a hit by something unseen, does not decide.
+    such as a hit by something unseen, does not decide. See :func:`fit_drift` for the drift.
     """
     windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().long().unique()]
     names = [(name, i) for name in PRIOR for i in range(np.size(getattr(prior, name))) if i not in FIXED.get(name, ())]
@@ -236,4 +239,30 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
         loss="soft_l1",
         max_nfev=MOST_ITERATIONS,
     )
-    return constants_of(mean + deviation * found.x)
+    constants = constants_of(mean + deviation * found.x)
+    return replace(constants, drift=fit_drift(windows, constants))
+
+
+LASTING = 2.0
+"""What drives a solid off its course does so for many frames, which as a drift by chance counts so many times."""
+BELIEVED = 40
+"""Errors that what is believed of the drift beforehand counts for."""
+LEAST_DRIFT = 0.005
+"""Units/s; with less the filter clings to a course that a hit by something unseen has changed."""
+
+
+def fit_drift(windows: Windows, constants: Constants) -> tuple[float, ...]:
+    """Return ``Constants.drift`` after what was seen of solids that nothing hits, and before.
+
+    A velocity that changes by chance in every frame leads astray by the drift times the time of a frame times the root
+    of 1² + 2² + … A median of errors tells it, which a few hits by something unseen do not move.
+    """
+    error = (foreseen(windows, [constants])[0, :, -1] - windows.future[:, -1]).abs()
+    astray = FRAME_SECONDS * math.sqrt(sum(n * n for n in range(1, HORIZON + 1)))
+    free, drift = windows.judged[:, -1] & unhit(windows), []
+    for kind, before in enumerate(constants.drift):
+        errors = error[free & (windows.shape == kind)].flatten()
+        seen = LASTING * float(errors.median()) / NormalDist().inv_cdf(0.75) / astray if len(errors) else before
+        share = len(errors) / (BELIEVED + len(errors))
+        drift.append(before ** (1 - share) * max(seen, LEAST_DRIFT) ** share)
+    return tuple(drift)

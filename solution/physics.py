@@ -59,8 +59,8 @@ class Constants:
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
     hit_noise: float = 0.05
     """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""
-    drift: float = 0.005
-    """Standard deviation that a frame adds to each component of the velocity, units/s."""
+    drift: tuple[float, float, float] = (0.012, 0.005, 0.005)
+    """Standard deviation that a frame adds to each component of the velocity, units/s; cubes veer."""
     margin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Pixels by which the labels of cubes, spheres and cylinders reach beyond their silhouettes."""
 

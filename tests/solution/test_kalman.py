@@ -106,7 +106,7 @@ def test_what_is_known_badly_moves_the_filter_less():
 
 
 def test_the_filter_sees_that_a_sphere_has_begun_to_roll():
-    constants = smooth(0.25, drift=0.001)
+    constants = smooth(0.25, drift=(0.001,) * 3)
     film = filmed(scene([SPHERE], [[0.0, 0.0]], [[0.9, 0.3]]), constants, 22, 0.0)
     position, _ = roll_out(film.frames(slice(11)), constants, 11, 2)
     assert (position[0, 0, 0] - film.position[0, -1, 0]).norm() < 0.03
@@ -122,7 +122,7 @@ def test_slopes_of_a_slide_are_those_of_its_formula():
     speed, deceleration, dt = 1.2, 0.4, FRAME_SECONDS
     state = scene([CYLINDER], [[0.0, 0.0]], [[speed, 0.0]])
     reach = torch.full((1, COMPONENTS), 1e-4, dtype=torch.float64)
-    after, slope, added = _slopes(state, reach, smooth(deceleration, drift=0.01), None)
+    after, slope, added = _slopes(state, reach, smooth(deceleration, drift=(0.01,) * 3), None)
     aside = 1 - deceleration * dt / speed
     assert float(after.velocity[0, 0, 0]) == pytest.approx(speed - deceleration * dt, abs=1e-5)
     assert float(slope[0, 2, 2]) == pytest.approx(1.0, abs=1e-3)
@@ -144,7 +144,7 @@ def test_slopes_of_solids_apart_are_those_of_each_alone():
 def test_deviations_are_as_large_as_errors():
     """Errors of the velocity over their stated deviations follow a normal law where the constants are right."""
     torch.manual_seed(0)
-    constants = smooth(0.15, edge_noise=1.0, drift=1e-4)
+    constants = smooth(0.15, edge_noise=1.0, drift=(1e-4,) * 3)
     errors = []
     for n in range(40):
         start = scene([CYLINDER], [[0.0, 0.0]], [[0.8 + 0.02 * n, 0.2]])

@@ -83,5 +83,6 @@ def test_a_window_starts_where_a_sphere_s_rolling_is_known():
 
 def test_a_filter_that_is_too_sure_is_seen(videos):
     tracks = laws.true_tracks(videos)
-    sure, unsure = (np.median(laws.deviations(tracks, Constants(drift=drift))) for drift in (1e-4, 0.05))
-    assert sure > 3 * unsure > 0
+    sure, unsure = (laws.deviations(tracks, Constants(drift=(drift,) * 3)) for drift in (1e-4, 0.05))
+    for shape in ("cube", "cylinder"):
+        assert np.median(sure[shape]) > 3 * np.median(unsure[shape]) > 0

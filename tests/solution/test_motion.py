@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data_prep.classes import CUBE, CYLINDER, SPHERE
-from solution.motion import PRIOR, errors, find_windows, fit_constants, foreseen
+from data_prep.scene import FRAME_SECONDS
+from solution.motion import LEAST_DRIFT, PRIOR, errors, find_windows, fit_constants, fit_drift, foreseen
 from solution.physics import Constants, State
 from solution.tracks import join
 from tests.solution.test_kalman import filmed
@@ -65,6 +66,20 @@ def test_a_sphere_s_rolling_is_read_off_its_course():
     for start, slides in ((State(**vars(rolling) | {"roll": rolling.velocity}), False), (thrown, True)):
         windows = find_windows(filmed(start, law, 12, 0.0))
         assert len(windows) and bool(windows.slides[0, 0]) == slides
+
+
+def test_a_shape_that_veers_drifts_more_than_one_that_does_not():
+    """Cubes are pushed aside all the way, alternately to the left and right; cylinders are not."""
+    films = []
+    for n in range(60):
+        kind = (CUBE, CYLINDER)[n % 2]
+        film = filmed(scene([kind], [[-2.0, 0.0]], [[1.0 + 0.01 * n, 0.0]]), Constants(), 16, 0.0005)
+        seconds = FRAME_SECONDS * torch.arange(16.0)
+        film.position[0, :, 0, 1] += (kind == CUBE) * (-1) ** (n // 2) * 0.03 * seconds**2 / 2
+        films.append(film)
+    cube, sphere, cylinder = fit_drift(find_windows(join(films)), Constants())
+    assert 0.01 < cube < 0.03 and cylinder == pytest.approx(LEAST_DRIFT)
+    assert sphere == pytest.approx(Constants.drift[SPHERE])  # none was seen
 
 
 @pytest.mark.slow
