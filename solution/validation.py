@@ -136,7 +136,7 @@ def score_run(
     device = choose_device(device_name)
     folder = find_run(run)
     config, trained = read_run(folder)  # what is wrong with it is said before the data are packed
-    packed = pack_and_report(data, required=("val",))
+    packed = pack_and_report(data, required=("val",), wanted=("val",))
     pipeline = Pipeline(config, packed, STAGES, device)
     pipeline.done |= trained
     val = packed["val"]
