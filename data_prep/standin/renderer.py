@@ -206,8 +206,8 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
 
     Seen from above, the way to the lamp is a segment from the point along ``slant`` up to the solid's top. How deep it
     cuts into the footprint (of a sphere: the ray into the ball), against the width of the half-shadow, gives the share.
-    What a cube or cylinder stands on is as light as the floor beside it: nobody sees it, but pixels at the edge would be
-    darker for it.
+    What a cube or cylinder stands on is as light as the floor beside it: nobody sees it, but it would darken the pixels
+    at the edge.
 
     Args:
         kind: index into ``classes.SHAPES``.
