@@ -184,6 +184,14 @@ PRIOR = {
 """Constants that are fitted, and the standard deviation of what is believed of them beforehand."""
 FIXED = {"mass": (2,)}
 """Parts of them that are not: a cylinder is the unit."""
+PARTS = [
+    (name, i) for name in PRIOR for i in range(np.size(getattr(Constants(), name))) if i not in FIXED.get(name, ())
+]
+DEVIATIONS = np.array([PRIOR[name] for name, _ in PARTS])
+MOST = np.array([1.0 if name == "rolled" else np.inf for name, _ in PARTS])
+"""A share; and no constant is negative."""
+LEFT = 0.5
+"""Share of these deviations that is doubted after the fit still, since no law is quite right."""
 FREE, STRUCK = 0.005, 0.03
 """Standard deviations, about, of errors of solids that nothing hits in a window, and of others, units."""
 JUDGED_FRAMES = (1, 2, 4)
@@ -195,6 +203,26 @@ GAIN = 0.002
 """Share of the cost that an iteration takes off; less is not worth another."""
 
 
+def values_of(constants: Constants) -> np.ndarray:
+    """Return the ``PARTS`` of constants."""
+    return np.array([np.ravel(getattr(constants, name))[i] for name, i in PARTS])
+
+
+def with_values(constants: Constants, values: np.ndarray) -> Constants:
+    """Return constants with other ``PARTS``."""
+    new = {name: list(np.ravel(getattr(constants, name))) for name in PRIOR}
+    for (name, i), value in zip(PARTS, values, strict=True):
+        new[name][i] = float(value)
+    return replace(constants, **{n: tuple(map(float, v)) if len(v) > 1 else float(v[0]) for n, v in new.items()})
+
+
+def doubted(constants: Constants, count: int) -> list[Constants]:
+    """Return so many laws that may as well be right, in pairs to either side of the constants, always the same."""
+    one_side = np.random.default_rng(0).standard_normal((count // 2 + 1, len(PARTS)))
+    aside = LEFT * DEVIATIONS * np.stack((one_side, -one_side), 1).reshape(-1, len(PARTS))[:count]
+    return [with_values(constants, values) for values in (values_of(constants) + aside).clip(0, MOST)]
+
+
 def fit_constants(windows: Windows, prior: Constants) -> Constants:
     """Return the constants most likely after what was seen in windows, and before (maximum a posteriori).
 
@@ -202,22 +230,13 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
     such as a hit by something unseen, does not decide. See :func:`fit_drift` for the drift.
     """
     windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().long().unique()]
-    names = [(name, i) for name in PRIOR for i in range(np.size(getattr(prior, name))) if i not in FIXED.get(name, ())]
-    mean = np.array([np.ravel(getattr(prior, name))[i] for name, i in names])
-    deviation = np.array([PRIOR[name] for name, _ in names])
-
-    def constants_of(vector: np.ndarray) -> Constants:
-        values: dict[str, list[float]] = {name: list(np.ravel(getattr(prior, name))) for name in PRIOR}
-        for (name, i), value in zip(names, vector, strict=True):
-            values[name][i] = float(value)
-        return replace(prior, **{n: tuple(map(float, v)) if len(v) > 1 else float(v[0]) for n, v in values.items()})
-
+    mean = values_of(prior)
     judged = windows.judged[:, JUDGED_FRAMES]
     weight = torch.where(windows.hit, 1 / STRUCK, 1 / FREE)[:, None, :, None]
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
         """Map (L, P) constants to (L, n): many small simulations at once cost hardly more than one."""
-        laws = [constants_of(mean + deviation * each) for each in scaled]
+        laws = [with_values(prior, mean + DEVIATIONS * each) for each in scaled]
         places = foreseen(windows, laws)[:, :, JUDGED_FRAMES]
         error = ((places - windows.future[:, JUDGED_FRAMES]) * weight)[:, judged]
         return np.concatenate((error.flatten(1).double().numpy(), scaled), 1)
@@ -228,8 +247,7 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
         more, less = np.split(residuals(np.concatenate((scaled + steps, scaled - steps))), 2)
         return (more - less).T / (2 * STEP)
 
-    most = np.array([1.0 if name == "rolled" else np.inf for name, _ in names])  # a share; and none is negative
-    bounds = -mean / deviation, (most - mean) / deviation
+    bounds = -mean / DEVIATIONS, (MOST - mean) / DEVIATIONS
     found = least_squares(
         lambda scaled: residuals(scaled[None])[0],
         np.zeros(len(mean)),
@@ -239,7 +257,7 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
         loss="soft_l1",
         max_nfev=MOST_ITERATIONS,
     )
-    constants = constants_of(mean + deviation * found.x)
+    constants = with_values(prior, mean + DEVIATIONS * found.x)
     return replace(constants, drift=fit_drift(windows, constants))
 
 

@@ -8,27 +8,33 @@ import torch
 from torch import Tensor
 
 from solution.kalman import observe
-from solution.physics import Constants, State, advance
+from solution.motion import doubted
+from solution.physics import Constants, State, advance, stacked
 from solution.tracks import Tracks
 
 
 def roll_out(history: Tracks, constants: Constants, frames: int, versions: int) -> tuple[Tensor, Tensor]:
     """Return (B, K, M, 2) positions and (B, K, M) yaws of K objects so many frames after the last of B clips.
 
-    The first of M ``versions`` follows the mean state, the others states drawn around it, and leaves hits as the
-    simulator says; the others leave them with a velocity that it does not know exactly, always the same.
+    The first of M ``versions`` follows the mean state, and leaves hits as the simulator says. The others follow states
+    drawn around it, each under laws drawn around the constants, and leave hits with a velocity that the simulator does
+    not know exactly; always the same.
     """
     belief = observe(history, constants)
-    state = belief.state
+    state, law = belief.state, constants
     if versions > 1:
         drawn = belief.sample(versions - 1)
         pairs = {f.name: (getattr(state, f.name), getattr(drawn, f.name)) for f in fields(State)}
         join = {n: torch.cat((a[:, None], b.unflatten(0, (len(a), -1))), 1) for n, (a, b) in pairs.items()}
         state = State(**{name: tensor.flatten(0, 1) for name, tensor in join.items()})
+        laws = vars(stacked([constants, *doubted(constants, versions - 1)], 1))
+        law = Constants(
+            **{n: part.repeat(len(drawn.yaw) // (versions - 1), 1).to(state.yaw) for n, part in laws.items()}
+        )
     random = torch.Generator().manual_seed(0)
     scenes, solids = state.there.shape
     for _ in range(frames):
-        state, hit = advance(state, constants)
+        state, hit = advance(state, law)
         noise = torch.randn(versions, solids, 2, generator=random)
         noise[0] = 0
         noise = constants.hit_noise * noise.to(hit.device).repeat(scenes // versions, 1, 1)

@@ -8,7 +8,7 @@ import torch
 
 from data_prep.classes import CUBE, CYLINDER, SPHERE
 from data_prep.scene import FRAME_SECONDS
-from solution.motion import LEAST_DRIFT, PRIOR, errors, find_windows, fit_constants, fit_drift, foreseen
+from solution.motion import LEAST_DRIFT, PRIOR, doubted, errors, find_windows, fit_constants, fit_drift, foreseen
 from solution.physics import Constants, State
 from solution.tracks import join
 from tests.solution.test_kalman import filmed
@@ -80,6 +80,18 @@ def test_a_shape_that_veers_drifts_more_than_one_that_does_not():
     cube, sphere, cylinder = fit_drift(find_windows(join(films)), Constants())
     assert 0.007 < cube < 0.03 and cylinder == pytest.approx(LEAST_DRIFT)
     assert sphere == pytest.approx(Constants.drift[SPHERE])  # none was seen
+
+
+def test_doubted_laws_lie_to_both_sides_of_the_constants_and_are_possible():
+    law = Constants(restitution=(0.0,) * 6, rolled=1.0)
+    several = doubted(law, 47)
+    assert len(several) == 47 and several == doubted(law, 47)
+    for one, other in zip(several[:-1:2], several[1::2], strict=True):
+        assert one.deceleration[0] + other.deceleration[0] == pytest.approx(2 * law.deceleration[0])
+    spread = np.std([each.mass[0] for each in several])
+    assert 0.25 * PRIOR["mass"] < spread < PRIOR["mass"]
+    assert {each.mass[CYLINDER] for each in several} == {1.0}  # the unit
+    assert min(min(each.restitution) for each in several) == 0 and max(each.rolled for each in several) == 1
 
 
 @pytest.mark.slow
