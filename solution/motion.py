@@ -279,8 +279,8 @@ def fit_drift(windows: Windows, constants: Constants) -> tuple[float, ...]:
     astray = FRAME_SECONDS * math.sqrt(sum(n * n for n in range(1, HORIZON + 1)))
     free, drift = windows.judged[:, -1] & unhit(windows), []
     for kind, before in enumerate(constants.drift):
-        errors = error[free & (windows.shape == kind)].flatten()
-        seen = LASTING * float(errors.median()) / NormalDist().inv_cdf(0.75) / astray if len(errors) else before
-        share = len(errors) / (BELIEVED + len(errors))
+        own = error[free & (windows.shape == kind)].flatten()
+        seen = LASTING * float(own.median()) / NormalDist().inv_cdf(0.75) / astray if len(own) else before
+        share = len(own) / (BELIEVED + len(own))
         drift.append(before ** (1 - share) * max(seen, LEAST_DRIFT) ** share)
     return tuple(drift)

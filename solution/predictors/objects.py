@@ -13,8 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from data_prep.errors import UserError
 from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
 from solution.config import ObjectsConfig
 from solution.drawing import draw, fit_margin
@@ -76,9 +78,17 @@ def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path) -> None:
 
 
 def load_objects(folder: Path, device: torch.device) -> Objects:
-    """Return the predictor that :func:`train_objects` left in ``folder``."""
+    """Return the predictor that :func:`train_objects` left in ``folder``.
+
+    Raises:
+        UserError: another version of the kit left it there.
+    """
     config = ObjectsConfig(**json.loads((folder / "config.json").read_text()))
-    constants = Constants(**json.loads((folder / "physics.json").read_text()))
+    path = folder / "physics.json"
+    try:
+        constants = TypeAdapter(Constants).validate_json(path.read_text())
+    except ValidationError:
+        raise UserError(f"{path} was made by another version of the kit; train the run again.") from None
     edges = load_edges(folder / EDGES, device) if (folder / EDGES).exists() else None
     return Objects(constants, config, device, edges)
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.scene import paint_solids
 from data_prep.standin import labels as standin_labels
 from data_prep.standin.physics import video_seed
 from data_prep.standin.renderer import film
 from data_prep.standin.writer import paint_videos
+from solution import edges
 from solution.checkpoints import WEIGHTS
 from solution.config import EdgesConfig
 from solution.edges import (
@@ -149,6 +151,28 @@ def test_clips_without_objects_of_some_shape_or_of_any():
     masks[1, :, 50:70, 60:75] = 20
     found = track(network, masks, frames)
     assert found.visible.sum() == 3 and found.position.isfinite().all()
+
+
+def test_edges_that_are_all_off_do_not_move_what_the_border_cuts(monkeypatch):
+    """A cylinder comes in over the image's upper edge, and a network sees all its edges too far outside.
+
+    It says the same wherever the outline is, so that what the first of two rounds moved stays.
+    """
+    position = torch.tensor([[-5.4, 0.3], [-5.0, 0.3], [-3.6, 0.3], [-3.2, 0.3]])
+    label, image = torch.full((4,), 40), torch.arange(4)
+    masks = paint_solids((label - 1) // 16, position, torch.zeros(4), label, image, 4)[None]
+    tracks, frames = find_tracks(masks), torch.zeros(1, 4, 160, 240, 3, dtype=torch.uint8)
+    assert tracks.border[0, :, 0].tolist() == [True, True, False, False]
+
+    def outside(features):
+        return features.new_full(features.shape[:2], 0.4), features.new_full(features.shape[:2], -3.0)
+
+    def moved(spread: float) -> torch.Tensor:
+        monkeypatch.setattr(edges, "IN_COMMON", spread)
+        return (refine(outside, tracks, masks, frames).position - tracks.position)[0, :, 0, 0].abs()
+
+    alone, together = moved(1e-3), moved(0.3)
+    assert (alone[:2] > 0.1).all() and (together[:2] < 0.6 * alone[:2]).all()
 
 
 def test_without_steps_there_is_no_such_stage(trained):

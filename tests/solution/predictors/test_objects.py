@@ -1,10 +1,12 @@
 """The objects predictor: its symmetries, and a run from masks to probabilities."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
+from data_prep.errors import UserError
 from data_prep.scene import FRAME_SECONDS, paint_solids
 from solution.config import ObjectsConfig
 from solution.physics import Constants
@@ -41,6 +43,13 @@ def test_from_masks_to_probabilities(tmp_path, masks):
     mask = drawn.argmax(1)
     union = ((mask > 0) | (masks[:, -1] > 0)).sum()
     assert ((mask == masks[:, -1]) & (mask > 0)).sum() / union > 0.8
+
+
+def test_constants_of_another_version_are_refused_by_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "physics.json").write_text(json.dumps(asdict(Constants()) | {"drift": 0.005}))
+    with pytest.raises(UserError, match="physics.json was made by another version"):
+        load_objects(tmp_path, CPU)
 
 
 @pytest.mark.slow
