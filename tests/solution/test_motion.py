@@ -114,7 +114,8 @@ def test_few_windows_leave_what_was_believed():
     found = fit_constants(find_windows(throws(Constants(), 2, noise=0.003)), Constants())
     for name, deviation in PRIOR.items():
         assert np.all(np.abs(np.subtract(getattr(found, name), getattr(Constants(), name))) < deviation), name
-    assert found == replace(Constants(), **{name: getattr(found, name) for name in PRIOR})
+    assert found.drift == pytest.approx(Constants.drift, rel=0.2)
+    assert found == replace(Constants(), **{name: getattr(found, name) for name in (*PRIOR, "drift")})
 
 
 def test_no_windows_are_no_fault():
