@@ -57,7 +57,7 @@ class Constants:
     """Of the solids when they touch, against what is seen of them."""
     edge_noise: float = 4.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
-    hit_noise: float = 0.05
+    hit_noise: float = 0.03
     """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""
     drift: tuple[float, float, float] = (0.012, 0.005, 0.005)
     """Standard deviation that a frame adds to each component of the velocity, units/s; cubes veer."""
