@@ -27,10 +27,9 @@ def roll_out(history: Tracks, constants: Constants, frames: int, versions: int) 
         pairs = {f.name: (getattr(state, f.name), getattr(drawn, f.name)) for f in fields(State)}
         join = {n: torch.cat((a[:, None], b.unflatten(0, (len(a), -1))), 1) for n, (a, b) in pairs.items()}
         state = State(**{name: tensor.flatten(0, 1) for name, tensor in join.items()})
+        clips = len(drawn.yaw) // (versions - 1)
         laws = vars(stacked([constants, *doubted(constants, versions - 1)], 1))
-        law = Constants(
-            **{n: part.repeat(len(drawn.yaw) // (versions - 1), 1).to(state.yaw) for n, part in laws.items()}
-        )
+        law = Constants(**{name: part.repeat(clips, 1).to(state.yaw) for name, part in laws.items()})
     random = torch.Generator().manual_seed(0)
     scenes, solids = state.there.shape
     for _ in range(frames):

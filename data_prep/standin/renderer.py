@@ -229,9 +229,10 @@ def blocked_share(kind: int, state: Tensor, floor: Tensor, slant: Tensor | None)
         out = ((RADIUS + BESIDE) / reach.clamp_min_(1e-6)).clamp_min_(1)
         x, y = x * out, y * out
     if slant is None:
-        if kind != CUBE:
-            return below if kind == SPHERE else torch.zeros_like(x)
-        return CORNER * torch.exp(-10 * torch.hypot((x.abs() - RADIUS).clamp_min_(0), (y.abs() - RADIUS).clamp_min_(0)))
+        if kind == CUBE:
+            gap = torch.hypot((x.abs() - RADIUS).clamp_min_(0), (y.abs() - RADIUS).clamp_min_(0))
+            return CORNER * torch.exp(-10 * gap)
+        return below if kind == SPHERE else torch.zeros_like(x)
     way = x * sx + y * sy
     height = (-way / squared).clamp_(0, 2 * RADIUS)
     if kind == CUBE:
