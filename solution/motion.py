@@ -107,11 +107,7 @@ def find_windows(tracks: Tracks) -> Windows:
         slowed = -(along * heading).sum(-1)
         excess = along + slowed.clamp(0, MOST_LOSS * dt**2)[..., None] * heading
         steady = measured & ((excess.norm(dim=-1) < SMOOTH) | rests)
-        air = (Constants.damping + Constants.drag * speed) * speed
-        rubs = [
-            -((position[:, t] - 2 * position[:, t - 2] + position[:, t - 4]) / (2 * dt) ** 2 * heading).sum(-1) - air
-            for t in (start, start + HORIZON)
-        ]
+        rubs = [_rubbing(position[:, t - BEFORE : t + 1]) for t in (start, start + HORIZON)]
         sphere = tracks.shape == SPHERE
         unbroken = clear[:, start - BEFORE : start + 1].all(1) & (change[:, start - BEFORE : start - 1] < BROKEN).all(1)
         told = unbroken | ~sphere | rests
@@ -119,13 +115,16 @@ def find_windows(tracks: Tracks) -> Windows:
         there = steady & told
         turned = tracks.yaw[:, start] - tracks.yaw[:, start - 2]
         turned = torch.remainder(turned + QUARTER / 2, QUARTER) - QUARTER / 2
-        # Anything else may hit what is judged.
+        # How a sphere that slides turns, and so how it goes on after a hit or pushes on, nothing tells, nor when it
+        # will roll: it is judged by itself, and while it slides.
+        turns = sphere & ~rests & slides
+        known = there & (~turns | (rubs[1] > 0.75 * rubs[0]))
+        # Such a sphere, and anything that the scene lacks, may hit what is judged.
         around = slice(start, start + 1 + HORIZON)
-        others = tracks.visible[:, around] & ~there[:, None]
-        meets = (torch.where(others[:, :, None], gap[:, around], math.inf) < NEAR).any(-1).cumsum(1)[:, 1:] > 0
-        # When a sphere that slides will roll, nothing tells.
-        known = ~sphere | rests | ~slides | (rubs[1] > 0.75 * Constants.deceleration[SPHERE])
-        judged = clear[:, window] & (there & known)[:, None] & ~meets
+        others = tracks.visible[:, around] & ~(there & ~turns)[:, None]
+        near = (gap[:, around] < NEAR) & (others[:, :, None] | turns[:, None, :, None])
+        meets = near.any(-1).cumsum(1)[:, 1:] > 0
+        judged = clear[:, window] & known[:, None] & ~meets
         moving = ~rests[..., None]
         values = {
             "shape": tracks.shape,
@@ -143,6 +142,16 @@ def find_windows(tracks: Tracks) -> Windows:
         chosen = (judged & happens[:, None]).any((1, 2))
         parts.append({name: value[chosen] for name, value in values.items()})
     return Windows(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def _rubbing(course: Tensor) -> Tensor:
+    """Return (V, K) units/s² that friction with the floor takes off in (V, BEFORE + 1, K, 2) places."""
+    way = course[:, BEFORE] - course[:, 0]
+    distance = way.norm(dim=-1)
+    speed = distance / (BEFORE * FRAME_SECONDS)
+    change = (course[:, BEFORE] - 2 * course[:, BEFORE // 2] + course[:, 0]) / (BEFORE / 2 * FRAME_SECONDS) ** 2
+    slowed = -(change * way).sum(-1) / distance.clamp_min(1e-6)
+    return slowed - (Constants.damping + Constants.drag * speed) * speed
 
 
 def foreseen(windows: Windows, laws: Sequence[Constants]) -> Tensor:

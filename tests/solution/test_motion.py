@@ -68,6 +68,16 @@ def test_a_sphere_s_rolling_is_read_off_its_course():
         assert len(windows) and bool(windows.slides[0, 0]) == slides
 
 
+def test_what_a_sphere_hits_is_judged_if_the_sphere_rolls():
+    """How far one that slides has begun to turn, and so how hard it goes on pushing, is not seen."""
+    start = scene([SPHERE, CYLINDER], [[-1.7, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]])
+    law = Constants(deceleration=(0.14, 0.14, 0.14))
+    for roll, judged in ((0.0, False), (1.0, True)):
+        windows = find_windows(filmed(State(**vars(start) | {"roll": roll * start.velocity}), law, 16, 0.0))
+        assert len(windows) and bool(windows.hit.any())
+        assert bool((windows.judged[:, -1] & windows.hit).any()) == judged
+
+
 def test_a_shape_that_veers_drifts_more_than_one_that_does_not():
     """Cubes are pushed aside all the way, alternately to the left and right; cylinders are not."""
     films = []
@@ -107,6 +117,14 @@ def test_the_fit_finds_the_constants_of_another_law(tracks):
         for part in parts:
             believed, true, fitted = (getattr(law, name)[part] for law in (Constants(), OTHER, found))
             assert abs(fitted - true) < 0.6 * abs(believed - true) + 0.02, (name, part, believed, true, fitted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rolled", [0.0, 1.0])
+def test_the_fit_finds_whether_a_sphere_rolls_after_a_hit(rolled):
+    law = Constants(deceleration=(0.14, 0.14, 0.14), rolled=rolled)
+    found = fit_constants(find_windows(throws(law, 54)), replace(law, rolled=0.5))
+    assert abs(found.rolled - rolled) < 0.2
 
 
 @pytest.mark.slow
