@@ -201,7 +201,7 @@ MOST = np.array([1.0 if name == "rolled" else np.inf for name, _ in PARTS])
 """A share; and no constant is negative."""
 LEFT = 0.5
 """Share of these deviations that is doubted after the fit still, since no law is quite right."""
-FREE, STRUCK = 0.005, 0.03
+FREE, STRUCK = 0.005, 0.015
 """Standard deviations, about, of errors of solids that nothing hits in a window, and of others, units."""
 JUDGED_FRAMES = (1, 2, 4)
 MOST_WINDOWS = 500

@@ -52,7 +52,7 @@ class Constants:
     friction: float = 0.035
     """Between two solids."""
     rolled: float = 0.9
-    """Share of the speed that a hit gives a sphere with which it rolls at once."""
+    """Slip that a sphere loses in a hit, at most, per unit/s that it changes the velocity by."""
     size: float = 1.015
     """Of the solids when they touch, against what is seen of them."""
     edge_noise: float = 4.0
@@ -167,7 +167,7 @@ def advance(
         if len(scene) == 0:
             continue
         i, j = scene * solids + first[pair], scene * solids + second[pair]
-        p, v, w, r = position.view(-1, 2), velocity.view(-1, 2), spin.view(-1), roll.view(-1, 2)
+        p, v, w = position.view(-1, 2), velocity.view(-1, 2), spin.view(-1)
         size = constants.size[scene] if differ else constants.size
         places = (p[i] / size, yaw.view(-1)[i], disc.view(-1)[i])
         normal, depth, point = contact(*places, p[j] / size, yaw.view(-1)[j], disc.view(-1)[j])
@@ -195,13 +195,17 @@ def advance(
         # They met before the step's end and have moved as after the hit since; what only overlaps is pushed apart.
         since = torch.where(struck, depth / -approach.clamp_max(-1e-6), 0.0).clamp_max(dt)
         apart = torch.where(struck, 0.0, 0.4 * depth.clamp_min(0))[:, None] * normal
+        changed = torch.zeros_like(yaw)
         for one, kick, turn, ease, way in ((i, kick_i, turn_i, light_i, -1), (j, kick_j, turn_j, light_j, 1)):
             v.index_add_(0, one, kick)
             w.index_add_(0, one, turn)
-            r.index_add_(0, one, (at(constants.rolled, scene) * sphere.view(-1)[one])[:, None] * kick)
             p.index_add_(0, one, kick * since[:, None] + way * apart)
             yaw.view(-1).index_add_(0, one, turn * since)
-            hit.view(-1).index_add_(0, one, ease * push)
+            changed.view(-1).index_add_(0, one, ease * push)
+        hit = hit + changed
+        slip = velocity - roll
+        gripped = sphere * (constants.rolled * changed / slip.norm(dim=-1).clamp_min(1e-6)).clamp_max(1)
+        roll = roll + gripped[..., None] * slip
     return replace(state, position=position, velocity=velocity, yaw=yaw, spin=spin, roll=roll), hit
 
 

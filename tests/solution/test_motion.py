@@ -124,7 +124,7 @@ def test_the_fit_finds_the_constants_of_another_law(tracks):
 def test_the_fit_finds_whether_a_sphere_rolls_after_a_hit(rolled):
     law = Constants(deceleration=(0.14, 0.14, 0.14), rolled=rolled)
     found = fit_constants(find_windows(throws(law, 54)), replace(law, rolled=0.5))
-    assert abs(found.rolled - rolled) < 0.2
+    assert abs(found.rolled - rolled) < 0.3
 
 
 @pytest.mark.slow
