@@ -274,7 +274,7 @@ LASTING = 2.0
 """What drives a solid off its course does so for many frames, which as a drift by chance counts so many times."""
 BELIEVED = 40
 """Errors that what is believed of the drift beforehand counts for."""
-LEAST_DRIFT = 0.005
+LEAST_DRIFT = 0.004
 """Units/s; with less the filter clings to a course that a hit by something unseen has changed."""
 
 

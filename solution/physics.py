@@ -55,7 +55,7 @@ class Constants:
     """Slip that a sphere loses in a hit, at most, per unit/s that it changes the velocity by."""
     size: float = 1.015
     """Of the solids when they touch, against what is seen of them."""
-    edge_noise: float = 4.0
+    edge_noise: float = 3.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
     hit_noise: float = 0.03
     """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""

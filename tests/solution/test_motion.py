@@ -88,7 +88,7 @@ def test_a_shape_that_veers_drifts_more_than_one_that_does_not():
         film.position[0, :, 0, 1] += (kind == CUBE) * (-1) ** (n // 2) * 0.03 * seconds**2 / 2
         films.append(film)
     cube, sphere, cylinder = fit_drift(find_windows(join(films)), Constants())
-    assert 0.007 < cube < 0.03 and cylinder == pytest.approx(LEAST_DRIFT)
+    assert 0.007 < cube < 0.03 and LEAST_DRIFT <= cylinder < Constants.drift[CYLINDER]
     assert sphere == pytest.approx(Constants.drift[SPHERE])  # none was seen
 
 
