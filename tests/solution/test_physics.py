@@ -103,6 +103,15 @@ def test_a_sphere_that_is_hit_may_roll_at_once(share):
     assert torch.allclose(end.roll[0, 1], share * end.velocity[0, 1], atol=1e-5) and end.velocity[0, 1, 0] > 0.5
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_a_hit_takes_slip_off_a_sphere_that_slid_before(share):
+    """As much as it changes the velocity, times the share, but never more than there is."""
+    start = scene([SPHERE, CYLINDER], [[-0.5, 0.0], [0.5, 0.0]], [[1.0, 0.0], [0.0, 0.0]])
+    end, _ = advance(start, smooth(restitution=0.0, rolled=share), 1.5, 150)
+    velocity, roll = float(end.velocity[0, 0, 0]), float(end.roll[0, 0, 0])
+    assert 0 < velocity < 0.5 and roll == pytest.approx(min(velocity, share * (1.0 - velocity)), abs=1e-3)
+
+
 def test_solids_touch_at_the_size_they_are_said_to_have():
     start = scene([SPHERE, SPHERE], [[-0.5, 0.0], [0.0, 0.0]], [[0.4, 0.0], [0.0, 0.0]])
     for size, meets in ((1.1, True), (0.9, False)):
