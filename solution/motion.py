@@ -117,12 +117,12 @@ def find_windows(tracks: Tracks) -> Windows:
         turned = torch.remainder(turned + QUARTER / 2, QUARTER) - QUARTER / 2
         # How a sphere that slides turns, and so how it goes on after a hit or pushes on, nothing tells, nor when it
         # will roll: it is judged by itself, and while it slides.
-        turns = sphere & ~rests & slides
-        known = there & (~turns | (rubs[1] > 0.75 * rubs[0]))
+        of_unknown_roll = sphere & ~rests & slides
+        known = there & (~of_unknown_roll | (rubs[1] > 0.75 * rubs[0]))
         # Such a sphere, and anything that the scene lacks, may hit what is judged.
         around = slice(start, start + 1 + HORIZON)
-        others = tracks.visible[:, around] & ~(there & ~turns)[:, None]
-        near = (gap[:, around] < NEAR) & (others[:, :, None] | turns[:, None, :, None])
+        others = tracks.visible[:, around] & ~(there & ~of_unknown_roll)[:, None]
+        near = (gap[:, around] < NEAR) & (others[:, :, None] | of_unknown_roll[:, None, :, None])
         meets = near.any(-1).cumsum(1)[:, 1:] > 0
         judged = clear[:, window] & known[:, None] & ~meets
         moving = ~rests[..., None]
@@ -198,7 +198,7 @@ PARTS = [
 ]
 DEVIATIONS = np.array([PRIOR[name] for name, _ in PARTS])
 MOST = np.array([1.0 if name == "rolled" else np.inf for name, _ in PARTS])
-"""A share; and no constant is negative."""
+"""A hit takes no more slip than it gives to what rests; and no constant is negative."""
 LEFT = 0.5
 """Share of these deviations that is doubted after the fit still, since no law is quite right."""
 FREE, STRUCK = 0.005, 0.015
