@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data_prep.classes import CUBE
+from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import FRAME_SECONDS
 from solution.physics import COMPONENTS, Constants, State, advance
 from solution.tracks import QUARTER, Tracks
@@ -222,7 +222,9 @@ def _look(
     distance = (aside.transpose(-1, -2) @ torch.linalg.inv(near) @ aside)[..., 0, 0]
     surprised = (used[..., 0] > 0) & (distance > SURPRISE)
     if shocks:
-        ahead = ahead + spread_out(_shock(gap) * surprised[..., None, None])
+        rolls = _roll(surprised & (state.shape == SPHERE), constants)
+        ahead = rolls @ (ahead + spread_out(_shock(gap) * surprised[..., None, None])) @ rolls.transpose(1, 2)
+        carried, expected = rolls @ carried, (rolls @ expected[..., None])[..., 0]
     noise = sight.noise * used[..., None] * used[..., None, :] + torch.diag_embed(UNSEEN * (1 - used))
     total = ahead[:, places[:, None], places] + spread_out(noise)
     both = torch.cat((ahead[:, places], carried[:, places]), 2)
@@ -270,6 +272,19 @@ def _shock(gap: Tensor) -> Tensor:
         out[..., axis + 2, axis + 2] = 3.0 * size / FRAME_SECONDS**2
     out[..., 4, 4], out[..., 5, 5] = 0.02, 1.0
     return out
+
+
+def _roll(struck: Tensor, constants: Constants) -> Tensor:
+    """Return (S, 8 K, 8 K) how :meth:`State.vector` changes where a hit takes slip off the (S, K) ``struck`` spheres.
+
+    Like those that the simulator foresees, it takes ``Constants.rolled`` of it.
+    """
+    rolls = torch.eye(COMPONENTS, dtype=torch.float64, device=struck.device).repeat(*struck.shape, 1, 1)
+    taken = constants.rolled * struck
+    for axis in (0, 1):
+        rolls[..., 6 + axis, 6 + axis] = 1 - taken
+        rolls[..., 6 + axis, 2 + axis] = taken
+    return spread_out(rolls)
 
 
 def _slopes(state: State, reach: Tensor, constants: Constants, asked: Tensor | None) -> tuple[State, Tensor, Tensor]:

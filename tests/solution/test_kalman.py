@@ -94,6 +94,22 @@ def test_an_unforeseen_hit_elsewhere_does_not_make_a_newcomer_roll():
     assert state.roll[0, 0, 0] < 0.75 * state.velocity[0, 0, 0]
 
 
+@pytest.mark.parametrize("rolled", [0.0, 1.0])
+def test_an_unforeseen_hit_makes_a_sphere_roll_as_a_foreseen_one_does(rolled):
+    """With the slip of before it would be pushed on for seconds."""
+    constants = smooth(0.2, rolled=rolled)
+    before = scene([SPHERE], [[-1.5, 0.0]], [[1.5, 0.0]])
+    after = scene([SPHERE], [[0.4, 0.1]], [[0.1, 0.6]])
+    before = replace(before, roll=before.velocity)
+    after = replace(after, roll=rolled * after.velocity + (1 - rolled) * before.velocity)
+    film = after_one_another(filmed(before, constants, 6, 0.0), filmed(after, constants, 4, 0.0))
+    state = observe(film, constants).state
+    last = filmed(after, constants, 4, 0.0)
+    assert (state.position[0, 0] - last.position[0, -1, 0]).norm() < 0.01
+    slip = (state.velocity - state.roll)[0, 0]
+    assert slip.norm() < 0.1 if rolled else slip[0] < -0.8
+
+
 def test_what_is_known_badly_moves_the_filter_less():
     film = filmed(scene([CYLINDER], [[0.0, 0.0]], [[0.5, 0.0]]), Constants(), 8, 0.0)
     film.position[:, -1, 0, 1] += 0.04
