@@ -9,6 +9,7 @@ import click
 import numpy as np
 import torch
 
+from data_prep.classes import IGNORE
 from data_prep.pack import PackedSplit
 from data_prep.scene import CLIP_FRAMES, HEIGHT, WIDTH
 from solution.arrays import fill_rows
@@ -24,6 +25,8 @@ from solution.tracks import find_tracks
 
 FORESIGHT = "true positions of seen objects"
 """What perfect foresight would reach in a stand-in of masks only."""
+TRUE_MASKS = "ensemble, from true masks"
+"""What a flawless segmenter would make of the rest: what is still missing is lost to motion."""
 BASELINE_VIDEOS = 64
 """Whose masks are in memory at a time."""
 
@@ -37,20 +40,27 @@ def evaluate(
 ) -> tuple[dict[str, Score], np.ndarray, np.ndarray]:
     """Predict a split with every member and with the ensemble, as a stage, and score them; see :func:`compare`.
 
+    The ensemble also predicts from the true masks of frames 1–11, where there are some beside the segmenter's.
+
     Returns:
         The scores by method; the ensemble's masks and its probability of any object (255 is 1), (N, 160, 240) uint8.
     """
     system, seen, device = pipeline.system(), pipeline.seen(split), pipeline.device
-    names = [*system.members, "ensemble", "presence"]
+    informed = [TRUE_MASKS] if split.masks is not None and split.frames is not None else []
+    names = [*system.members, "ensemble", *informed, "presence"]
 
     def build(folder: Path) -> None:
         def rows(first: int, last: int) -> np.ndarray:
             clip = make_clip(split.frames, seen, slice(first, last), device)
             probabilities = system_probabilities(system.members, clip, system.config)
             masks = [system.decode_alone(name, probabilities) for name in system.members]
+            masks.append(system.decode(probabilities))
             any_object = system.combine(probabilities)[:, 1:].sum(1).clamp(0, 1)
-            presence = (255 * any_object).round().byte().cpu().numpy()
-            return np.stack([*masks, system.decode(probabilities), presence], 1)
+            if informed:
+                frames, true = split.frames[first:last], split.masks[first:last, :CLIP_FRAMES]
+                known = [np.where(true == IGNORE, own[first:last, :CLIP_FRAMES], true) for own in seen]
+                masks.append(system.predict(make_clip(frames, known, slice(None), device)))
+            return np.stack([*masks, (255 * any_object).round().byte().cpu().numpy()], 1)
 
         shape = (len(split), len(names), HEIGHT, WIDTH)
         fill_rows(folder / "methods.npy", shape, batch_size(device), rows, f"every method on {split.name}", device)

@@ -1,7 +1,8 @@
 """Prediction errors of two laws of motion five frames ahead: the stand-in's engine and the simulator.
 
 Windows of motion are measured on real videos, with a run's edge network, or come from files of true tracks. Also
-printed: the constants fitted to them, and the filter's errors of velocity in the standard deviations that it states.
+printed: the constants fitted to them, the filter's errors of velocity in the standard deviations that it states, and
+what ``objects`` makes of true masks, and would make of the true motion in the clip's last frame.
 """
 
 from dataclasses import asdict, replace
@@ -18,11 +19,14 @@ from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, HEIGHT, RADIUS, WIDTH, p
 from data_prep.standin.engine import LAW, Law, slide
 from data_prep.standin.physics import Trajectories
 from data_prep.standin.tracks import read_tracks
-from solution.edges import load_edges, track
-from solution.kalman import observe
+from solution.config import ObjectsConfig
+from solution.edges import track
+from solution.ensemble import decode
+from solution.kalman import Belief, observe
+from solution.metrics import score
 from solution.motion import HORIZON, NEAR, PRIOR, SHOWN, Windows, errors, find_windows, fit_constants, foreseen
-from solution.physics import Constants
-from solution.predictors.objects import EDGES
+from solution.physics import COMPONENTS, Constants
+from solution.predictors.objects import Objects, load_objects
 from solution.runs import choose_device, pack_and_report, read_run
 from solution.tracks import MAX_OBJECTS, QUARTER, Tracks, join
 
@@ -36,6 +40,10 @@ MOVING = 0.1
 """Least speed of a solid whose velocity is judged, units/s."""
 LOOKS = 3
 """Least number of frames of the clip in which it was seen."""
+AROUND = slice(CLIP_FRAMES - 3, CLIP_FRAMES + 3)
+"""Frames that tell the state in the clip's last one."""
+THRESHOLD = 0.4
+"""Of probabilities from which an object is drawn; see ``solution.ensemble``."""
 
 
 def moved_by_engine(windows: Windows, law: Law = LAW) -> Tensor:
@@ -76,20 +84,28 @@ def true_tracks(videos: list[Trajectories]) -> Tracks:
     )
 
 
-def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tracks:
-    """Return the tracks of a competition's labelled videos, read off masks and, with a run's network, off the frames.
+def predictor_of(run: str | None, device: torch.device) -> Objects:
+    """Return the predictor of a run, or the one that learned nothing, which reads places off masks alone.
 
     Raises:
-        UserError: there are none, or no such run, or it has no edge network.
+        UserError: there is no such run, or it has no edge network.
     """
-    network = None
-    if run is not None:
-        _, stages = read_run(run)
-        path = stages["objects"].folder / EDGES if "objects" in stages else Path()
-        if not path.is_file():
-            raise UserError(f"run {run} has no edge network; name one that was trained with edges, or leave out --run.")
-        network = load_edges(path, device)
-    parts = []
+    if run is None:
+        return Objects(Constants(), ObjectsConfig(), device)
+    _, stages = read_run(run)
+    predictor = load_objects(stages["objects"].folder, device) if "objects" in stages else None
+    if predictor is None or predictor.edges is None:
+        raise UserError(f"run {run} has no edge network; name one that was trained with edges, or leave out --run.")
+    return predictor
+
+
+def tracks_of_videos(folder: Path, predictor: Objects) -> tuple[Tracks, np.ndarray]:
+    """Return the tracks of a competition's labelled videos of N frames, and the (V, 160, 240) masks of the last ones.
+
+    Raises:
+        UserError: there are none.
+    """
+    parts, last = [], []
     for split in pack_and_report(folder, ()).values():
         if split.masks is None:
             continue
@@ -97,10 +113,11 @@ def tracks_of_videos(folder: Path, run: str | None, device: torch.device) -> Tra
             rows = slice(first, first + VIDEOS_AT_ONCE)
             frames = None if split.frames is None else torch.from_numpy(np.array(split.frames[rows]))
             masks = torch.from_numpy(np.array(split.masks[rows]))
-            parts.append(track(network, masks.to(device), frames).to("cpu"))
+            parts.append(track(predictor.edges, masks.to(predictor.device), frames).to("cpu"))
+            last.append(masks[:, -1].numpy())
     if not parts:
         raise UserError(f"{folder} has no videos with masks of every frame; name a folder that has.")
-    return join(parts)
+    return join(parts), np.concatenate(last)
 
 
 def deviations(tracks: Tracks, constants: Constants) -> dict[str, np.ndarray]:
@@ -130,6 +147,47 @@ def deviations(tracks: Tracks, constants: Constants) -> dict[str, np.ndarray]:
     deviation = belief.variance()[..., 2:4].sqrt()
     error = ((belief.state.velocity - before) / deviation).abs()
     return {SHAPES[kind]: error[smooth & (tracks.shape == kind)].flatten().numpy() for kind in (CUBE, CYLINDER)}
+
+
+def true_start(belief: Belief, tracks: Tracks) -> tuple[Belief, Tensor]:
+    """Return the belief after the clip with what later frames show of it, and (V, K) bool: of which solids they do.
+
+    The solids are those whose course is smooth in the frames ``AROUND`` the clip's last one; a parabola through it says
+    where they are then and how fast.
+    """
+    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+    course = tracks.position[:, AROUND]  # (V, F, K, 2)
+    smooth = clear[:, AROUND].all(1) & (course.diff(n=2, dim=1).norm(dim=-1) < STEADY).all(1)
+    seconds = FRAME_SECONDS * (torch.arange(AROUND.start, AROUND.stop) - (CLIP_FRAMES - 1))
+    powers = torch.stack((torch.ones_like(seconds), seconds, seconds.square()), 1)
+    place, velocity, _ = torch.einsum("cf,vfkx->cvkx", torch.linalg.pinv(powers), course)
+    chosen = smooth[..., None]
+    state = replace(
+        belief.state,
+        position=torch.where(chosen, place, belief.state.position),
+        velocity=torch.where(chosen, velocity, belief.state.velocity),
+    )
+    unsure = torch.ones(*smooth.shape, COMPONENTS, dtype=belief.covariance.dtype)
+    unsure[..., :4] = (~chosen).to(unsure)
+    unsure = unsure.flatten(1)
+    return Belief(state, belief.covariance * unsure[:, :, None] * unsure[:, None]), smooth
+
+
+def start_text(predictor: Objects, tracks: Tracks, truth: np.ndarray) -> str:
+    """Return the object IoU that a predictor reaches from true masks, and with :func:`true_start`, as text."""
+    drawn = {"true masks": [], "true start": []}
+    known = 0
+    for first in range(0, len(tracks), VIDEOS_AT_ONCE):
+        part = tracks[first : first + VIDEOS_AT_ONCE]
+        history = part.frames(slice(CLIP_FRAMES))
+        belief = observe(history, predictor.constants)
+        started, told = true_start(belief, part)
+        known += int(told.sum())
+        for name, start in {"true masks": belief, "true start": started}.items():
+            drawn[name].append(decode(predictor.predict_belief(start, history), THRESHOLD).cpu().numpy())
+    scores = {name: score(np.concatenate(masks), truth) for name, masks in drawn.items()}
+    reached = ", ".join(f"{name} {of.object_iou:.3f} ± {of.object_iou_se:.3f}" for name, of in scores.items())
+    return f"object IoU of frame 22: {reached} ({known} solids start as later frames show)"
 
 
 def constants_text(constants: Constants) -> str:
@@ -180,13 +238,16 @@ def main(real: Path | None, run: str | None, tracks: tuple[Path, ...], videos: i
     """Print how far laws of motion are off on the labelled videos in REAL and on files of tracks."""
     if real is None and not tracks:
         raise click.UsageError("name a folder with labelled videos, or --tracks FILE, to read motion off.")
-    true = {str(file): true_tracks(read_tracks(file)[:videos]) for file in tracks}
-    seen = {} if real is None else {str(real): tracks_of_videos(real, run, choose_device(device_name))}
-    for name, tracks_there in (seen | true).items():
+    true = {str(file): (true_tracks(read_tracks(file)[:videos]), None) for file in tracks}
+    predictor = predictor_of(run, choose_device(device_name))
+    seen = {} if real is None else {str(real): tracks_of_videos(real, predictor)}
+    for name, (tracks_there, truth) in (seen | true).items():
         windows = find_windows(tracks_there)
         if not len(windows):
             raise UserError(f"{name}: expected solids that move smoothly for some frames, found none; add videos.")
         click.echo(table(name, tracks_there, windows))
+        if truth is not None:
+            click.echo(start_text(predictor, tracks_there, truth))
 
 
 if __name__ == "__main__":

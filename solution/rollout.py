@@ -7,20 +7,18 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from solution.kalman import observe
+from solution.kalman import Belief
 from solution.motion import doubted
 from solution.physics import Constants, State, advance, stacked
-from solution.tracks import Tracks
 
 
-def roll_out(history: Tracks, constants: Constants, frames: int, versions: int) -> tuple[Tensor, Tensor]:
-    """Return (B, K, M, 2) positions and (B, K, M) yaws of K objects so many frames after the last of B clips.
+def roll_out(belief: Belief, constants: Constants, frames: int, versions: int) -> tuple[Tensor, Tensor]:
+    """Return (B, K, M, 2) positions and (B, K, M) yaws of K objects so many frames after what is believed of B clips.
 
     The first of M ``versions`` follows the mean state, and leaves hits as the simulator says. The others follow states
     drawn around it, each under laws drawn around the constants, and leave hits with a velocity that the simulator does
     not know exactly; always the same.
     """
-    belief = observe(history, constants)
     state, law = belief.state, constants
     if versions > 1:
         drawn = belief.sample(versions - 1)

@@ -88,9 +88,11 @@ def test_a_run_scores_every_method_and_does_so_again_alike(trained):
         "damped velocity",
         "objects",
         "ensemble",
+        "ensemble, from true masks",
         "U-Net on the true frame 22",
     ]
     assert methods["ensemble"] == result and result["videos"] == 2
+    assert methods["ensemble, from true masks"]["object_iou"] > result["object_iou"] + 0.1  # its U-Net has seen little
     assert {"jaccard", "object_iou", "per_class", "videos"} <= result.keys()
     assert only_object(run_validate(*options, "--json").stdout)["methods"] == methods
     printed = run_validate(*options).output

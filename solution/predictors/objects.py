@@ -21,6 +21,7 @@ from data_prep.scene import CLIP_FRAMES, NUM_FRAMES
 from solution.config import ObjectsConfig
 from solution.drawing import draw, fit_margin
 from solution.edges import load_edges, track
+from solution.kalman import Belief, observe
 from solution.models.edges import EdgeNetwork
 from solution.motion import find_windows, fit_constants
 from solution.physics import Constants
@@ -59,7 +60,11 @@ class Objects:
     def predict_tracks(self, history: Tracks) -> Tensor:
         """Return the (B, 49, 160, 240) probabilities from tracks of the 11 frames."""
         history = history.to(self.device)
-        position, yaw = roll_out(history, self.constants, HORIZON, self.config.modes)
+        return self.predict_belief(observe(history, self.constants), history)
+
+    def predict_belief(self, belief: Belief, history: Tracks) -> Tensor:
+        """Return the same from what is believed after the 11 frames."""
+        position, yaw = roll_out(belief, self.constants, HORIZON, self.config.modes)
         present = history.visible.any(1)
         samples, margin = self.config.samples, self.constants.margin
         return draw(position, yaw, history.classes, history.shape, present, samples, margin)

@@ -46,7 +46,7 @@ def test_the_filter_foresees_a_slide_and_a_collision():
         [[1.3, 0.0], [0.0, 0.0], [0.0, -0.8]],
     )
     film = filmed(start, constants, 22, 0.002)
-    position, yaw = roll_out(film.frames(slice(11)), constants, 11, 5)
+    position, yaw = roll_out(observe(film.frames(slice(11)), constants), constants, 11, 5)
     assert (film.position[:, 21, 1] - film.position[:, 0, 1]).norm() > 0.1  # it was hit
     assert (position[:, :, 0] - film.position[:, 21]).norm(dim=-1).max() < 0.08
     assert position.shape == (1, 3, 5, 2) and yaw.shape == (1, 3, 5)
@@ -124,7 +124,7 @@ def test_what_is_known_badly_moves_the_filter_less():
 def test_the_filter_sees_that_a_sphere_has_begun_to_roll():
     constants = smooth(0.25, drift=(0.001,) * 3)
     film = filmed(scene([SPHERE], [[0.0, 0.0]], [[0.9, 0.3]]), constants, 22, 0.0)
-    position, _ = roll_out(film.frames(slice(11)), constants, 11, 2)
+    position, _ = roll_out(observe(film.frames(slice(11)), constants), constants, 11, 2)
     assert (position[0, 0, 0] - film.position[0, -1, 0]).norm() < 0.03
     velocity = observe(film.frames(slice(11)), constants).state.velocity
     slid = scene([SPHERE], film.position[:, 10].tolist()[0], velocity.tolist()[0])

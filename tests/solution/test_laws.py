@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from data_prep.classes import CYLINDER, SPHERE
-from data_prep.scene import FRAME_SECONDS
+from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS
 from data_prep.standin.engine import LAW, slide
 from data_prep.standin.tracks import write_tracks
 from solution import laws
+from solution.kalman import observe
 from solution.motion import errors, find_windows, foreseen
 from solution.physics import PAIRS, Constants
 from tests.conftest import assert_one_sentence, call, simulate_many
@@ -79,6 +80,22 @@ def test_a_window_starts_where_a_sphere_s_rolling_is_known():
     velocity = np.array([[1.4, 0.0]])
     position, _ = slide(np.array([SPHERE]), np.zeros((1, 2)), np.zeros(1), velocity, np.zeros(1), velocity, frames=3)
     assert 0 < 1.4 - (position[2, 0, 0] - position[1, 0, 0]) / FRAME_SECONDS < 0.05
+
+
+def test_a_true_start_is_where_and_how_fast_solids_truly_are(videos):
+    """After a filter that trusts nothing it sees, whose own speeds are far off."""
+    tracks = laws.true_tracks(videos)
+    vague = Constants(edge_noise=1e4)
+    blurred = replace(tracks, covariance=tracks.covariance + 1e-6 * torch.eye(3))
+    belief = observe(blurred.frames(slice(CLIP_FRAMES)), vague)
+    started, told = laws.true_start(belief, tracks)
+    assert told.sum() > 50 and not told[~tracks.visible[:, CLIP_FRAMES - 1]].any()
+    around = tracks.position[:, CLIP_FRAMES] - tracks.position[:, CLIP_FRAMES - 2]
+    velocity = around / (2 * FRAME_SECONDS)
+    off = [(each.state.velocity - velocity)[told].norm(dim=-1) for each in (belief, started)]
+    assert off[1].max() < 0.03 < off[0].max()
+    assert (started.variance()[told][:, :4] == 0).all()
+    assert torch.equal(started.variance()[~told], belief.variance()[~told])
 
 
 def test_a_filter_that_is_too_sure_is_seen(videos):

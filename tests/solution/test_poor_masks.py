@@ -56,6 +56,6 @@ def test_no_more_objects_are_followed_than_are_allowed(noise, fitted, monkeypatc
     assert tracks.classes.shape == (VIDEOS, MAX_OBJECTS) and tracks.visible.sum() > VIDEOS * FRAMES
     looks, look = [], kalman._look
     monkeypatch.setattr(kalman, "_look", lambda *args, **options: looks.append(0) or look(*args, **options))
-    position, _ = roll_out(tracks.frames(slice(CLIP_FRAMES)), Constants(), 2, 2)
+    position, _ = roll_out(kalman.observe(tracks.frames(slice(CLIP_FRAMES)), Constants()), Constants(), 2, 2)
     assert position.isfinite().all()
     assert CLIP_FRAMES < len(looks) <= (CLIP_FRAMES - 1) * (kalman.PASSES + 1)
