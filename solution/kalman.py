@@ -25,8 +25,6 @@ FIRST_SPEED = 1.5
 FIRST_SPIN = 0.5
 SURPRISE = 16.0
 """Squared Mahalanobis distance from which an observation means a hit that the simulator did not foresee."""
-FIRST_ROLL = (0.3, 0.3)
-"""Mean and standard deviation of the share of its speed with which a sphere that comes into view rolls."""
 DRIFT = (3e-4, 3e-4, 1.0, 1.0, 1e-3, 1e-2, 1.0, 1.0)
 """Standard deviations that a frame adds to :meth:`State.vector`; of velocities in units of ``Constants.drift``."""
 JOLT = (0.01, 0.01, 1.0, 1.0, 0.02, 0.3, 2.0, 2.0)
@@ -107,7 +105,7 @@ def observe(tracks: Tracks, constants: Constants) -> Belief:
     )
     double = partial(torch.tensor, dtype=torch.float64, device=device)
     covariance = torch.zeros(videos, slots * COMPONENTS, slots * COMPONENTS, dtype=torch.float64, device=device)
-    share, doubt = FIRST_ROLL
+    share, doubt = constants.first_roll
     unknown = double((0.0, 0.0, FIRST_SPEED, FIRST_SPEED, 0.0, FIRST_SPIN, 0.0, 0.0)).square().diag()
     for axis in (0, 1):
         unknown[2 + axis, 6 + axis] = unknown[6 + axis, 2 + axis] = share * FIRST_SPEED**2

@@ -24,7 +24,18 @@ from solution.edges import track
 from solution.ensemble import decode
 from solution.kalman import Belief, observe
 from solution.metrics import score
-from solution.motion import HORIZON, NEAR, PRIOR, SHOWN, Windows, errors, find_windows, fit_constants, foreseen
+from solution.motion import (
+    HORIZON,
+    NEAR,
+    PRIOR,
+    SHOWN,
+    Windows,
+    errors,
+    find_windows,
+    fit_constants,
+    fit_first_roll,
+    foreseen,
+)
 from solution.physics import COMPONENTS, Constants
 from solution.predictors.objects import Objects, load_objects
 from solution.runs import choose_device, pack_and_report, read_run
@@ -193,12 +204,14 @@ def start_text(predictor: Objects, tracks: Tracks, truth: np.ndarray) -> str:
 def constants_text(constants: Constants) -> str:
     """Return the constants that can be fitted in one line."""
     values = asdict(constants)
-    return ", ".join(f"{name} {' '.join(f'{v:.3f}' for v in np.ravel(values[name]))}" for name in (*PRIOR, "drift"))
+    names = (*PRIOR, "first_roll", "drift")
+    return ", ".join(f"{name} {' '.join(f'{v:.3f}' for v in np.ravel(values[name]))}" for name in names)
 
 
 def table(title: str, tracks: Tracks, windows: Windows) -> str:
     """Return the errors of all laws, the constants found and the filter's errors as text."""
     fitted = fit_constants(windows, Constants())
+    fitted = replace(fitted, first_roll=fit_first_roll(tracks, fitted))
     columns = " ".join(f"{f'{p} %':>6}" for p in PERCENTILES)
     kinds = {"hit": "with a hit", "free": "without"}
     lines = [

@@ -1,7 +1,8 @@
 """Pieces of real motion to judge a law of motion by: where solids are now, and where some frames later.
 
-They are read off tracks of whole videos. The constants of the simulator are fitted to them here; what is made of these
-laws is in ``solution.kalman`` and ``solution.rollout``.
+They are read off tracks of whole videos. The constants of the simulator are fitted to them here, and what is believed
+beforehand of thrown spheres to where these get; what is made of that is in ``solution.kalman`` and
+``solution.rollout``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import FRAME_SECONDS, RADIUS
+from solution.kalman import observe
 from solution.physics import Constants, State, advance, stacked
 from solution.tracks import QUARTER, Tracks
 
@@ -293,3 +295,58 @@ def fit_drift(windows: Windows, constants: Constants) -> tuple[float, ...]:
         share = len(own) / (BELIEVED + len(own))
         drift.append(before ** (1 - share) * max(seen, LEAST_DRIFT) ** share)
     return tuple(drift)
+
+
+ENTRY, AHEAD = 6, 6
+"""Frames in which a sphere that came into view is followed, and after which it is looked where it is."""
+THROWN = 0.5
+"""Least speed of spheres that are thrown, units/s."""
+ASTRAY = 0.05
+"""Standard deviation, about, of where they then are, units."""
+SHARES, DOUBTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9), (0.1, 0.3)
+"""Of ``Constants.first_roll``, those that are tried."""
+
+
+def fit_first_roll(tracks: Tracks, constants: Constants) -> tuple[float, float]:
+    """Return ``Constants.first_roll`` after what was seen of where thrown spheres get, and before.
+
+    When one will roll is hardly seen while it slides; how long others slid tells. Errors of what the filter foresees
+    decide, robustly; see :func:`fit_constants`.
+    """
+    film = thrown_spheres(tracks)
+    if not len(film):
+        return constants.first_roll
+    history, truth = film.frames(slice(ENTRY)), film.position[:, -1]
+    before, doubt = constants.first_roll
+
+    def cost(tried: tuple[float, float]) -> float:
+        state = observe(history, replace(constants, first_roll=tried)).state
+        for _ in range(AHEAD):
+            state, _ = advance(state, constants)
+        error = (state.position - truth).square().sum(-1) / ASTRAY**2
+        share, deviation = tried
+        believed = ((share - before) / doubt) ** 2 + math.log(deviation / doubt) ** 2
+        return float((2 * ((1 + error).sqrt() - 1)).sum()) + believed
+
+    share = min(SHARES, key=lambda share: cost((share, doubt)))
+    return min(((share, deviation) for deviation in DOUBTS), key=cost)
+
+
+def thrown_spheres(tracks: Tracks) -> Tracks:
+    """Return tracks of one sphere each, from where it first shows, of those that are thrown and meet nothing."""
+    length = ENTRY + AHEAD
+    frames, solids = tracks.visible.shape[1:]
+    gap = (tracks.position[:, :, :, None] - tracks.position[:, :, None]).norm(dim=-1)
+    gap = torch.where(tracks.visible[:, :, None] & ~torch.eye(solids, dtype=torch.bool), gap, math.inf).amin(-1)
+    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+    first = tracks.visible.int().argmax(1)  # (V, K)
+    whole = (tracks.shape == SPHERE) & (first + length <= frames)
+    video, solid = whole.nonzero(as_tuple=True)
+    frame = first[video, solid, None] + torch.arange(length)  # (N, L)
+    place = video[:, None], frame, solid[:, None]
+    way = (tracks.position[place][:, 1] - tracks.position[place][:, 0]).norm(dim=-1)
+    alone = (tracks.visible[place] & (gap[place] > NEAR)).all(1) & clear[place][:, -1]
+    chosen = alone & (way > THROWN * FRAME_SECONDS)
+    place = tuple(part[chosen] for part in (video[:, None], frame, solid[:, None]))
+    timed = {f.name: getattr(tracks, f.name)[place][:, :, None] for f in fields(Tracks) if f.name != "classes"}
+    return Tracks(classes=tracks.classes[video, solid][chosen, None], **timed)

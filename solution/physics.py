@@ -59,6 +59,8 @@ class Constants:
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
     hit_noise: float = 0.03
     """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""
+    first_roll: tuple[float, float] = (0.3, 0.3)
+    """Mean and standard deviation of the share of its speed with which a sphere that comes into view rolls."""
     drift: tuple[float, float, float] = (0.012, 0.005, 0.005)
     """Standard deviation that a frame adds to each component of the velocity, units/s; cubes veer."""
     margin: tuple[float, float, float] = (0.0, 0.0, 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from solution.drawing import draw, fit_margin
 from solution.edges import load_edges, track
 from solution.kalman import Belief, observe
 from solution.models.edges import EdgeNetwork
-from solution.motion import find_windows, fit_constants
+from solution.motion import find_windows, fit_constants, fit_first_roll
 from solution.physics import Constants
 from solution.predictors import Clip, Member
 from solution.rollout import roll_out
@@ -74,9 +74,11 @@ def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path) -> None:
     """Fit the simulator's constants to tracks of whole videos (22 frames), into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    windows = find_windows(tracks.to("cpu"))
+    tracks = tracks.to("cpu")
+    windows = find_windows(tracks)
     margin = fit_margin(tracks.frames(slice(CLIP_FRAMES, None)))
     constants = fit_constants(windows, Constants(margin=margin))
+    constants = replace(constants, first_roll=fit_first_roll(tracks, constants))
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     rests_on = {"videos": len(tracks), "windows": len(windows), "hit": int(windows.hit.any(1).sum())}
     (folder / "fitted_to.json").write_text(json.dumps(rests_on))

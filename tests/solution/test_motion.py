@@ -8,10 +8,21 @@ import torch
 
 from data_prep.classes import CUBE, CYLINDER, SPHERE
 from data_prep.scene import FRAME_SECONDS
-from solution.motion import LEAST_DRIFT, PRIOR, doubted, errors, find_windows, fit_constants, fit_drift, foreseen
+from solution.motion import (
+    LEAST_DRIFT,
+    PRIOR,
+    doubted,
+    errors,
+    find_windows,
+    fit_constants,
+    fit_drift,
+    fit_first_roll,
+    foreseen,
+    thrown_spheres,
+)
 from solution.physics import Constants, State
 from solution.tracks import join
-from tests.solution.test_kalman import filmed
+from tests.solution.test_kalman import after_one_another, filmed
 from tests.solution.test_physics import scene
 
 OTHER = Constants(
@@ -125,6 +136,42 @@ def test_the_fit_finds_whether_a_sphere_rolls_after_a_hit(rolled):
     law = Constants(deceleration=(0.14, 0.14, 0.14), rolled=rolled)
     found = fit_constants(find_windows(throws(law, 54)), replace(law, rolled=0.5))
     assert abs(found.rolled - rolled) < 0.3
+
+
+SLIPPERY = Constants(deceleration=(0.14, 0.14, 0.14))
+"""Where it matters whether a sphere rolls."""
+
+
+def entries(share: float, count: int):
+    """Return films of spheres that come into view in frame 3 and roll as fast as ``share`` of their speed."""
+    torch.manual_seed(0)
+    films = []
+    for n in range(count):
+        start = scene([SPHERE, CYLINDER], [[-4.0, 0.0], [0.0, 3.0]], [[1.2 + 0.08 * n, 0.0], [0.0, 0.0]])
+        film = filmed(State(**vars(start) | {"roll": share * start.velocity}), SLIPPERY, 16, 0.001)
+        before = filmed(scene([SPHERE, CYLINDER], [[-6.0, 0.0], [0.0, 3.0]], [[0.0, 0.0]] * 2), SLIPPERY, 2, 0.0)
+        before.visible[:, :, 0] = False
+        films.append(after_one_another(before, film))
+    return join(films)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.75])
+def test_how_thrown_spheres_roll_is_found(share):
+    found, _ = fit_first_roll(entries(share, 10), SLIPPERY)
+    assert abs(found - share) < 0.2
+
+
+def test_thrown_spheres_are_followed_from_where_they_show_unless_they_meet_something():
+    film = entries(0.3, 4)
+    found = thrown_spheres(film)
+    assert len(found) == 4 and found.shape.flatten().tolist() == [SPHERE] * 4
+    assert found.visible.all() and torch.equal(found.position[:, 0, 0], film.position[:, 2, 0])
+    film.position[1, 8:, 1] = film.position[1, 8:, 0] + 0.3  # a cylinder beside it
+    film.visible[2, 10, 0] = False
+    film.position[3, :, 0] = film.position[3, 2, 0]
+    assert torch.equal(thrown_spheres(film).position, found.position[:1])
+    nothing = thrown_spheres(film[3:])
+    assert len(nothing) == 0 and fit_first_roll(film[3:], SLIPPERY) == SLIPPERY.first_roll
 
 
 @pytest.mark.slow
