@@ -28,13 +28,14 @@ from solution.motion import (
     HORIZON,
     NEAR,
     PRIOR,
-    SHOWN,
     Windows,
+    clear_places,
     errors,
     find_windows,
     fit_constants,
     fit_first_roll,
     foreseen,
+    gaps,
 )
 from solution.physics import COMPONENTS, Constants
 from solution.predictors.objects import Objects, load_objects
@@ -139,7 +140,7 @@ def deviations(tracks: Tracks, constants: Constants) -> dict[str, np.ndarray]:
     """
     belief = observe(tracks.frames(slice(CLIP_FRAMES)), constants)
     first, last = CLIP_FRAMES, CLIP_FRAMES + 3
-    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+    clear = clear_places(tracks)
     step = tracks.position[:, 1:] - tracks.position[:, :-1]
     change = (step[:, 1:] - step[:, :-1]).norm(dim=-1)[:, CLIP_FRAMES - 1 : last - 1]
     seconds = FRAME_SECONDS * (last - first)
@@ -150,11 +151,8 @@ def deviations(tracks: Tracks, constants: Constants) -> dict[str, np.ndarray]:
     before = velocity * (1 + (FRAME_SECONDS + seconds / 2) * loss / speed.clamp_min(1e-6))
     smooth = clear[:, CLIP_FRAMES - 1 : last + 1].all(1) & (change < STEADY).all(1) & (tracks.shape != SPHERE)
     smooth &= (speed[..., 0] > MOVING) & (tracks.visible[:, :CLIP_FRAMES].sum(1) >= LOOKS)
-    ends = slice(first - 1, first + 1)
-    position, visible = tracks.position[:, ends], tracks.visible[:, ends]
-    gap = (position[:, :, :, None] - position[:, :, None]).norm(dim=-1)  # (V, 2, K, K)
-    both = visible[:, :, :, None] & visible[:, :, None] & ~torch.eye(gap.shape[-1], dtype=torch.bool)
-    smooth &= ~(both & (gap < NEAR)).any(-1).any(1)
+    ends = tracks.frames(slice(first - 1, first + 1))
+    smooth &= ~(ends.visible & (gaps(ends).amin(-1) < NEAR)).any(1)
     deviation = belief.variance()[..., 2:4].sqrt()
     error = ((belief.state.velocity - before) / deviation).abs()
     return {SHAPES[kind]: error[smooth & (tracks.shape == kind)].flatten().numpy() for kind in (CUBE, CYLINDER)}
@@ -166,7 +164,7 @@ def true_start(belief: Belief, tracks: Tracks) -> tuple[Belief, Tensor]:
     The solids are those whose course is smooth in the frames ``AROUND`` the clip's last one; a parabola through it says
     where they are then and how fast.
     """
-    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+    clear = clear_places(tracks)
     course = tracks.position[:, AROUND]  # (V, F, K, 2)
     smooth = clear[:, AROUND].all(1) & (course.diff(n=2, dim=1).norm(dim=-1) < STEADY).all(1)
     seconds = FRAME_SECONDS * (torch.arange(AROUND.start, AROUND.stop) - (CLIP_FRAMES - 1))
@@ -195,7 +193,7 @@ def start_text(predictor: Objects, tracks: Tracks, truth: np.ndarray) -> str:
         started, told = true_start(belief, part)
         known += int(told.sum())
         for name, start in {"true masks": belief, "true start": started}.items():
-            drawn[name].append(decode(predictor.predict_belief(start, history), THRESHOLD).cpu().numpy())
+            drawn[name].append(decode(predictor.predict_belief(start, history), THRESHOLD).numpy())
     scores = {name: score(np.concatenate(masks), truth) for name, masks in drawn.items()}
     reached = ", ".join(f"{name} {of.object_iou:.3f} ± {of.object_iou_se:.3f}" for name, of in scores.items())
     return f"object IoU of frame 22: {reached} ({known} solids start as later frames show)"

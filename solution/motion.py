@@ -84,13 +84,23 @@ class Windows:
         return State(self.shape, self.there, self.position, velocity, self.yaw, spin, roll)
 
 
+def clear_places(tracks: Tracks) -> Tensor:
+    """Return (V, T, K) bool: a place is exact enough to be differentiated."""
+    return tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+
+
+def gaps(tracks: Tracks) -> Tensor:
+    """Return (V, T, K, K) units between the centres of solids, infinite to what is not seen and to itself."""
+    position, solids = tracks.position, tracks.position.shape[2]
+    apart = (position[:, :, :, None] - position[:, :, None]).norm(dim=-1)
+    return torch.where(tracks.visible[:, :, None] & ~torch.eye(solids, dtype=torch.bool), apart, math.inf)
+
+
 def find_windows(tracks: Tracks) -> Windows:
     """Return the windows of whole videos: every start at which all that is seen moves smoothly, or rests."""
     position, dt = tracks.position, FRAME_SECONDS
-    videos, frames, solids, _ = position.shape
-    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
-    gap = (position[:, :, :, None] - position[:, :, None]).norm(dim=-1)  # (V, T, K, K)
-    gap = torch.where(tracks.visible[:, :, None] & ~torch.eye(solids, dtype=torch.bool), gap, math.inf)
+    frames = position.shape[1]
+    clear, gap = clear_places(tracks), gaps(tracks)
     step = position[:, 1:] - position[:, :-1]
     change = (step[:, 1:] - step[:, :-1]).norm(dim=-1)  # (V, T - 2, K) around frames 1 to T - 2
     exact = clear[:, :-2] & clear[:, 1:-1] & clear[:, 2:]
@@ -335,17 +345,14 @@ def fit_first_roll(tracks: Tracks, constants: Constants) -> tuple[float, float]:
 def thrown_spheres(tracks: Tracks) -> Tracks:
     """Return tracks of one sphere each, from where it first shows, of those that are thrown and meet nothing."""
     length = ENTRY + AHEAD
-    frames, solids = tracks.visible.shape[1:]
-    gap = (tracks.position[:, :, :, None] - tracks.position[:, :, None]).norm(dim=-1)
-    gap = torch.where(tracks.visible[:, :, None] & ~torch.eye(solids, dtype=torch.bool), gap, math.inf).amin(-1)
-    clear = tracks.visible & ~tracks.border & (tracks.shown > SHOWN)
+    frames = tracks.visible.shape[1]
     first = tracks.visible.int().argmax(1)  # (V, K)
     whole = (tracks.shape == SPHERE) & (first + length <= frames)
     video, solid = whole.nonzero(as_tuple=True)
     frame = first[video, solid, None] + torch.arange(length)  # (N, L)
     place = video[:, None], frame, solid[:, None]
     way = (tracks.position[place][:, 1] - tracks.position[place][:, 0]).norm(dim=-1)
-    alone = (tracks.visible[place] & (gap[place] > NEAR)).all(1) & clear[place][:, -1]
+    alone = (tracks.visible & (gaps(tracks).amin(-1) > NEAR))[place].all(1) & clear_places(tracks)[place][:, -1]
     chosen = alone & (way > THROWN * FRAME_SECONDS)
     place = tuple(part[chosen] for part in (video[:, None], frame, solid[:, None]))
     timed = {f.name: getattr(tracks, f.name)[place][:, :, None] for f in fields(Tracks) if f.name != "classes"}
