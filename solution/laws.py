@@ -5,6 +5,7 @@ printed: the constants fitted to them, the filter's errors of velocity in the st
 what ``objects`` makes of true masks, and would make of the true motion in the clip's last frame.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,13 +28,14 @@ from solution.metrics import score
 from solution.motion import (
     HORIZON,
     NEAR,
+    NOISES,
     PRIOR,
     Windows,
     clear_places,
     errors,
     find_windows,
+    fit_beliefs,
     fit_constants,
-    fit_first_roll,
     foreseen,
     gaps,
 )
@@ -202,39 +204,59 @@ def start_text(predictor: Objects, tracks: Tracks, truth: np.ndarray) -> str:
 def constants_text(constants: Constants) -> str:
     """Return the constants that can be fitted in one line."""
     values = asdict(constants)
-    names = (*PRIOR, "first_roll", "drift")
+    names = (*PRIOR, *NOISES, "first_roll", "drift")
     return ", ".join(f"{name} {' '.join(f'{v:.3f}' for v in np.ravel(values[name]))}" for name in names)
 
 
+def fitted_to(tracks: Tracks) -> Constants:
+    """Return the constants that training would find."""
+    return fit_beliefs(tracks, fit_constants(find_windows(tracks), Constants()))
+
+
+def together(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the values of several dictionaries of the same keys, one after the other."""
+    parts = list(parts)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
 def table(title: str, tracks: Tracks, windows: Windows) -> str:
-    """Return the errors of all laws, the constants found and the filter's errors as text."""
-    fitted = fit_constants(windows, Constants())
-    fitted = replace(fitted, first_roll=fit_first_roll(tracks, fitted))
+    """Return the errors of all laws, the constants found and the filter's errors as text.
+
+    Each half of the videos is judged by constants fitted to the other, so that none tells its own law.
+    """
+    halves = tracks[::2], tracks[1::2]
+    crossed = [(half, fitted_to(other)) for half, other in (halves, halves[::-1])]
     columns = " ".join(f"{f'{p} %':>6}" for p in PERCENTILES)
     kinds = {"hit": "with a hit", "free": "without"}
     lines = [
         f"{title}: units of error after {HORIZON} frames ({HORIZON * FRAME_SECONDS:.1f} s), {len(windows)} windows",
-        f"{'':30}" + "".join(f" {name:>11} {columns}" for name in kinds.values()),
+        f"{'':38}" + "".join(f" {name:>11} {columns}" for name in kinds.values()),
     ]
-    foreseen_by = {
-        "the stand-in's engine": moved_by_engine(windows),
-        "simulator, default constants": foreseen(windows, [Constants()])[0],
-        "simulator, fitted to these": foreseen(windows, [fitted])[0],
+    of_half = [(find_windows(half), law) for half, law in crossed]
+    errors_by = {
+        "the stand-in's engine": errors(windows, moved_by_engine(windows)),
+        "simulator, default constants": errors(windows, foreseen(windows, [Constants()])[0]),
+        "simulator, fitted to the other half": together(errors(own, foreseen(own, [law])[0]) for own, law in of_half),
     }
-    for law, places in foreseen_by.items():
-        cells, error_by_kind = [], errors(windows, places)
+    for law, error_by_kind in errors_by.items():
+        cells = []
         for kind in kinds:
             error = error_by_kind[kind]
             values = np.percentile(error, PERCENTILES) if len(error) else [np.nan] * len(PERCENTILES)
             cells.append(f" {len(error):>11} " + " ".join(f"{value:6.4f}" for value in values))
-        lines.append(f"{law:30}" + "".join(cells))
-    lines += [f"default: {constants_text(Constants())}", f"fitted:  {constants_text(fitted)}"]
+        lines.append(f"{law:38}" + "".join(cells))
+    lines.append(f"default:       {constants_text(Constants())}")
+    lines.append(f"fitted to all: {constants_text(fitted_to(tracks))}")
     lines.append(f"velocity at frame 11, errors in stated deviations, normally {NORMAL}:")
-    for law, constants in {"default": Constants(), "fitted": fitted}.items():
-        for shape, error in deviations(tracks, constants).items():
+    deviations_by = {
+        "default": deviations(tracks, Constants()),
+        "fitted to the other half": together(deviations(half, law) for half, law in crossed),
+    }
+    for law, error_by_shape in deviations_by.items():
+        for shape, error in error_by_shape.items():
             if len(error):
                 shares = " ".join(f"{value:.2f}" for value in np.percentile(error, PERCENTILES))
-                lines.append(f"  {law + ', ' + shape:30} {shares} ({len(error)})")
+                lines.append(f"  {f'{law}, {shape}':36} {shares} ({len(error)})")
     return "\n".join(lines)
 
 

@@ -1,14 +1,14 @@
 """Pieces of real motion to judge a law of motion by: where solids are now, and where some frames later.
 
-They are read off tracks of whole videos. The constants of the simulator are fitted to them here, and what is believed
-beforehand of thrown spheres to where these get; what is made of that is in ``solution.kalman`` and
-``solution.rollout``.
+They are read off tracks of whole videos. The constants of the simulator are fitted to them here, and how sure the
+filter is to where it foresees solids; what is made of that is in ``solution.kalman`` and ``solution.rollout``.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 
@@ -18,8 +18,8 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from data_prep.classes import CUBE, SPHERE
-from data_prep.scene import FRAME_SECONDS, RADIUS
-from solution.kalman import observe
+from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, RADIUS
+from solution.kalman import observe, own_blocks
 from solution.physics import Constants, State, advance, stacked
 from solution.tracks import QUARTER, Tracks
 
@@ -311,35 +311,60 @@ ENTRY, AHEAD = 6, 6
 """Frames in which a sphere that came into view is followed, and after which it is looked where it is."""
 THROWN = 0.5
 """Least speed of spheres that are thrown, units/s."""
-ASTRAY = 0.05
-"""Standard deviation, about, of where they then are, units."""
 SHARES, DOUBTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9), (0.1, 0.3)
 """Of ``Constants.first_roll``, those that are tried."""
+NOISES = ("hit_noise", "edge_noise")
+FACTORS, DOUBTED_FACTOR = (2 / 3, 1.0, 3 / 2), 3 / 2
+"""By which noises are multiplied, and one that lies a standard deviation from what is believed of them beforehand."""
+MOST_CLIPS = 40
+FREEDOM = 4.0
+"""Degrees of freedom of the t distribution of errors, which has longer tails than a normal law: some solids are hit by
+what is not seen."""
 
 
-def fit_first_roll(tracks: Tracks, constants: Constants) -> tuple[float, float]:
-    """Return ``Constants.first_roll`` after what was seen of where thrown spheres get, and before.
+def fit_beliefs(tracks: Tracks, constants: Constants) -> Constants:
+    """Return constants with the ``first_roll`` and ``NOISES`` most likely after where solids of tracks got, and before.
 
-    When one will roll is hardly seen while it slides; how long others slid tells. Errors of what the filter foresees
-    decide, robustly; see :func:`fit_constants`.
+    How sure the filter is of where they will be counts as much as where that is; see :func:`disbelief`. When a thrown
+    sphere will roll is hardly seen while it slides; how long others slid tells.
     """
-    film = thrown_spheres(tracks)
-    if not len(film):
-        return constants.first_roll
-    history, truth = film.frames(slice(ENTRY)), film.position[:, -1]
-    before, doubt = constants.first_roll
 
-    def cost(tried: tuple[float, float]) -> float:
-        state = observe(history, replace(constants, first_roll=tried)).state
-        for _ in range(AHEAD):
-            state, _ = advance(state, constants)
-        error = (state.position - truth).square().sum(-1) / ASTRAY**2
-        share, deviation = tried
-        believed = ((share - before) / doubt) ** 2 + math.log(deviation / doubt) ** 2
-        return float((2 * ((1 + error).sqrt() - 1)).sum()) + believed
+    def likeliest(law: Constants, film: Tracks, seen: int, name: str, values: Iterable) -> Constants:
+        laws = [replace(law, **{name: value}) for value in values]
+        return min(laws, key=lambda law: disbelief(film, law, seen) + _believed(law, constants))
 
-    share = min(SHARES, key=lambda share: cost((share, doubt)))
-    return min(((share, deviation) for deviation in DOUBTS), key=cost)
+    thrown, found = thrown_spheres(tracks), constants
+    if len(thrown):
+        found = likeliest(found, thrown, ENTRY, "first_roll", itertools.product(SHARES, DOUBTS))
+    clips = tracks[:: max(1, math.ceil(len(tracks) / MOST_CLIPS))].frames(slice(CLIP_FRAMES + HORIZON))
+    for name in NOISES:
+        found = likeliest(found, clips, CLIP_FRAMES, name, [getattr(found, name) * factor for factor in FACTORS])
+    return found
+
+
+def _believed(law: Constants, prior: Constants) -> float:
+    """Return minus the log of how likely :func:`fit_beliefs` holds a law beforehand, but for a constant."""
+    (share, doubt), (mean, deviation) = law.first_roll, prior.first_roll
+    factors = [doubt / deviation, *(getattr(law, name) / getattr(prior, name) for name in NOISES)]
+    far = [(share - mean) / deviation, *(math.log(factor) / math.log(DOUBTED_FACTOR) for factor in factors)]
+    return sum(each**2 for each in far) / 2
+
+
+def disbelief(tracks: Tracks, constants: Constants, seen: int) -> float:
+    """Return how little the filter, given the first ``seen`` frames, expects solids where they are in the last one.
+
+    It is minus the log likelihood of a multivariate t distribution, but for a constant, summed over solids that move.
+    """
+    visible = tracks.visible.clone()
+    visible[:, seen:] = False
+    belief = observe(replace(tracks, visible=visible), constants)
+    moved = (tracks.position[:, -1] - tracks.position[:, seen - 1]).norm(dim=-1) > RADIUS / 4
+    judged = belief.state.there & moved & clear_places(tracks)[:, -1]
+    error = (belief.state.position - tracks.position[:, -1])[judged].double()
+    covariance = own_blocks(belief.covariance)[judged][:, :2, :2]
+    distance = (error[:, None] @ torch.linalg.solve(covariance, error[..., None]))[:, 0, 0]
+    surprise = (FREEDOM + 2) / 2 * torch.log1p(distance / FREEDOM)
+    return float((surprise + torch.logdet(covariance) / 2).sum())
 
 
 def thrown_spheres(tracks: Tracks) -> Tracks:

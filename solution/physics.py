@@ -57,7 +57,7 @@ class Constants:
     """Of the solids when they touch, against what is seen of them."""
     edge_noise: float = 3.0
     """What the standard deviations of tracks are multiplied by: errors of neighbouring edge pixels are alike."""
-    hit_noise: float = 0.03
+    hit_noise: float = 0.045
     """Standard deviation of each component of the velocity after a hit, per unit/s that it changed."""
     first_roll: tuple[float, float] = (0.3, 0.3)
     """Mean and standard deviation of the share of its speed with which a sphere that comes into view rolls."""

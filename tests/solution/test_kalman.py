@@ -10,19 +10,25 @@ from data_prep.scene import FRAME_SECONDS
 from solution.kalman import _slopes, observe
 from solution.physics import COMPONENTS, Constants, State, advance
 from solution.rollout import roll_out
-from solution.tracks import Tracks
+from solution.tracks import Tracks, join
 from tests.solution.test_physics import scene, smooth
 
 EDGE_VARIANCE = (0.002 / Constants.edge_noise) ** 2
 
 
-def filmed(state: State, constants: Constants, frames: int, noise: float) -> Tracks:
-    """Return perfect tracks, but for noise, of what the simulator makes of a state."""
+def filmed(state: State, constants: Constants, frames: int, noise: float, jolt: float = 0.0) -> Tracks:
+    """Return perfect tracks, but for noise, of what the simulator makes of a state.
+
+    Every component of the velocity after a hit has an error of ``jolt`` times the hit.
+    """
     position, yaw = [], []
     for _ in range(frames):
         position.append(state.position + noise * torch.randn_like(state.position))
         yaw.append(state.yaw)
-        state, _ = advance(state, constants, FRAME_SECONDS, 8)
+        state, hit = advance(state, constants, FRAME_SECONDS, 8)
+        if jolt:
+            error = jolt * hit[..., None] * torch.randn_like(state.velocity)
+            state = replace(state, velocity=state.velocity + error)
     position, yaw = torch.stack(position, 1), torch.stack(yaw, 1)
     seen = torch.ones_like(yaw, dtype=torch.bool)
     classes = 1 + 16 * state.shape
@@ -161,15 +167,10 @@ def test_deviations_are_as_large_as_errors():
     """Errors of the velocity over their stated deviations follow a normal law where the constants are right."""
     torch.manual_seed(0)
     constants = smooth(0.15, edge_noise=1.0, drift=(1e-4,) * 3)
-    errors = []
-    for n in range(40):
-        start = scene([CYLINDER], [[0.0, 0.0]], [[0.8 + 0.02 * n, 0.2]])
-        film = filmed(start, constants, 11, 0.004)
-        film = replace(film, covariance=0.004**2 * torch.eye(3).expand(1, 11, 1, 3, 3))
-        belief = observe(film, constants)
-        truth, _ = advance(start, constants, 10 * FRAME_SECONDS, 80)
-        deviation = belief.variance()[0, 0, 2:4].sqrt()
-        errors.append((belief.state.velocity - truth.velocity)[0, 0] / deviation)
-    error = torch.stack(errors).abs().flatten()
+    starts = [scene([CYLINDER], [[0.0, 0.0]], [[0.8 + 0.02 * n, 0.2]]) for n in range(40)]
+    film = join([filmed(start, constants, 11, 0.004) for start in starts])
+    belief = observe(replace(film, covariance=0.004**2 * torch.eye(3).expand(40, 11, 1, 3, 3)), constants)
+    truth = torch.cat([advance(start, constants, 10 * FRAME_SECONDS, 80)[0].velocity for start in starts])
+    error = ((belief.state.velocity - truth) / belief.variance()[..., 2:4].sqrt()).abs().flatten()
     for share, normal in ((0.5, 0.674), (0.75, 1.15), (0.9, 1.645)):
         assert float(error.quantile(share)) == pytest.approx(normal, rel=0.3)

@@ -69,7 +69,7 @@ def test_the_command_prints_every_law_and_refuses_what_is_no_tracks(videos, tmp_
     write_tracks(path, list(range(len(videos))), videos)
     found = call(laws.main, "--tracks", path, "--videos", "10")
     assert found.exit_code == 0, found.output
-    for name in ("the stand-in's engine", "simulator, default constants", "simulator, fitted to these"):
+    for name in ("the stand-in's engine", "simulator, default constants", "simulator, fitted to the other half"):
         assert sum(line.startswith(name) for line in found.output.splitlines()) == 1
     assert_one_sentence(call(laws.main, "--tracks", tmp_path / "none.npz"), "none.npz", "missing")
     assert_one_sentence(call(laws.main, tmp_path / "nowhere"), "nowhere")

@@ -14,9 +14,9 @@ from solution.motion import (
     doubted,
     errors,
     find_windows,
+    fit_beliefs,
     fit_constants,
     fit_drift,
-    fit_first_roll,
     foreseen,
     thrown_spheres,
 )
@@ -157,7 +157,7 @@ def entries(share: float, count: int):
 
 @pytest.mark.parametrize("share", [0.0, 0.75])
 def test_how_thrown_spheres_roll_is_found(share):
-    found, _ = fit_first_roll(entries(share, 10), SLIPPERY)
+    found, _ = fit_beliefs(entries(share, 10), SLIPPERY).first_roll
     assert abs(found - share) < 0.2
 
 
@@ -171,7 +171,32 @@ def test_thrown_spheres_are_followed_from_where_they_show_unless_they_meet_somet
     film.position[3, :, 0] = film.position[3, 2, 0]
     assert torch.equal(thrown_spheres(film).position, found.position[:1])
     nothing = thrown_spheres(film[3:])
-    assert len(nothing) == 0 and fit_first_roll(film[3:], SLIPPERY) == SLIPPERY.first_roll
+    assert len(nothing) == 0 and fit_beliefs(film[3:], SLIPPERY).first_roll == SLIPPERY.first_roll
+
+
+@pytest.mark.parametrize(
+    ("noise", "jolt", "name", "more"),
+    [
+        (0.001, 0.045, "edge_noise", False),
+        (0.005, 0.045, "edge_noise", True),
+        (0.002, 0.0, "hit_noise", False),
+        (0.002, 0.15, "hit_noise", True),
+    ],
+)
+def test_how_sure_places_and_hits_are_is_found(noise, jolt, name, more):
+    """Films state an error of .002 units and the law one of .045 after hits."""
+    torch.manual_seed(0)
+    law = Constants(drift=(1e-3,) * 3)
+    films = []
+    for n in range(20):
+        at, speed = [[-3.4, 0.1 - 0.01 * n], [0.0, 0.0]], [[1.4 + 0.02 * n, 0.0], [0.0, 0.0]]
+        films.append(filmed(scene([CYLINDER, CYLINDER], at, speed), law, 16, noise, jolt))
+    found = getattr(fit_beliefs(join(films), law), name)
+    assert found > getattr(law, name) if more else found < getattr(law, name)
+
+
+def test_nothing_seen_leaves_what_was_believed(tracks):
+    assert fit_beliefs(tracks[:0], OTHER) == OTHER
 
 
 @pytest.mark.slow
