@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 from statistics import NormalDist
 
 import numpy as np
@@ -328,17 +329,21 @@ def fit_beliefs(tracks: Tracks, constants: Constants) -> Constants:
     How sure the filter is of where they will be counts as much as where that is; see :func:`disbelief`. When a thrown
     sphere will roll is hardly seen while it slides; how long others slid tells.
     """
-
-    def likeliest(law: Constants, film: Tracks, seen: int, name: str, values: Iterable) -> Constants:
-        laws = [replace(law, **{name: value}) for value in values]
-        return min(laws, key=lambda law: disbelief(film, law, seen) + _believed(law, constants))
-
-    thrown, found = thrown_spheres(tracks), constants
-    if len(thrown):
-        found = likeliest(found, thrown, ENTRY, "first_roll", itertools.product(SHARES, DOUBTS))
+    thrown = thrown_spheres(tracks)
     clips = tracks[:: max(1, math.ceil(len(tracks) / MOST_CLIPS))].frames(slice(CLIP_FRAMES + HORIZON))
+
+    @cache
+    def cost(law: Constants, of_thrown: bool) -> float:
+        film, seen = (thrown, ENTRY) if of_thrown else (clips, CLIP_FRAMES)
+        return disbelief(film, law, seen) + _believed(law, constants)
+
+    found = constants
+    if len(thrown):
+        tried = [replace(found, first_roll=roll) for roll in itertools.product(SHARES, DOUBTS)]
+        found = min(tried, key=partial(cost, of_thrown=True))
     for name in NOISES:
-        found = likeliest(found, clips, CLIP_FRAMES, name, [getattr(found, name) * factor for factor in FACTORS])
+        tried = [replace(found, **{name: getattr(found, name) * factor}) for factor in FACTORS]
+        found = min(tried, key=partial(cost, of_thrown=False))
     return found
 
 
