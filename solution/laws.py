@@ -34,8 +34,7 @@ from solution.motion import (
     clear_places,
     errors,
     find_windows,
-    fit_beliefs,
-    fit_constants,
+    fit_motion,
     foreseen,
     gaps,
 )
@@ -208,11 +207,6 @@ def constants_text(constants: Constants) -> str:
     return ", ".join(f"{name} {' '.join(f'{v:.3f}' for v in np.ravel(values[name]))}" for name in names)
 
 
-def fitted_to(tracks: Tracks) -> Constants:
-    """Return the constants that training would find."""
-    return fit_beliefs(tracks, fit_constants(find_windows(tracks), Constants()))
-
-
 def together(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the values of several dictionaries of the same keys, one after the other."""
     parts = list(parts)
@@ -224,19 +218,20 @@ def table(title: str, tracks: Tracks, windows: Windows) -> str:
 
     Each half of the videos is judged by constants fitted to the other, so that none tells its own law.
     """
-    halves = tracks[::2], tracks[1::2]
-    crossed = [(half, fitted_to(other)) for half, other in (halves, halves[::-1])]
+    halves = [(half, find_windows(half)) for half in (tracks[::2], tracks[1::2])]
+    crossed = [(*half, fit_motion(*other, Constants())) for half, other in zip(halves, halves[::-1], strict=True)]
     columns = " ".join(f"{f'{p} %':>6}" for p in PERCENTILES)
     kinds = {"hit": "with a hit", "free": "without"}
     lines = [
         f"{title}: units of error after {HORIZON} frames ({HORIZON * FRAME_SECONDS:.1f} s), {len(windows)} windows",
         f"{'':38}" + "".join(f" {name:>11} {columns}" for name in kinds.values()),
     ]
-    of_half = [(find_windows(half), law) for half, law in crossed]
     errors_by = {
         "the stand-in's engine": errors(windows, moved_by_engine(windows)),
         "simulator, default constants": errors(windows, foreseen(windows, [Constants()])[0]),
-        "simulator, fitted to the other half": together(errors(own, foreseen(own, [law])[0]) for own, law in of_half),
+        "simulator, fitted to the other half": together(
+            errors(own, foreseen(own, [law])[0]) for _, own, law in crossed
+        ),
     }
     for law, error_by_kind in errors_by.items():
         cells = []
@@ -246,11 +241,11 @@ def table(title: str, tracks: Tracks, windows: Windows) -> str:
             cells.append(f" {len(error):>11} " + " ".join(f"{value:6.4f}" for value in values))
         lines.append(f"{law:38}" + "".join(cells))
     lines.append(f"default:       {constants_text(Constants())}")
-    lines.append(f"fitted to all: {constants_text(fitted_to(tracks))}")
+    lines.append(f"fitted to all: {constants_text(fit_motion(tracks, windows, Constants()))}")
     lines.append(f"velocity at frame 11, errors in stated deviations, normally {NORMAL}:")
     deviations_by = {
         "default": deviations(tracks, Constants()),
-        "fitted to the other half": together(deviations(half, law) for half, law in crossed),
+        "fitted to the other half": together(deviations(half, law) for half, _, law in crossed),
     }
     for law, error_by_shape in deviations_by.items():
         for shape, error in error_by_shape.items():

@@ -245,6 +245,11 @@ def doubted(constants: Constants, count: int) -> list[Constants]:
     return [with_values(constants, values) for values in (values_of(constants) + aside).clip(0, MOST)]
 
 
+def fit_motion(tracks: Tracks, windows: Windows, prior: Constants) -> Constants:
+    """Return the constants found on tracks of whole videos and their windows: of the laws, then of the filter."""
+    return fit_beliefs(tracks, fit_constants(windows, prior))
+
+
 def fit_constants(windows: Windows, prior: Constants) -> Constants:
     """Return the constants most likely after what was seen in windows, and before (maximum a posteriori).
 
@@ -318,6 +323,7 @@ NOISES = ("hit_noise", "edge_noise")
 FACTORS, DOUBTED_FACTOR = (2 / 3, 1.0, 3 / 2), 3 / 2
 """By which noises are multiplied, and one that lies a standard deviation from what is believed of them beforehand."""
 MOST_CLIPS = 40
+"""Videos, at most, that noises are fitted to."""
 FREEDOM = 4.0
 """Degrees of freedom of the t distribution of errors, which has longer tails than a normal law: some solids are hit by
 what is not seen."""

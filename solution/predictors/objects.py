@@ -23,7 +23,7 @@ from solution.drawing import draw, fit_margin
 from solution.edges import load_edges, track
 from solution.kalman import Belief, observe
 from solution.models.edges import EdgeNetwork
-from solution.motion import find_windows, fit_beliefs, fit_constants
+from solution.motion import find_windows, fit_motion
 from solution.physics import Constants
 from solution.predictors import Clip, Member
 from solution.rollout import roll_out
@@ -77,7 +77,7 @@ def train_objects(config: ObjectsConfig, tracks: Tracks, folder: Path) -> None:
     tracks = tracks.to("cpu")
     windows = find_windows(tracks)
     margin = fit_margin(tracks.frames(slice(CLIP_FRAMES, None)))
-    constants = fit_beliefs(tracks, fit_constants(windows, Constants(margin=margin)))
+    constants = fit_motion(tracks, windows, Constants(margin=margin))
     (folder / "physics.json").write_text(json.dumps(asdict(constants), indent=1))
     rests_on = {"videos": len(tracks), "windows": len(windows), "hit": int(windows.hit.any(1).sum())}
     (folder / "fitted_to.json").write_text(json.dumps(rests_on))
