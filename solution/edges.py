@@ -21,7 +21,7 @@ from data_prep.scene import HEIGHT, WIDTH
 from solution.config import EdgesConfig
 from solution.losses import share
 from solution.models.edges import EdgeNetwork
-from solution.tracks import FINE, OUTLINES_AT_ONCE, QUARTER, Outlines, Tracks, find_tracks, prior
+from solution.tracks import FINE, OUTLINES_AT_ONCE, Outlines, Tracks, find_tracks, least_turn, prior
 from solution.training import Recipe, autocast, fit
 from solution.workers import one_thread
 
@@ -276,7 +276,7 @@ def refine(network: EdgeNetwork, tracks: Tracks, masks: Tensor, frames: Tensor) 
     position += step[:, :2].clamp(-0.3, 0.3)
     yaw += step[:, 2].clamp(-0.2, 0.2)
     found = {"position": position, "covariance": covariance}
-    found["yaw"] = (torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2) * (shape == CUBE)
+    found["yaw"] = least_turn(yaw) * (shape == CUBE)
     for name, values in found.items():
         everywhere = getattr(tracks, name).clone()
         everywhere[video, frame, slot] = values

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import FRAME_SECONDS
 from solution.physics import COMPONENTS, Constants, State, advance
-from solution.tracks import QUARTER, Tracks
+from solution.tracks import Tracks, least_turn
 
 OBSERVED = (0, 1, 4)
 """What a frame shows of :meth:`State.vector`: place and yaw."""
@@ -22,7 +22,8 @@ LEAST_YAW_NOISE = 0.003
 """Standard deviation of a cube's observed yaw beyond its outline's, radians."""
 FIRST_SPEED = 1.5
 """Standard deviation of each velocity component of what has just come into view, units/s."""
-FIRST_SPIN = 0.5
+FIRST_SPIN = 0.25
+"""The same of spin, radians/s: what is thrown does not turn, what was hit out of view does."""
 SURPRISE = 16.0
 """Squared Mahalanobis distance from which an observation means a hit that the simulator did not foresee."""
 DRIFT = (3e-4, 3e-4, 1.0, 1.0, 1e-3, 1e-2, 1.0, 1.0)
@@ -213,7 +214,7 @@ def _look(
     carried = slope @ covariance
     ahead = carried @ slope.transpose(1, 2) + torch.diag_embed(added)
     gap = sight.where - expected.view(scenes, solids, COMPONENTS)[..., place]
-    gap[..., 2] = torch.remainder(gap[..., 2] + QUARTER / 2, QUARTER) - QUARTER / 2
+    gap[..., 2] = least_turn(gap[..., 2])
     gap = gap * used
     near = own_blocks(ahead)[..., :2, :2] + sight.noise[..., :2, :2]
     aside = gap[..., :2, None]

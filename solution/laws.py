@@ -41,7 +41,7 @@ from solution.motion import (
 from solution.physics import COMPONENTS, Constants
 from solution.predictors.objects import Objects, load_objects
 from solution.runs import choose_device, pack_and_report, read_run
-from solution.tracks import MAX_OBJECTS, QUARTER, Tracks, join
+from solution.tracks import MAX_OBJECTS, Tracks, join, least_turn
 
 PERCENTILES = (50, 75, 90)
 VIDEOS_AT_ONCE = 16
@@ -61,8 +61,8 @@ THRESHOLD = 0.4
 
 def moved_by_engine(windows: Windows, law: Law = LAW) -> Tensor:
     """Return (W, HORIZON, K, 2) where the stand-in's engine says that the solids of windows will be."""
-    floor = {"deceleration": law.deceleration, "damping": law.damping, "drag": law.drag[CYLINDER]}
-    start = windows.start(replace(Constants(), **floor))
+    names = ("deceleration", "damping", "drag", "spin_deceleration")
+    start = windows.start(replace(Constants(), **{name: getattr(law, name) for name in names}))
     places = start.position[:, None].repeat(1, HORIZON, 1, 1)
     parts = (start.shape, start.position, start.yaw, start.velocity, start.spin, start.roll)
     for window, there in enumerate(start.there.numpy()):
@@ -89,7 +89,7 @@ def true_tracks(videos: list[Trajectories]) -> Tracks:
         classes=classes,
         visible=visible,
         position=position * visible[..., None],
-        yaw=(torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2) * visible,
+        yaw=least_turn(yaw) * visible,
         border=torch.zeros_like(visible),
         shown=visible.float(),
         pixels=visible.float(),

@@ -22,7 +22,7 @@ from data_prep.classes import CUBE, SPHERE
 from data_prep.scene import CLIP_FRAMES, FRAME_SECONDS, RADIUS
 from solution.kalman import observe, own_blocks
 from solution.physics import Constants, State, advance, stacked
-from solution.tracks import QUARTER, Tracks
+from solution.tracks import Tracks, least_turn
 
 HORIZON = 5
 """Frames that a window looks ahead."""
@@ -61,7 +61,7 @@ class Windows:
     slides: Tensor
     """(W, K) bool: not a sphere that rolls."""
     future: Tensor
-    """(W, HORIZON, K, 2) units."""
+    """(W, HORIZON, K, 3) x, y and yaw."""
     judged: Tensor
     """(W, HORIZON, K) bool: measured, and not near anything that the scene lacks."""
     hit: Tensor
@@ -126,18 +126,19 @@ def find_windows(tracks: Tracks) -> Windows:
         told = unbroken | ~sphere | rests
         slides = ~sphere | rests | (rubs[0] > Constants.deceleration[SPHERE] / 2)
         there = steady & told
-        turned = tracks.yaw[:, start] - tracks.yaw[:, start - 2]
-        turned = torch.remainder(turned + QUARTER / 2, QUARTER) - QUARTER / 2
+        turned = least_turn(tracks.yaw[:, start] - tracks.yaw[:, start - 2])
         # How a sphere that slides turns, and so how it goes on after a hit or pushes on, nothing tells, nor when it
         # will roll: it is judged by itself, and while it slides.
         of_unknown_roll = sphere & ~rests & slides
         known = there & (~of_unknown_roll | (rubs[1] > 0.75 * rubs[0]))
-        # Such a sphere, and anything that the scene lacks, may hit what is judged.
-        around = slice(start, start + 1 + HORIZON)
-        others = tracks.visible[:, around] & ~(there & ~of_unknown_roll)[:, None]
-        near = (gap[:, around] < NEAR) & (others[:, :, None] | of_unknown_roll[:, None, :, None])
-        meets = near.any(-1).cumsum(1)[:, 1:] > 0
-        judged = clear[:, window] & known[:, None] & ~meets
+        # Such a sphere, and anything that the scene lacks, may hit what is judged, and whom they hit the next.
+        unknown = ~there | of_unknown_roll
+        met, lost = torch.zeros_like(there), []
+        for frame in range(start, start + 1 + HORIZON):
+            of_other = (unknown | met) & tracks.visible[:, frame]
+            met = met | ((gap[:, frame] < NEAR) & (of_other[:, None] | of_unknown_roll[..., None])).any(-1)
+            lost.append(met)
+        judged = clear[:, window] & known[:, None] & ~torch.stack(lost[1:], 1)
         moving = ~rests[..., None]
         values = {
             "shape": tracks.shape,
@@ -147,7 +148,7 @@ def find_windows(tracks: Tracks) -> Windows:
             "yaw": tracks.yaw[:, start],
             "spin": turned / (2 * dt) * (tracks.shape == CUBE) * moving[..., 0],
             "slides": slides,
-            "future": position[:, window],
+            "future": torch.cat((position, tracks.yaw[..., None]), -1)[:, window],
             "judged": judged,
             "hit": broken[:, start - 1 : start + HORIZON - 1].any(1),
         }
@@ -168,26 +169,27 @@ def _rubbing(course: Tensor) -> Tensor:
 
 
 def foreseen(windows: Windows, laws: Sequence[Constants]) -> Tensor:
-    """Return (L, W, HORIZON, K, 2) where the simulator says, by each of the laws, that the solids will be."""
+    """Return (L, W, HORIZON, K, 3) x, y and yaw of the solids as the simulator foresees them by each of the laws."""
     starts, places = [windows.start(law) for law in laws], []
     state = State(**{f.name: torch.cat([getattr(start, f.name) for start in starts]) for f in fields(State)})
     constants = stacked(laws, len(windows))
     for _ in range(HORIZON):
         state, _ = advance(state, constants)
-        places.append(state.position.unflatten(0, (len(laws), len(windows))))
+        where = torch.cat((state.position, state.yaw[..., None]), -1)
+        places.append(where.unflatten(0, (len(laws), len(windows))))
     return torch.stack(places, 2)
 
 
 def errors(windows: Windows, places: Tensor) -> dict[str, np.ndarray]:
     """Return the distances (n,) between foreseen and measured places in the last frame, of solids that move."""
-    error = (places[:, -1] - windows.future[:, -1]).norm(dim=-1)
+    error = (places[:, -1, :, :2] - windows.future[:, -1, :, :2]).norm(dim=-1)
     judged = windows.judged[:, -1]
     return {"hit": error[judged & windows.hit].numpy(), "free": error[judged & unhit(windows)].numpy()}
 
 
 def unhit(windows: Windows) -> Tensor:
     """Return (W, K) bool: the solid moves and nothing hits it."""
-    moved = (windows.future[:, -1] - windows.position).norm(dim=-1) > RADIUS / 4
+    moved = (windows.future[:, -1, :, :2] - windows.position).norm(dim=-1) > RADIUS / 4
     return moved & ~windows.hit
 
 
@@ -195,7 +197,7 @@ PRIOR = {
     "deceleration": 0.02,
     "damping": 0.02,
     "drag": 0.015,
-    "spin_deceleration": 0.4,
+    "spin_deceleration": 0.8,
     "mass": 0.15,
     "restitution": 0.15,
     "dullness": 0.05,
@@ -216,6 +218,8 @@ LEFT = 0.5
 """Share of these deviations that is doubted after the fit still, since no law is quite right."""
 FREE, STRUCK = 0.005, 0.015
 """Standard deviations, about, of errors of solids that nothing hits in a window, and of others, units."""
+TURNED = 0.15
+"""The same of a cube's yaw, radians."""
 JUDGED_FRAMES = (1, 2, 4)
 MOST_WINDOWS = 500
 STEP = 0.3
@@ -259,13 +263,16 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
     windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().long().unique()]
     mean = values_of(prior)
     judged = windows.judged[:, JUDGED_FRAMES]
-    weight = torch.where(windows.hit, 1 / STRUCK, 1 / FREE)[:, None, :, None]
+    weight = torch.where(windows.hit, 1 / STRUCK, 1 / FREE)[:, None, :, None].repeat(1, 1, 1, 3)
+    weight[..., 2] = (windows.shape == CUBE)[:, None] / TURNED
 
     def residuals(scaled: np.ndarray) -> np.ndarray:
         """Map (L, P) constants to (L, n): many small simulations at once cost hardly more than one."""
         laws = [with_values(prior, mean + DEVIATIONS * each) for each in scaled]
         places = foreseen(windows, laws)[:, :, JUDGED_FRAMES]
-        error = ((places - windows.future[:, JUDGED_FRAMES]) * weight)[:, judged]
+        error = places - windows.future[:, JUDGED_FRAMES]
+        error[..., 2] = least_turn(error[..., 2])
+        error = (error * weight)[:, judged]
         return np.concatenate((error.flatten(1).double().numpy(), scaled), 1)
 
     def slopes(scaled: np.ndarray) -> np.ndarray:
@@ -302,7 +309,7 @@ def fit_drift(windows: Windows, constants: Constants) -> tuple[float, ...]:
     A velocity that changes by chance in every frame leads astray by the drift times the time of a frame times the root
     of 1² + 2² + … A median of errors tells it, which a few hits by something unseen do not move.
     """
-    error = (foreseen(windows, [constants])[0, :, -1] - windows.future[:, -1]).abs()
+    error = (foreseen(windows, [constants])[0, :, -1, :, :2] - windows.future[:, -1, :, :2]).abs()
     astray = FRAME_SECONDS * math.sqrt(sum(n * n for n in range(1, HORIZON + 1)))
     free, drift = windows.judged[:, -1] & unhit(windows), []
     for kind, before in enumerate(constants.drift):

@@ -42,10 +42,10 @@ class Constants:
     """Relative loss of speed per second, and of spin."""
     drag: float = 0.035
     """The same per unit/s of the speed."""
-    spin_deceleration: float = 0.4
+    spin_deceleration: float = 1.8
     """Radians/s², of all solids; only cubes are seen to turn."""
     mass: tuple[float, float, float] = (0.95, 0.8, 1.0)
-    restitution: tuple[float, ...] = (0.27, 0.13, 0.2, 0.37, 0.18, 0.33)
+    restitution: tuple[float, ...] = (0.27, 0.13, 0.4, 0.37, 0.18, 0.38)
     """Of fast hits between shapes, in the order of ``PAIRS``."""
     dullness: float = 0.08
     """Units/s that a hit takes off the speed at which two solids part: slow ones stay together."""

@@ -88,6 +88,11 @@ class Tracks:
         return torch.from_numpy(SHAPE_OF_CLASS).to(self.classes.device)[self.classes]
 
 
+def least_turn(yaw: Tensor) -> Tensor:
+    """Return the turns (radians) nearest to none after which a cube looks the same: in [-π/4, π/4)."""
+    return torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
+
+
 def find_tracks(masks: Tensor) -> Tracks:
     """Return the tracks of (V, T, 160, 240) uint8 masks; values ≥ 49 mean "unknown".
 
@@ -128,7 +133,7 @@ def _find(masks: Tensor) -> Tracks:
     position, yaw, covariance = fit.sharpen(position, yaw)
     support, shown, _ = fit.judge(position, yaw)
     good = (support > 0.5) & (shown > 0.04) & covariance.isfinite().all((1, 2))
-    yaw = torch.remainder(yaw + QUARTER / 2, QUARTER) - QUARTER / 2
+    yaw = least_turn(yaw)
     values = (good, position, yaw * (shape == CUBE), cut.any(-1), shown, area[video, frame, label], covariance)
     places = video[good], frame[good], slot[good]
     return Tracks(classes, *(scattered(value[good], places, candidate.shape) for value in values))

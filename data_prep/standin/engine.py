@@ -36,11 +36,9 @@ SLID = 0.03
 """Units that solids in contact slide until their distance is checked again."""
 STICKING = (-9.0, -0.5 / COARSE)
 """Stiffness and damping, as MuJoCo wants them, between solids that touch and do not bounce."""
-MEAN_ARM = (0.7652, 0.0, 2 / 3)
-"""Mean distance of a square's and of a disc's points from the centre in radii, the lever arm of uniform friction."""
 UPRIGHT = (
     '<joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/><joint type="slide" axis="0 0 1"/>'
-    '<joint type="hinge" axis="0 0 1"/>'
+    '<joint type="hinge" axis="0 0 1" frictionloss="{brake}"/>'
 )
 
 
@@ -48,16 +46,18 @@ UPRIGHT = (
 class Law:
     """Of the floor and the solids; units, seconds, the mass of a cylinder. Triples: cubes, spheres, cylinders."""
 
-    deceleration: tuple[float, float, float] = (0.14, 0.085, 0.14)
+    deceleration: tuple[float, float, float] = (0.14, 0.08, 0.138)
     """Loss of speed by Coulomb friction while a solid slides, units/s²."""
     damping: float = 0.035
     """Relative loss of speed per second."""
     spin_damping: float = 0.06
     """The same of spin."""
-    drag: tuple[float, float, float] = (0.035, 0.015, 0.035)
+    spin_deceleration: float = 1.8
+    """Loss of a cube's or cylinder's spin, radians/s²; in real videos as much while it slides as where it turns."""
+    drag: float = 0.035
     """Relative loss of speed per second and per unit/s."""
     mass: tuple[float, float, float] = (0.95, 0.8, 1.0)
-    restitution: tuple[tuple[float, float, float], ...] = ((0.27, 0.13, 0.2), (0.13, 0.37, 0.18), (0.2, 0.18, 0.33))
+    restitution: tuple[tuple[float, float, float], ...] = ((0.27, 0.13, 0.4), (0.13, 0.37, 0.18), (0.4, 0.18, 0.38))
     """Of fast hits, by the shapes of both."""
     dullness: float = 0.08
     """Loss of separation speed in a hit, units/s."""
@@ -80,24 +80,25 @@ LAW = Law()
 def compile_model(kinds: tuple[int, ...], law: Law) -> mujoco.MjModel:
     """Return the floor and solids of these shapes, which sleep when at rest; the first K pairs are the floor's.
 
-    Cubes and cylinders stay upright, so a cylinder can collide as a ball of its radius, and one contact point with
-    sliding and torsional friction stands for its base.
+    Cubes and cylinders stay upright, so a cylinder can collide as a ball of its radius, and one contact point
+    stands for its base, whose friction while it turns is that of its joint.
     """
     bodies, floor, hits = [], [], []
     for i, kind in enumerate(kinds):
         mass, rub = law.mass[kind], law.deceleration[kind] / GRAVITY
-        drag = law.drag[kind] * mass / (AIR * math.pi * law.radius**2)
+        drag = law.drag * mass / (AIR * math.pi * law.radius**2)
         inertia = MOMENT[kind] * mass * law.radius**2
-        joints = "<freejoint/>" if kind == SPHERE else UPRIGHT
+        joints = "<freejoint/>" if kind == SPHERE else UPRIGHT.format(brake=law.spin_deceleration * inertia)
         box = f'<geom name="{i}" type="box" size="{law.radius} {law.radius} {law.radius}"/>' if kind == CUBE else ""
         foot = f"foot{i}" if box else f"{i}"
         bodies.append(
             f'<body>{joints}<inertial pos="0 0 0" mass="{mass}" diaginertia="{inertia} {inertia} {inertia}"/>{box}'
             f'<geom name="{foot}" size="{law.radius}" fluidshape="ellipsoid" fluidcoef="{drag} 0 0 0 0"/></body>'
         )
-        rubs = f'condim="4" friction="{rub} {rub} {rub * MEAN_ARM[kind] * law.radius} 0 0"'
-        rubs = f'condim="3" friction="{rub} {rub} 0 0 0"' if kind == SPHERE else rubs
-        floor.append(f'<pair geom1="floor" geom2="{foot}" {rubs} solref="{2 * COARSE} 1" solimp="0.99 0.99 0.001"/>')
+        floor.append(
+            f'<pair geom1="floor" geom2="{foot}" condim="3" friction="{rub} {rub} 0 0 0"'
+            f' solref="{2 * COARSE} 1" solimp="0.99 0.99 0.001"/>'
+        )
         hits += [
             f'<pair geom1="{i}" geom2="{j}" condim="3" friction="{law.friction} {law.friction} 0 0 0"'
             ' solimp="0.999 0.999 0.001"/>'

@@ -63,8 +63,6 @@ MOST_THROWS = 8
 SPEED_LIMITS = (0.4, 2.8)
 COURSE_STEPS = 8
 """Steps per frame of a throw's course before it enters."""
-SPIN = 0.6
-"""Standard deviation of a thrown object's spin, radians/s."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +100,12 @@ def invent(random: np.random.Generator, promising: Callable[[np.ndarray], bool] 
     """Throw objects once and watch them; None if what the clip shows, (11, K, 2) positions, is not ``promising``."""
     class_ids = random.choice(np.arange(1, NUM_CLASSES), MAX_OBJECTS, replace=False)
     shape = SHAPE_OF_CLASS[class_ids]
-    position, velocity, spin = throw(random, shape)
+    position, velocity = throw(random, shape)
     class_ids, shape = class_ids[: len(position)], shape[: len(position)]
     yaw = random.uniform(0, 2 * np.pi, len(position))
     if promising and not promising(foresee(shape, position, velocity)):
         return None
-    moved = slide(shape, position, yaw, velocity, spin, promising=promising)
+    moved = slide(shape, position, yaw, velocity, np.zeros_like(yaw), promising=promising)
     return None if moved is None else Trajectories(class_ids.astype(np.uint8), shape, *moved)
 
 
@@ -139,11 +137,11 @@ def image_point(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, CENTRE[0] + FOCAL * position[..., 1] / depth
 
 
-def throw(random: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose the start of every object of one video, at most as many as there are shapes.
+def throw(random: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the start of every object of one video, at most as many as there are shapes; in real videos none spins.
 
     Returns:
-        (K, 2) positions, (K, 2) velocities in units/s and (K,) spins in radians/s at frame 0; no two overlap.
+        (K, 2) positions and (K, 2) velocities in units/s at frame 0; no two overlap.
     """
     resting = random.choice(len(RESTING), p=RESTING)
     entering = 1 + random.choice(len(ENTERING), p=ENTERING)
@@ -193,9 +191,7 @@ def throw(random: np.random.Generator, shape: np.ndarray) -> tuple[np.ndarray, n
         place(tardy)
     if not starts:
         return throw(random, shape)
-    velocity = np.stack(velocities)
-    moves = np.abs(velocity).sum(1) > 0
-    return np.stack(starts), velocity, np.where(moves, random.normal(0, SPIN, len(moves)), 0.0)
+    return np.stack(starts), np.stack(velocities)
 
 
 def draw_speed(random: np.random.Generator) -> float:
@@ -216,7 +212,7 @@ def foresee(shape: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np
 
 def travel_frames(distance: float, speed: float) -> float:
     """Return how many frames a sliding object takes for a distance, about; ``inf`` where it stops before."""
-    loss = LAW.deceleration[CYLINDER] + LAW.damping * speed + LAW.drag[CYLINDER] * speed**2
+    loss = LAW.deceleration[CYLINDER] + LAW.damping * speed + LAW.drag * speed**2
     left = speed**2 - 2 * loss * distance
     return 2 * distance / (speed + left**0.5) / FRAME_SECONDS if left > 0 else float("inf")
 
@@ -260,7 +256,7 @@ def throws(sphere: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for _ in range(NUM_FRAMES * COURSE_STEPS):
         slip = speed - roll if sphere else speed
         lost = np.minimum(LAW.deceleration[kind] * seconds, slip / (1 + sphere / MOMENT[SPHERE]))
-        kept = 1 - seconds * (LAW.damping + LAW.drag[kind] * speed)
+        kept = 1 - seconds * (LAW.damping + LAW.drag * speed)
         slower = (speed - lost) * kept
         way = way + seconds * (speed + slower) / 2
         speed, roll = slower, (roll + lost / MOMENT[SPHERE]) * (1 - seconds * LAW.spin_damping)

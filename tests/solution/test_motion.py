@@ -28,6 +28,7 @@ from tests.solution.test_physics import scene
 OTHER = Constants(
     deceleration=(0.19, 0.02, 0.1),
     drag=0.06,
+    spin_deceleration=0.9,
     mass=(0.8, 1.0, 1.0),
     restitution=(0.2, 0.5, 0.1, 0.2, 0.2, 0.7),
     dullness=0.05,
@@ -66,8 +67,18 @@ def test_what_another_solid_may_have_moved_is_not_judged():
     film.border[:, :, 1] = True  # where the other one is, is not known exactly
     beside = find_windows(film)
     assert 0 < int(beside.judged[..., 0].sum()) < int(alone.judged[..., 0].sum()) and bool(alone.hit.any())
-    away = (film.position[0, 0, 1] - beside.future[..., 0, :]).norm(dim=-1)
+    away = (film.position[0, 0, 1] - beside.future[..., 0, :2]).norm(dim=-1)
     assert bool((away[beside.judged[..., 0]] > 0.6).all())
+
+
+def test_what_is_hit_by_one_that_another_solid_may_have_moved_is_not_judged():
+    start = scene([CYLINDER] * 3, [[-1.6, 0.0], [0.0, 0.0], [0.8, 0.0]], [[1.6, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    film = filmed(start, Constants(), 14, 0.0)
+    for known in (True, False):
+        film.border[:, :, 0] = not known
+        windows = find_windows(film)
+        moved = (windows.future[:, -1, 2, :2] - windows.position[:, 2]).norm(dim=-1) > 0.1
+        assert bool((windows.judged[:, -1, 2] & moved).any()) == known
 
 
 def test_a_sphere_s_rolling_is_read_off_its_course():
@@ -128,6 +139,7 @@ def test_the_fit_finds_the_constants_of_another_law(tracks):
         for part in parts:
             believed, true, fitted = (getattr(law, name)[part] for law in (Constants(), OTHER, found))
             assert abs(fitted - true) < 0.6 * abs(believed - true) + 0.02, (name, part, believed, true, fitted)
+    assert abs(found.spin_deceleration - OTHER.spin_deceleration) < 0.2
 
 
 @pytest.mark.slow
