@@ -329,8 +329,8 @@ SHARES, DOUBTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9), (0.1, 0.3)
 NOISES = ("hit_noise", "edge_noise")
 FACTORS, DOUBTED_FACTOR = (2 / 3, 1.0, 3 / 2), 3 / 2
 """By which noises are multiplied, and one that lies a standard deviation from what is believed of them beforehand."""
-MOST_CLIPS = 40
-"""Videos, at most, that noises are fitted to."""
+MOST_CLIPS = 100
+"""Videos, at most, that noises are fitted to; in forty chance decides."""
 FREEDOM = 4.0
 """Degrees of freedom of the t distribution of errors, which has longer tails than a normal law: some solids are hit by
 what is not seen."""
