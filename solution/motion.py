@@ -257,8 +257,9 @@ def fit_motion(tracks: Tracks, windows: Windows, prior: Constants) -> Constants:
 def fit_constants(windows: Windows, prior: Constants) -> Constants:
     """Return the constants most likely after what was seen in windows, and before (maximum a posteriori).
 
-    Errors are least squares of a robust loss (Huber's, smoothed: scipy's ``soft_l1``), so that what no law explains,
-    such as a hit by something unseen, does not decide. See :func:`fit_drift` for the drift.
+    Errors of places, and of the yaw of cubes, are least squares of a robust loss (Huber's, smoothed: scipy's
+    ``soft_l1``), so that what no law explains, such as a hit by something unseen, does not decide. See
+    :func:`fit_drift` for the drift.
     """
     windows = windows[torch.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).round().long().unique()]
     mean = values_of(prior)
