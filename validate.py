@@ -22,7 +22,7 @@ from data_prep.errors import exits_cleanly
 def main(**options) -> None:
     """Score FILE (--truth), check its format (--hidden), or score a trained run on val (--run, --data).
 
-    What is left out is ./submission.pt, the last finished run, and ./data or the stand-in, where that is unambiguous.
+    What is left out is the last finished run, else ./submission.pt, and ./data or the stand-in.
     """
     from solution.validation import validate  # what it needs takes seconds, which --help does not wait for
 

@@ -58,10 +58,10 @@ def validate(
 def fill_in(
     file: Path | None, truth: Path | None, hidden: Path | None, run: str | None, data: Path | None
 ) -> tuple[Path | None, Path | None, str | None, Path | None]:
-    """Return file, hidden, run and data with the only possible values of those left out.
+    """Return file, hidden, run and data, with what is here for those left out: rather a run than a file.
 
     Raises:
-        UserError: there are several or none.
+        UserError: there is neither.
     """
     given = file, hidden, run, data
     if (truth or hidden) and not (file or run) and SUBMISSION.is_file():
@@ -70,13 +70,12 @@ def fill_in(
         from solution.runs import found_data, last_run
 
         last, place = run or last_run(), data or found_data()
-        of_run = [f"--run {last} --data {place}"] if last and place else []
-        of_file = [f"{SUBMISSION} --hidden {place}"] if place and not (run or data) and SUBMISSION.is_file() else []
-        if len(of_run + of_file) != 1:
-            can = " or ".join(f"`python validate.py {words}`" for words in of_run + of_file)
-            state = f"that can be {can}" if can else "there is no finished run in ./runs, or no data to score it on"
-            raise UserError(f"{USES}; {state}.")
-        file, hidden, run, data = (None, None, str(last), place) if of_run else (SUBMISSION, place, None, None)
+        if last and place:
+            run, data = str(last), place
+        elif place and not (run or data) and SUBMISSION.is_file():
+            file, hidden = SUBMISSION, place
+        else:
+            raise UserError(f"{USES}; there is no finished run in ./runs, or no data to score it on.")
     if (file, hidden, run, data) != given:
         named = {"FILE": file, "--hidden": hidden, "--run": run, "--data": data}
         click.echo("Taken: " + ", ".join(f"{name} {value}" for name, value in named.items() if value), err=True)
