@@ -115,12 +115,13 @@ def observe(tracks: Tracks, constants: Constants) -> Belief:
     anything = torch.eye(3, dtype=torch.float64, device=device)
     cube = tracks.shape == CUBE
     shown = torch.stack((torch.ones_like(cube), torch.ones_like(cube), cube), -1)
+    seen_at = tracks.where
     place = torch.tensor(OBSERVED, device=device)
     first = torch.zeros(videos, slots, COMPONENTS, COMPONENTS, dtype=torch.float64, device=device)
     for frame in range(frames):
         seen = tracks.visible[:, frame]
         new = seen & ~state.there
-        where = torch.cat((tracks.position[:, frame], tracks.yaw[:, frame, :, None]), -1)
+        where = seen_at[:, frame]
         noise = constants.edge_noise**2 * tracks.covariance[:, frame].double() + least
         noise = torch.where(seen[..., None, None], noise, anything)
         if frame:

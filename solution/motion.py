@@ -73,6 +73,11 @@ class Windows:
     def __getitem__(self, windows) -> Windows:
         return Windows(**{f.name: getattr(self, f.name)[windows] for f in fields(self)})
 
+    @property
+    def end(self) -> Tensor:
+        """(W, K, 2) places in the last frame."""
+        return self.future[:, -1, :, :2]
+
     def start(self, constants: Constants) -> State:
         """Return the states at the start, which a frame of friction separates from what was measured."""
         speed = self.velocity.norm(dim=-1, keepdim=True)
@@ -133,12 +138,12 @@ def find_windows(tracks: Tracks) -> Windows:
         known = there & (~of_unknown_roll | (rubs[1] > 0.75 * rubs[0]))
         # Such a sphere, and anything that the scene lacks, may hit what is judged, and whom they hit the next.
         unknown = ~there | of_unknown_roll
-        met, lost = torch.zeros_like(there), []
+        met, met_by = torch.zeros_like(there), []
         for frame in range(start, start + 1 + HORIZON):
             of_other = (unknown | met) & tracks.visible[:, frame]
             met = met | ((gap[:, frame] < NEAR) & (of_other[:, None] | of_unknown_roll[..., None])).any(-1)
-            lost.append(met)
-        judged = clear[:, window] & known[:, None] & ~torch.stack(lost[1:], 1)
+            met_by.append(met)
+        judged = clear[:, window] & known[:, None] & ~torch.stack(met_by[1:], 1)
         moving = ~rests[..., None]
         values = {
             "shape": tracks.shape,
@@ -148,7 +153,7 @@ def find_windows(tracks: Tracks) -> Windows:
             "yaw": tracks.yaw[:, start],
             "spin": turned / (2 * dt) * (tracks.shape == CUBE) * moving[..., 0],
             "slides": slides,
-            "future": torch.cat((position, tracks.yaw[..., None]), -1)[:, window],
+            "future": tracks.where[:, window],
             "judged": judged,
             "hit": broken[:, start - 1 : start + HORIZON - 1].any(1),
         }
@@ -170,26 +175,26 @@ def _rubbing(course: Tensor) -> Tensor:
 
 def foreseen(windows: Windows, laws: Sequence[Constants]) -> Tensor:
     """Return (L, W, HORIZON, K, 3) x, y and yaw of the solids as the simulator foresees them by each of the laws."""
-    starts, places = [windows.start(law) for law in laws], []
+    starts, frames = [windows.start(law) for law in laws], []
     state = State(**{f.name: torch.cat([getattr(start, f.name) for start in starts]) for f in fields(State)})
     constants = stacked(laws, len(windows))
     for _ in range(HORIZON):
         state, _ = advance(state, constants)
         where = torch.cat((state.position, state.yaw[..., None]), -1)
-        places.append(where.unflatten(0, (len(laws), len(windows))))
-    return torch.stack(places, 2)
+        frames.append(where.unflatten(0, (len(laws), len(windows))))
+    return torch.stack(frames, 2)
 
 
 def errors(windows: Windows, places: Tensor) -> dict[str, np.ndarray]:
     """Return the distances (n,) between foreseen and measured places in the last frame, of solids that move."""
-    error = (places[:, -1, :, :2] - windows.future[:, -1, :, :2]).norm(dim=-1)
+    error = (places[:, -1, :, :2] - windows.end).norm(dim=-1)
     judged = windows.judged[:, -1]
     return {"hit": error[judged & windows.hit].numpy(), "free": error[judged & unhit(windows)].numpy()}
 
 
 def unhit(windows: Windows) -> Tensor:
     """Return (W, K) bool: the solid moves and nothing hits it."""
-    moved = (windows.future[:, -1, :, :2] - windows.position).norm(dim=-1) > RADIUS / 4
+    moved = (windows.end - windows.position).norm(dim=-1) > RADIUS / 4
     return moved & ~windows.hit
 
 
@@ -270,8 +275,7 @@ def fit_constants(windows: Windows, prior: Constants) -> Constants:
     def residuals(scaled: np.ndarray) -> np.ndarray:
         """Map (L, P) constants to (L, n): many small simulations at once cost hardly more than one."""
         laws = [with_values(prior, mean + DEVIATIONS * each) for each in scaled]
-        places = foreseen(windows, laws)[:, :, JUDGED_FRAMES]
-        error = places - windows.future[:, JUDGED_FRAMES]
+        error = foreseen(windows, laws)[:, :, JUDGED_FRAMES] - windows.future[:, JUDGED_FRAMES]
         error[..., 2] = least_turn(error[..., 2])
         error = (error * weight)[:, judged]
         return np.concatenate((error.flatten(1).double().numpy(), scaled), 1)
@@ -310,7 +314,7 @@ def fit_drift(windows: Windows, constants: Constants) -> tuple[float, ...]:
     A velocity that changes by chance in every frame leads astray by the drift times the time of a frame times the root
     of 1² + 2² + … A median of errors tells it, which a few hits by something unseen do not move.
     """
-    error = (foreseen(windows, [constants])[0, :, -1, :, :2] - windows.future[:, -1, :, :2]).abs()
+    error = (foreseen(windows, [constants])[0, :, -1, :, :2] - windows.end).abs()
     astray = FRAME_SECONDS * math.sqrt(sum(n * n for n in range(1, HORIZON + 1)))
     free, drift = windows.judged[:, -1] & unhit(windows), []
     for kind, before in enumerate(constants.drift):

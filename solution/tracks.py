@@ -87,6 +87,11 @@ class Tracks:
         """(V, K) int64 index into ``classes.SHAPES``, -1 for empty slots."""
         return torch.from_numpy(SHAPE_OF_CLASS).to(self.classes.device)[self.classes]
 
+    @property
+    def where(self) -> Tensor:
+        """(V, T, K, 3) float32 x, y and yaw."""
+        return torch.cat((self.position, self.yaw[..., None]), -1)
+
 
 def least_turn(yaw: Tensor) -> Tensor:
     """Return the turns (radians) nearest to none after which a cube looks the same: in [-π/4, π/4)."""

@@ -77,7 +77,7 @@ def test_what_is_hit_by_one_that_another_solid_may_have_moved_is_not_judged():
     for known in (True, False):
         film.border[:, :, 0] = not known
         windows = find_windows(film)
-        moved = (windows.future[:, -1, 2, :2] - windows.position[:, 2]).norm(dim=-1) > 0.1
+        moved = (windows.end - windows.position)[:, 2].norm(dim=-1) > 0.1
         assert bool((windows.judged[:, -1, 2] & moved).any()) == known
 
 
